@@ -1,0 +1,82 @@
+# make demo   the whole study on toy rooms, photographs in, report out (about ten minutes on two cores)
+# make test   every test
+# make study  the larger demo: every model, every depth, three seeds (an evening on two cores)
+# make check  formatting, lint and types
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+MODELS := m3ch mlin m4ch
+DEPTHS := pseudo real exact
+# m3ch reads no depth: one run is its result for every depth.
+RUNS := m3ch-pseudo $(foreach m,$(filter-out m3ch,$(MODELS)),$(foreach d,$(DEPTHS),$(m)-$(d)))
+SEEDS := 0 1 2
+
+.PHONY: demo test study check clean
+.DELETE_ON_ERROR:
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@$(BIN)/python -c "import torch, torchvision" || \
+	  { echo "torch and torchvision do not belong together: rm -rf $(VENV) and install with -c constraints.txt"; exit 1; }
+	touch $@
+
+# --- the demo ---------------------------------------------------------------------------------------------------------
+
+DEMO_RUNS := $(addprefix demo/runs/,$(RUNS))
+DEMO_DUMPS := $(addsuffix /dumps/latest.zarr,$(DEMO_RUNS)) $(foreach e,0 1 2 5,demo/runs/m3ch-pseudo/dumps/epoch-$(e).zarr)
+
+demo: demo/report/index.html
+	@echo "report: $(CURDIR)/demo/report/index.html"
+
+demo/shards/contact-sheet.png: $(INSTALLED)
+	$(BIN)/precompute-depth toyrooms demo/shards --teacher toy
+	$(BIN)/precompute-depth verify demo/shards
+	$(BIN)/precompute-depth inspect demo/shards
+
+demo/runs/%/evaluations/val-final.json: demo/shards/contact-sheet.png
+	$(BIN)/train pretrain --preset tiny --model $(word 1,$(subst -, ,$*)) --data demo/shards --out demo/runs/$* \
+	  --set data.depth=$(word 2,$(subst -, ,$*)) --resume
+
+.SECONDEXPANSION:
+demo/runs/%.zarr: $$(dir $$(patsubst %/,%,$$(dir $$@)))evaluations/val-final.json
+	$(BIN)/train dump $(dir $(patsubst %/,%,$(dir $@))) --data demo/shards --checkpoint $(basename $(notdir $@)) \
+	  --images 1000 --raw 16
+
+demo/report/index.html: $(DEMO_DUMPS)
+	$(BIN)/analyze report $(DEMO_RUNS) --out demo/report
+
+# --- the study --------------------------------------------------------------------------------------------------------
+
+STUDY_RUNS := $(foreach s,$(SEEDS),$(addsuffix -$(s),$(addprefix study/runs/,$(RUNS))))
+
+study: study/report/index.html
+	@echo "report: $(CURDIR)/study/report/index.html"
+
+study/shards/index: $(INSTALLED)
+	$(BIN)/precompute-depth toyrooms study/shards --teacher toy --samples 24000 --val-samples 5000
+	$(BIN)/precompute-depth verify study/shards && touch $@
+
+study/runs/%/evaluations/val-final.json: study/shards/index
+	$(BIN)/train pretrain --preset tiny --model $(word 1,$(subst -, ,$*)) --data study/shards --out study/runs/$* \
+	  --set data.depth=$(word 2,$(subst -, ,$*)) --set seed=$(word 3,$(subst -, ,$*)) --set optim.epochs=30 --resume
+	$(BIN)/train dump study/runs/$* --data study/shards --images 2000
+
+study/report/index.html: $(addsuffix /evaluations/val-final.json,$(STUDY_RUNS))
+	$(BIN)/analyze report $(STUDY_RUNS) --out study/report
+
+# --- development ------------------------------------------------------------------------------------------------------
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf demo study build

@@ -1,0 +1,82 @@
+"""Opening any photograph safely, and the stored form of its RGB."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 400_000_000  # a 20,000 x 20,000 panorama; above it a file is taken for a decompression bomb
+MAX_ASPECT = 20  # teachers keep the aspect: a longer strip makes a token sequence that fits no memory
+JPEG_QUALITY = 95
+_ORIENTATION_TAG = 0x0112
+
+
+class UnreadableImage(ValueError):
+    """The file cannot become an RGB image; the message says why and becomes the reject's reason."""
+
+
+def open_rgb(data: bytes) -> tuple[Image.Image, bool]:
+    """Decode any image to upright 8-bit RGB; also tell whether `data` is a JPEG that can be stored as it is."""
+    if not data:
+        raise UnreadableImage("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large images and odd metadata; we check the size below
+            image = Image.open(io.BytesIO(data))
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableImage(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
+            if max(image.size) > MAX_ASPECT * min(image.size):
+                raise UnreadableImage(f"{image.width}x{image.height} pixels, longer than {MAX_ASPECT}:1")
+            keepable = (
+                image.format == "JPEG" and image.mode in ("RGB", "L") and image.getexif().get(_ORIENTATION_TAG, 1) == 1
+            )
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image)), keepable
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, UnreadableImage):
+            raise
+        raise UnreadableImage(f"does not decode: {str(error).replace(repr(io.BytesIO), 'file')}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":  # 16-bit greyscale: convert('RGB') would clip it to white
+        values = np.asarray(image, np.float64)
+        peak = 65535.0 if values.max() > 255 else 255.0
+        image = Image.fromarray((values / peak * 255).round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def shrink(image: Image.Image, short_side: int) -> Image.Image:
+    """Antialiased resize so that the short side is `short_side` px; never enlarges, 0 leaves the size alone."""
+    if short_side == 0 or min(image.size) <= short_side:
+        return image
+    scale = short_side / min(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def stored_jpeg(data: bytes, short_side: int) -> tuple[bytes, NDArray[np.uint8], tuple[int, int]]:
+    """JPEG bytes to store, the pixels a reader will decode from them, and the original (width, height)."""
+    image, keepable = open_rgb(data)
+    small = shrink(image, short_side)
+    if small is image and keepable:
+        return data, np.asarray(image), image.size
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    stored = buffer.getvalue()
+    return stored, np.asarray(Image.open(io.BytesIO(stored)).convert("RGB")), image.size
+
+
+def read_file(path: Path) -> bytes:
+    """The file's bytes; UnreadableImage where the file cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(f"cannot be read: {error.strerror}") from error

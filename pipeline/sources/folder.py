@@ -1,0 +1,92 @@
+"""Any folder of photographs: `SRC/<class>/*.jpg` gives classes, a flat folder gives none."""
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.images import read_file, stored_jpeg
+from pipeline.sources import Photograph, SourceError
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+class Folder:
+    """Images below a folder. The first path component is the class; sorted names give the indices."""
+
+    name = "folder"
+    seg_names: Sequence[str] = ()
+    depth_fields: Sequence[str] = ()
+
+    def __init__(self, root: Path, short_side: int, val_fraction: float) -> None:
+        if not root.is_dir():
+            what = "is a file" if root.exists() else "does not exist"
+            raise SourceError(f"source folder {root} {what}: give a folder of images")
+        if not 0 <= val_fraction < 1:
+            raise SourceError(f"--val-fraction must be at least 0 and below 1, got {val_fraction}")
+        self.root, self.short_side, self.val_fraction = root, short_side, val_fraction
+        items = sorted(_walk(root))
+        if not items:
+            raise SourceError(f"source folder {root} holds no image ({', '.join(sorted(EXTENSIONS))})")
+        nested = [item for item in items if "/" in item]
+        if nested and len(nested) < len(items):
+            flat = next(item for item in items if "/" not in item)
+            raise SourceError(
+                f"source folder {root} mixes images in class folders with images outside them ({flat}): "
+                "move these into a class folder or away"
+            )
+        self.class_names: Sequence[str] = sorted({item.split("/")[0] for item in nested})
+        self._class_index = {name: index for index, name in enumerate(self.class_names)}
+        self._items: dict[str, list[str]] = {"train": [], "val": []}
+        for item in items:
+            self._items["val" if _unit_hash(item) < val_fraction else "train"].append(item)
+        if not self._items["train"]:
+            raise SourceError(
+                f"--val-fraction {val_fraction} puts all {len(items)} images of {root} into val: lower it"
+            )
+        self.splits: Sequence[str] = [split for split in ("train", "val") if self._items[split]]
+
+    def listing(self, split: str) -> Sequence[str]:
+        return self._items[split]
+
+    def key(self, split: str, item: str) -> str:
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(item).stem)[:60]
+        return f"{stem}-{_digest(item)[:12]}"
+
+    def load(self, split: str, item: str) -> Photograph:
+        data = read_file(self.root / item)
+        stored, rgb, (width, height) = stored_jpeg(data, self.short_side)
+        return Photograph(
+            rgb=rgb,
+            rgb_bytes=stored,
+            rgb_extension="rgb.jpg",
+            facts={"source": item, "original_width": width, "original_height": height},
+            cls=self._class_index[item.split("/")[0]] if self.class_names else None,
+        )
+
+    def config(self) -> dict[str, Any]:
+        listing = hashlib.sha256("\n".join(f"{s}/{i}" for s in self.splits for i in self._items[s]).encode())
+        return {
+            "name": self.name,
+            "short_side": self.short_side,
+            "val_fraction": self.val_fraction,
+            "listing_sha256": listing.hexdigest(),
+        }
+
+
+def _walk(root: Path) -> list[str]:
+    found = []
+    for folder, _, files in os.walk(root, followlinks=True):
+        below = Path(folder).relative_to(root)
+        found += [(below / name).as_posix() for name in files if Path(name).suffix.lower() in EXTENSIONS]
+    return found
+
+
+def _digest(item: str) -> str:
+    return hashlib.sha256(item.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _unit_hash(item: str) -> float:
+    return int(_digest(item)[:13], 16) / 16**13
