@@ -1,0 +1,180 @@
+"""train: pretrain | evaluate | dump | teacher. Heavy imports happen inside the commands."""
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Stage 2: train RGB-D Vision Transformers on shards, evaluate them, dump what attention does.\n\n"
+    "Start with `train pretrain --preset tiny --model m4ch --data SHARDS --out runs/m4ch`.",
+)
+console = Console()
+
+Data = Annotated[Path, typer.Option("--data", help="Shards made by precompute-depth (holding train/ and val/).")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `train pretrain`.")]
+CheckpointName = Annotated[str, typer.Option("--checkpoint", help="latest, epoch-<n> or step-<n>.")]
+
+
+@app.command()
+def pretrain(
+    model: Annotated[str, typer.Option("--model", help="m3ch (RGB only), m4ch (depth channel) or mlin (depth bias).")],
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="Run folder to make: run.json, metrics.jsonl, checkpoints/.")],
+    preset: Annotated[
+        str, typer.Option("--preset", help="tiny (minutes on a laptop) or thesis (the paper's).")
+    ] = "tiny",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the preset, e.g. --set optim.lr=5e-4."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+) -> None:
+    """Pre-train one model on RGB-D shards.
+
+    Every result depends on the seed and the config alone: a run that is killed and resumed ends with the same
+    weights, bit for bit on a CPU. SIGTERM saves a checkpoint first.
+
+    Examples:
+
+        train pretrain --preset tiny --model m4ch --data demo/shards --out runs/m4ch --set data.depth=real
+
+        train pretrain --preset thesis --model mlin --data imagenet-rgbd --out runs/mlin --set runtime.workers=16
+    """
+    from pipeline import shards
+    from training.config import resolve
+    from training.loop import pretrain as run
+
+    classes = len(shards.open_split(data, "train").index.class_names) or None
+    config = resolve(preset, model, settings or [], num_classes=classes)
+    result = run(config, data, out, resume=resume, console=console)
+    _result_table(result.model, result.depth_field, result.num_samples, result.top1, result.top5, str(out))
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    data: Data,
+    checkpoint: CheckpointName = "latest",
+    depth: Annotated[
+        str | None, typer.Option("--depth", help="pseudo, real, raw or exact; default: the run's.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="train or val.")] = "val",
+) -> None:
+    """Top-1 and top-5 on a split, every sample once; written to RUN/evaluations/."""
+    from training.data import open_shards
+    from training.evaluate import evaluate as measure
+    from training.loop import as_evaluation, choose_device, load_model
+    from training.run_log import write_json
+
+    config, _, saved, model = load_model(run, checkpoint)
+    field = depth or config.data.depth
+    opened = open_shards(data, split, field)
+    device, autocast = choose_device(config)
+    with _meter("evaluate", len(opened)) as advance:
+        outcome = measure(model.to(device), opened, config, field, device, autocast, advance)
+    result = as_evaluation(outcome, config, opened, field, saved.folder.name, saved.info.epoch)
+    path = run / "evaluations" / f"{split}-{field}-{saved.folder.name}.json"
+    write_json(path, result)
+    _result_table(result.model, field, result.num_samples, result.top1, result.top5, str(path))
+
+
+@app.command()
+def dump(
+    run: RunFolder,
+    data: Data,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Zarr store to write; default RUN/dumps/<checkpoint>.zarr.")
+    ] = None,
+    checkpoint: CheckpointName = "latest",
+    images: Annotated[int | None, typer.Option("--images", help="Images of val to use; default all.")] = None,
+    raw: Annotated[int, typer.Option("--raw", help="Images whose raw scores are kept as well.")] = 64,
+) -> None:
+    """Record what attention does with depth: statistics over many images, raw scores of a few.
+
+    Prints what it will take before it starts. `analyze` reads the result without a model or torch.
+    """
+    from training.data import open_shards
+    from training.dump_attention import dump as record
+    from training.dump_attention import plan_dump
+    from training.dumps.store import estimated_bytes
+    from training.loop import choose_device, load_model
+
+    config, described, saved, model = load_model(run, checkpoint)
+    split = open_shards(data, "val", config.data.depth)
+    info = plan_dump(config, described, saved, model, split, num_images=images, num_raw=raw)
+    target = out or run / "dumps" / f"{checkpoint}.zarr"
+    console.print(
+        f"{info.num_images:,} images, {info.num_raw} raw, {info.num_layers} layers x {info.num_heads} heads: "
+        f"at most {estimated_bytes(info) / 1e6:,.1f} MB at {target}",
+        highlight=False,
+    )
+    with _meter("dump", info.num_images) as advance:
+        record(info, config, model, split, target, choose_device(config)[0], advance)
+
+
+@app.command()
+def teacher(
+    data: Annotated[Path, typer.Option("--data", help="Shards with `exact` depth (toyrooms --teacher none).")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for config.json, model.safetensors, preprocessor.")],
+    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 6,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 64,
+    lr: Annotated[float, typer.Option("--lr", min=0)] = 1e-3,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Train the tiny DepthAnything that labels toy rooms; the result loads like any teacher.
+
+    Example:
+
+        precompute-depth toyrooms rooms --teacher none --samples 120000 --seed 1000
+
+        train teacher --data rooms --out my-teacher
+    """
+    from training.teacher import train_teacher
+
+    train_teacher(data, out, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, device=device)
+
+
+def _result_table(model: str, depth: str, count: int, top1: float, top5: float, where: str) -> None:
+    table = Table("model", "depth", "val samples", "top-1", "top-5", "written to")
+    table.add_row(model, depth, f"{count:,}", f"{top1:.2%}", f"{top5:.2%}", where)
+    console.print(table)
+
+
+def _meter(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    from training.run_log import meter
+
+    return meter(console, label, total)
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends in one line and exit code 1 (2 for misuse of the command line)."""
+    # Idle OpenMP threads spin by default; on a shared or small machine that starves the threads that work (measured:
+    # 13 times slower steps with two processes on two cores).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        ours = type(error).__module__.split(".")[0] in ("pipeline", "training")
+        if not ours and not isinstance(error, OSError):
+            raise  # a defect, not a user's mistake: show where
+        console_error(error)
+        sys.exit(getattr(error, "exit_code", 1))
+
+
+def console_error(error: Exception) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

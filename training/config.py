@@ -1,0 +1,175 @@
+"""One schema for configuration: frozen pydantic models, TOML presets, `--set section.key=value`.
+
+Everything but `runtime` is the *study*: what the result depends on. It is hashed and must match on resume; `runtime`
+(device, workers, logging) may change.
+"""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from training.models import MONIKERS, ModelConfig
+
+PRESETS = Path(__file__).parent / "presets"
+DepthField = Literal["pseudo", "real", "raw", "exact"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be; one line that names the key and the fix."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(_Section):
+    depth: DepthField = "pseudo"  # which depth of the shards the model sees
+
+
+class AugmentConfig(_Section):
+    """Geometry acts on RGB and depth alike, photometry on RGB only."""
+
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # RandomResizedCrop, share of the area
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = Field(0.5, ge=0, le=1)
+    rand_augment_ops: int = Field(0, ge=0)
+    rand_augment_magnitude: int = Field(9, ge=0, le=30)
+    mixup_alpha: float = Field(0.0, ge=0)  # with cutmix_alpha > 0 as well: a coin flip per group
+    cutmix_alpha: float = Field(0.0, ge=0)
+    mix_group: int = Field(1, gt=0)  # consecutive samples that are mixed with each other
+    eval_crop: float = Field(0.875, gt=0, le=1)  # evaluation resizes to image_size / eval_crop, then centre-crops
+
+    @property
+    def mixes(self) -> bool:
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+
+class OptimConfig(_Section):
+    """AdamW with linear warm-up and cosine decay."""
+
+    epochs: int = Field(300, gt=0)
+    batch_size: int = Field(192, gt=0)  # global
+    lr: float = Field(1e-3, gt=0)
+    min_lr: float = Field(1e-6, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.05, ge=0)
+    decay_1d: bool = False  # the thesis decays biases, norms and scalars as well
+    warmup_epochs: float = Field(10, ge=0)
+    warmup_factor: float = Field(0.01, gt=0, le=1)
+    schedule: Literal["step", "epoch"] = "step"  # how often the learning rate changes
+    grad_clip: float = Field(1.0, gt=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+
+
+class RuntimeConfig(_Section):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
+    workers: int = Field(2, ge=0)
+    log_every: int = Field(50, gt=0)  # steps
+    checkpoint_every: int = Field(1000, gt=0)  # steps
+    keep_checkpoints: int = Field(2, gt=0)
+    eval_every: int = Field(1, gt=0)  # epochs
+    snapshot_epochs: tuple[int, ...] = ()  # weights kept for the figures, never pruned
+
+
+class Config(_Section):
+    preset: str
+    seed: int = 0
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optim: OptimConfig = OptimConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> "Config":
+        if self.augment.mixes and self.optim.batch_size % self.augment.mix_group:
+            raise ValueError(
+                f"optim.batch_size {self.optim.batch_size} must be a multiple of "
+                f"augment.mix_group {self.augment.mix_group}"
+            )
+        return self
+
+    def study(self) -> dict[str, Any]:
+        """What the result depends on."""
+        return self.model_dump(mode="json", exclude={"runtime"})
+
+    def study_hash(self) -> str:
+        return hashlib.sha256(json.dumps(self.study(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def resolve(preset: str, model: str, settings: Sequence[str] = (), num_classes: int | None = None) -> Config:
+    """The preset, then what it says of this model (`[models.<moniker>]`), then `--set section.key=value`."""
+    if preset not in preset_names():
+        raise ConfigError(f"--preset must be one of {', '.join(preset_names())}, got {preset!r}")
+    if model not in MONIKERS:
+        raise ConfigError(f"--model must be one of {', '.join(MONIKERS)}, got {model!r}")
+    values = tomllib.loads((PRESETS / f"{preset}.toml").read_text("utf-8"))
+    own = values.pop("models", {}).get(model, {})
+    values["preset"] = preset
+    values["model"] = {**values.get("model", {}), **own, "name": model}
+    if num_classes is not None:
+        values["model"]["num_classes"] = num_classes
+    for setting in settings:
+        _apply(values, setting)
+    return validate(values)
+
+
+def validate(values: dict[str, Any]) -> Config:
+    """A Config of plain values; ConfigError names the first key at fault."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = [str(part) for part in first["loc"] if part not in MONIKERS]
+        key = ".".join(path)
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"unknown key '{key}'{_nearest(key, values)}") from None
+        if first["type"] == "value_error":
+            raise ConfigError(str(first["ctx"]["error"])) from None
+        raise ConfigError(f"{key} {_constraint(first['msg'])}, got {first['input']!r}") from None
+
+
+def _constraint(message: str) -> str:
+    return message[0].lower() + message[1:].replace("Input should be", "").strip() if message else "is invalid"
+
+
+def _apply(values: dict[str, Any], setting: str) -> None:
+    key, separator, text = setting.partition("=")
+    path = key.strip().split(".")
+    if not separator or len(path) > 2 or not all(path):
+        raise ConfigError(f"--set takes section.key=value such as optim.lr=5e-4, got {setting!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    if len(path) == 1:
+        values[path[0]] = value
+        return
+    section = values.setdefault(path[0], {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"unknown key '{key}'{_nearest(key, values)}")
+    section[path[1]] = value
+
+
+def _nearest(key: str, values: dict[str, Any]) -> str:
+    valid = []
+    for name, field in Config.model_fields.items():
+        kind = field.annotation
+        kinds = [k for k in get_args(kind) or (kind,) if isinstance(k, type) and issubclass(k, BaseModel)]
+        if name == "model":
+            moniker = values.get("model", {}).get("name")
+            kinds = [k for k in kinds if k.model_fields["name"].default == moniker]
+        valid += [f"{name}.{k}" for section in kinds for k in section.model_fields] if kinds else [name]
+    close = difflib.get_close_matches(key, valid, 1, 0.4)
+    return f": did you mean '{close[0]}'?" if close else f": valid keys are {', '.join(valid)}"

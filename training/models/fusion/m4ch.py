@@ -1,0 +1,24 @@
+"""m4ch: depth as a fourth input channel of the patch embedding, depth last.
+
+Invalid pixels enter as z = 0, the data set's mean.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from training.models.vit import VisionTransformer, VitConfig
+
+
+class M4chConfig(VitConfig):
+    name: Literal["m4ch"] = "m4ch"
+
+
+class M4ch(VisionTransformer):
+    """Early fusion: one 16x16 convolution over RGB and depth together."""
+
+    in_channels = 4
+
+    def embed(self, rgb: Tensor, depth: Tensor) -> Tensor:
+        return self.patch_embed(torch.cat([rgb, depth.nan_to_num(0.0).to(rgb.dtype)], 1))

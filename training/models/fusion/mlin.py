@@ -1,0 +1,56 @@
+"""mlin: an attention bias linear in the absolute difference of patch depths.
+
+    scores_h = Q K^T / sqrt(d_h) + s_h * alpha * |Δ|,   s_h = log(1 - 2^(-initial_value - decay_range * h / H))
+
+alpha: one learnable scalar a block, init 1, of either sign. s_h: fixed, negative, one a head (RetNet's decay, by way of
+DFormerv2, whose initial_value 2 and decay_range 4 we take: the thesis prints neither). The paper's Eq. 1 omits s_h,
+its appendix code has it; A.2 prints `1 - 2 * (...)` where `2 ** (...)` as in A.1 is meant. We follow the code. The bias
+is 0 on the class token's row and column and for patches without depth.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from training.models.patch_depth import Mode, patch_depth, signed_difference
+from training.models.vit import VisionTransformer, VitConfig
+
+
+class MlinConfig(VitConfig):
+    name: Literal["mlin"] = "mlin"
+    initial_value: float = 2.0
+    decay_range: float = 4.0
+    patch_depth: Mode = "mean"  # the paper's text; its appendix code computes `center4`
+
+
+class Mlin(VisionTransformer):
+    """m3ch with |Δ| in every block's scores; adds one parameter a block."""
+
+    has_bias = True
+
+    def __init__(self, config: MlinConfig) -> None:
+        super().__init__(config)
+        self.patch_depth_mode = config.patch_depth
+        self.alpha = nn.Parameter(torch.ones(config.depth))
+        self.register_buffer("head_scale", head_scale(config), persistent=False)
+        self.head_scale: Tensor
+
+    def biases(self, depth: Tensor) -> list[Tensor | None]:
+        difference = signed_difference(patch_depth(depth, self.config.patch_size, self.patch_depth_mode)).abs()
+        scaled = self.head_scale.view(1, -1, 1, 1) * difference[:, None]
+        return [alpha * scaled for alpha in self.alpha]
+
+    def figure_parameters(self) -> dict[str, list[float]]:
+        return {"alpha": self.alpha.detach().float().tolist()}
+
+
+def head_scale(config: MlinConfig) -> Tensor:
+    """(heads,) s_h, all below zero."""
+    return torch.tensor(
+        [
+            math.log(1 - 2 ** (-config.initial_value - config.decay_range * head / config.heads))
+            for head in range(config.heads)
+        ]
+    )

@@ -1,0 +1,34 @@
+"""Depth on the token grid, in the paper's two readings."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Mode = Literal["mean", "center4"]
+
+
+def patch_depth(depth: Tensor, patch_size: int, mode: Mode) -> Tensor:
+    """(batch, 1, height, width) z with NaN at invalid pixels -> (batch, patches), NaN where a patch has none valid.
+
+    `mean`: the paper's text, all pixels of a patch. `center4`: what its appendix computes, a bilinear resize without
+    antialias: the mean of the four central pixels, or the central pixel of an odd patch. Invalid pixels are left out.
+    """
+    if mode == "center4":
+        side = 2 - patch_size % 2
+        start = (patch_size - side) // 2
+        batch, _, height, width = depth.shape
+        tiles = depth.view(batch, 1, height // patch_size, patch_size, width // patch_size, patch_size)
+        tiles = tiles[:, :, :, start : start + side, :, start : start + side]
+        depth, patch_size = tiles.reshape(batch, 1, side * tiles.shape[2], side * tiles.shape[4]), side
+    valid = ~depth.isnan()
+    total = F.avg_pool2d(torch.where(valid, depth, 0.0), patch_size)
+    share = F.avg_pool2d(valid.to(depth.dtype), patch_size)
+    return torch.where(share > 0, total / share.clamp_min(1e-12), torch.nan).flatten(1)
+
+
+def signed_difference(patches: Tensor) -> Tensor:
+    """Δ (batch, 1 + patches, 1 + patches) = d_i - d_j; zero on the class token's row and column and for NaN patches."""
+    difference = (patches[:, :, None] - patches[:, None, :]).nan_to_num(0.0)
+    return F.pad(difference, (1, 0, 1, 0))

@@ -1,0 +1,149 @@
+"""The Vision Transformer all variants share (torchvision's `vit_b_16` layout, timm's parameter names).
+
+Pre-norm blocks, LayerNorm eps 1e-6, class token, learned position embedding N(0, 0.02), zero-initialised head. A fusion
+technique is a subclass in `fusion/` that changes what goes in (`embed`) or what is added to the scores (`bias`).
+"""
+
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from training.models.attention import Attention, Taps
+
+
+class ModelError(ValueError):
+    """Weights and model do not belong together."""
+
+
+class VitConfig(BaseModel):
+    """Size of the transformer; defaults are ViT-B/16 at 224 px on ImageNet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: int = Field(224, gt=0)
+    patch_size: int = Field(16, gt=0)
+    width: int = Field(768, gt=0)
+    depth: int = Field(12, gt=0)
+    heads: int = Field(12, gt=0)
+    mlp_ratio: int = Field(4, gt=0)
+    num_classes: int = Field(1000, gt=0)
+
+    @model_validator(mode="after")
+    def _divides(self) -> "VitConfig":
+        if self.image_size % self.patch_size:
+            raise ValueError(f"model.image_size {self.image_size} must be a multiple of patch_size {self.patch_size}")
+        if self.width % self.heads:
+            raise ValueError(f"model.width {self.width} must be a multiple of heads {self.heads}")
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        side = self.image_size // self.patch_size
+        return side, side
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, channels: int, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, patch_size, patch_size)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(batch, channels, height, width) -> (batch, patches, width)."""
+        return self.proj(image).flatten(2).transpose(1, 2)
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(nn.functional.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """x += attention(norm(x)); x += mlp(norm(x))."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width, mlp_ratio * width)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None, taps: Taps | None = None, name: str = "") -> Tensor:
+        x = x + self.attn(self.norm1(x), bias, taps, f"{name}.attn")
+        return x + self.mlp(self.norm2(x))
+
+
+class VisionTransformer(nn.Module):
+    """RGB (batch, 3, size, size) and z-standardised depth (batch, 1, size, size) to logits (batch, classes).
+
+    Depth is farther-is-larger; NaN marks invalid pixels. `has_bias` tells whether `bias` gives anything.
+    """
+
+    has_bias = False
+    in_channels = 3
+
+    def __init__(self, config: VitConfig) -> None:
+        super().__init__()
+        self.config = config
+        grid = config.grid
+        self.patch_embed = PatchEmbed(self.in_channels, config.patch_size, config.width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + grid[0] * grid[1], config.width))
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.head = nn.Linear(config.width, config.num_classes)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """torchvision's: truncated LeCun for the patches, Xavier for the MLP and QKV, zero head."""
+        fan_in = self.in_channels * self.config.patch_size**2
+        nn.init.trunc_normal_(self.patch_embed.proj.weight, std=fan_in**-0.5)
+        assert self.patch_embed.proj.bias is not None
+        nn.init.zeros_(self.patch_embed.proj.bias)
+        nn.init.normal_(self.pos_embed, std=0.02)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            nn.init.xavier_uniform_(block.attn.qkv.weight)
+            nn.init.zeros_(block.attn.qkv.bias)
+            nn.init.zeros_(block.attn.proj.bias)
+            for layer in (block.mlp.fc1, block.mlp.fc2):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.normal_(layer.bias, std=1e-6)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def embed(self, rgb: Tensor, depth: Tensor) -> Tensor:
+        """Patch tokens (batch, patches, width), before position embedding."""
+        return self.patch_embed(rgb)
+
+    def biases(self, depth: Tensor) -> list[Tensor | None]:
+        """What each block adds to its scores, broadcastable to (batch, heads, query, key)."""
+        return [None] * self.config.depth
+
+    def forward(self, rgb: Tensor, depth: Tensor, taps: Taps | None = None) -> Tensor:
+        x = self.embed(rgb, depth)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
+        for index, (block, bias) in enumerate(zip(self.blocks, self.biases(depth), strict=True)):
+            x = block(x, bias, taps, f"blocks.{index}")
+        return self.head(self.norm(x)[:, 0])
+
+    def figure_parameters(self) -> dict[str, list[float]]:
+        """Parameters the figures follow over epochs: name -> one number a block."""
+        return {}
+
+
+def load_checked(model: nn.Module, state: dict[str, Any], where: str) -> None:
+    """Strict load with a one-line error."""
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        first = (missing or unexpected)[0]
+        raise ModelError(
+            f"{where} does not fit the model: {len(missing)} weights missing, {len(unexpected)} unexpected "
+            f"(first: {first})"
+        )

@@ -1,0 +1,190 @@
+"""CONTRACT: what a run leaves as JSON. Imports no torch.
+
+    runs/<name>/run.json            RunRecord, written before the first step
+    runs/<name>/metrics.jsonl       one JSON object a line: TrainLine, EvalLine, ParametersLine, EndLine (by "kind")
+    runs/<name>/evaluations/*.json  Evaluation
+    runs/<name>/checkpoints/        step-<n>/ (to resume from) and epoch-<n>/ (weights only, never pruned)
+    runs/<name>/dumps/*.zarr        see training/dumps
+
+`load_run` reads a run folder and refuses newer schemas by name.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+SCHEMA_VERSION = 1
+
+
+class RecordError(ValueError):
+    """A run's file is missing, damaged or newer than this version; the message names it."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ShardsSeen(_Record):
+    """The data a run reads. `standardisation` is that of its depth field: mean, std, polarity, unit."""
+
+    path: str
+    source: str
+    train_fingerprint: str
+    val_fingerprint: str
+    num_train: int
+    num_val: int
+    num_classes: int
+    depth_field: str
+    standardisation: dict[str, Any]
+    teacher: str | None
+
+
+class RunRecord(_Record):
+    """run.json. `config` is the resolved configuration; `study_hash` covers all of it but `runtime`."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    created: str  # ISO 8601, UTC
+    preset: str
+    model: str  # moniker
+    seed: int
+    config: dict[str, Any]
+    study_hash: str
+    shards: ShardsSeen
+    num_parameters: int
+    macs: int  # matmuls and convolutions of one forward pass of one image
+    steps_per_epoch: int
+    num_steps: int
+    git: dict[str, Any]  # revision, dirty
+    versions: dict[str, str]
+    machine: dict[str, Any]  # device, cores, world_size
+
+
+class TrainLine(_Record):
+    """Means over the steps since the line before."""
+
+    kind: Literal["train"] = "train"
+    step: int  # optimizer steps done
+    epoch: float
+    loss: float
+    lr: float
+    grad_norm: float
+    images_per_s: float
+    data_wait: float  # share of the time spent waiting for data
+
+
+class EvalLine(_Record):
+    kind: Literal["eval"] = "eval"
+    step: int
+    epoch: int
+    top1: float  # share of validation samples, 0..1
+    top5: float
+    loss: float
+    num_samples: int
+    seconds: float
+
+
+class ParametersLine(_Record):
+    """Parameters that the figures need, per epoch; for mlin `alpha`: one number a block."""
+
+    kind: Literal["parameters"] = "parameters"
+    step: int
+    epoch: int
+    values: dict[str, list[float]]
+
+
+class EndLine(_Record):
+    kind: Literal["end"] = "end"
+    step: int
+    epoch: int
+    train_seconds: float  # time in training steps, over all resumes
+    total_seconds: float  # with evaluation and checkpoints
+
+
+class Evaluation(_Record):
+    """Accuracy of one checkpoint on one split, with the outcome of every sample in the split's own order."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    checkpoint: str
+    epoch: int
+    data: str
+    split: str
+    fingerprint: str  # of the split's shards
+    depth_field: str
+    num_samples: int
+    top1: float
+    top5: float
+    loss: float
+    correct1: str  # one '0' or '1' a sample
+    correct5: str
+
+
+MetricsLine = TrainLine | EvalLine | ParametersLine | EndLine
+_LINES: dict[str, type[MetricsLine]] = {
+    "train": TrainLine,
+    "eval": EvalLine,
+    "parameters": ParametersLine,
+    "end": EndLine,
+}
+_RecordT = TypeVar("_RecordT", bound=_Record)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as read by `load_run`."""
+
+    folder: Path
+    record: RunRecord
+    metrics: list[MetricsLine]
+    evaluations: list[Evaluation]
+    dumps: list[Path]
+
+    def lines(self, kind: type[_RecordT]) -> list[_RecordT]:
+        return [line for line in self.metrics if isinstance(line, kind)]
+
+
+def load_run(folder: Path | str) -> Run:
+    """Read a run folder; raises RecordError naming the file at fault."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RecordError(f"run folder {folder} does not exist")
+    record = parse(RunRecord, folder / "run.json")
+    evaluations = [parse(Evaluation, path) for path in sorted((folder / "evaluations").glob("*.json"))]
+    dumps = sorted((folder / "dumps").glob("*.zarr"))
+    return Run(folder, record, read_metrics(folder / "metrics.jsonl"), evaluations, dumps)
+
+
+def read_metrics(path: Path) -> list[MetricsLine]:
+    """Every complete line of a metrics file; a last line cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    text = path.read_text("utf-8")
+    complete = text.split("\n")[:-1]
+    for number, content in enumerate(complete, 1):
+        try:
+            fields = json.loads(content)
+            lines.append(_LINES[fields["kind"]].model_validate(fields))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecordError(f"{path} line {number} is damaged: {str(error).splitlines()[0]}") from None
+    return lines
+
+
+def parse(kind: type[_RecordT], path: Path) -> _RecordT:
+    """Read one JSON record; raises RecordError naming the file."""
+    try:
+        content = json.loads(path.read_bytes())
+        version = content.get("schema_version", 0)
+        if version > SCHEMA_VERSION:
+            raise RecordError(
+                f"{path} has schema version {version}, this version reads up to {SCHEMA_VERSION}: update pseudodepth"
+            )
+        return kind.model_validate(content)
+    except FileNotFoundError:
+        raise RecordError(f"{path} does not exist: {path.parent} is not a run folder of 'train pretrain'") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, ValidationError) as error:
+        raise RecordError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
