@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 400_000_000  # a 20,000 x 20,000 panorama; above it a file is taken for a decompression bomb
+MAX_PIXELS = 150_000_000  # above it a file is taken for a decompression bomb; Pillow itself stops at 179 million
 MAX_ASPECT = 20  # teachers keep the aspect: a longer strip makes a token sequence that fits no memory
 JPEG_QUALITY = 95
 _ORIENTATION_TAG = 0x0112

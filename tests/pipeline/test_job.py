@@ -1,0 +1,335 @@
+"""The labelling job end to end, through the command line, with faults injected for real."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import BIN, command, fails_in_one_line, jpeg, spawn
+
+from pipeline import shards
+from pipeline.shards import ShardError
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every data file below a folder, without logs and locks."""
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.suffix in (".tar", ".json")}
+
+
+def label(photos, out, teacher, *options, run=command):
+    return run(
+        "precompute-depth", "folder", photos, out, "--teacher", teacher, "--short-side", 96, "--val-fraction", 0.25,
+        "--samples-per-shard", 4, "--batch-size", 3, "--device", "cpu", *options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def labelled_once(bundled_photos, random_teacher, tmp_path_factory):
+    out = tmp_path_factory.mktemp("labelled") / "shards"
+    done = label(bundled_photos, out, random_teacher, run=spawn)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture
+def labelled(labelled_once, tmp_path):
+    """Finished shards that a test may damage."""
+    shutil.copytree(labelled_once, tmp_path / "shards")
+    return tmp_path / "shards"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its files open
+def test_photographs_to_shards_that_plain_webdataset_reads(labelled, photos):
+    import webdataset as wds
+
+    assert command("precompute-depth", "verify", labelled).returncode == 0
+    train, val = (shards.open_split(labelled, split) for split in ("train", "val"))
+    assert len(train) + len(val) == 12
+    assert train.index.class_names == ["china", "flower"]
+    tars = sorted(str(path) for path in (labelled / "train").glob("*.tar"))
+    seen = list(wds.WebDataset(tars, shardshuffle=False).decode("rgb8"))
+    assert [sample["__key__"] for sample in seen] == [train.key(i) for i in range(len(train))]
+    for position, sample in enumerate(seen):
+        ours = train[position]
+        np.testing.assert_array_equal(sample["rgb.jpg"], ours["rgb"])
+        assert sample["cls"] == ours["cls"]
+        assert set(sample) >= {"rgb.jpg", "pseudo.pdz", "cls", "json"}
+        assert ours["pseudo"].shape == ours["rgb"].shape[:2]
+        assert ours["json"]["source"].startswith(train.index.class_names[ours["cls"]])
+
+
+def test_stored_depth_is_the_standardised_estimate(labelled, random_teacher):
+    from pipeline.teachers import Teacher
+
+    teacher = Teacher(str(random_teacher), "cpu")
+    split = shards.open_split(labelled, "train")
+    constants = split.index.depth["pseudo"]
+    assert constants.polarity == "closer_is_larger"
+    sample = split[0]
+    native = teacher.estimate([teacher.prepare(sample["rgb"])], [sample["rgb"].shape[:2]])[0]
+    assert native.std() > 1e-3
+    np.testing.assert_allclose(
+        sample["pseudo"], -(native - constants.mean) / constants.std, atol=constants.max_error_z + 1e-3
+    )
+    assert sample["json"]["pseudo"]["mean"] == pytest.approx(native.mean(), rel=1e-4)
+
+
+def test_standardised_depth_has_mean_zero_and_std_one(labelled):
+    split = shards.open_split(labelled, "train")
+    z = np.concatenate([split[i]["pseudo"].ravel() for i in range(len(split))])
+    assert abs(z.mean()) < 0.2
+    assert abs(z.std() - 1) < 0.2
+
+
+def test_constants_by_hand(photos, random_teacher, tmp_path):
+    done = label(photos, tmp_path / "out", random_teacher, "--stats", "2.5785,1.6296")
+    assert done.returncode == 0, done.stderr
+    depth = shards.open_split(tmp_path / "out", "val").index.depth["pseudo"]
+    assert (depth.mean, depth.std, depth.constants_from) == (2.5785, 1.6296, "given")
+
+
+def test_kill_in_the_middle_then_rerun_gives_the_same_bytes(photos, random_teacher, tmp_path, labelled):
+    out = tmp_path / "killed"
+    for wanted in (1, 2):
+        process = subprocess.Popen(
+            [
+                str(BIN / "precompute-depth"), "folder", str(photos), str(out), "--teacher", str(random_teacher),
+                "--short-side", "96", "--val-fraction", "0.25", "--samples-per-shard", "4", "--batch-size", "3",
+                "--device", "cpu",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            if len(list(out.rglob("shard-*.tar"))) >= wanted:
+                break
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (out / "train" / "index.json").exists() or process.returncode == 0
+    assert label(photos, out, random_teacher).returncode == 0
+    assert contents(out) == contents(labelled)
+    assert not list(out.rglob("*.partial"))
+
+
+def test_kill_between_tar_and_json_redoes_that_shard_alone(labelled, photos, random_teacher):
+    before = contents(labelled)
+    (labelled / "train" / "index.json").unlink()
+    (labelled / "train" / "shard-000001.json").unlink()
+    kept = (labelled / "train" / "shard-000000.tar").stat().st_mtime_ns
+    assert label(photos, labelled, random_teacher).returncode == 0
+    assert contents(labelled) == before
+    assert (labelled / "train" / "shard-000000.tar").stat().st_mtime_ns == kept
+
+
+def test_workers_do_not_change_a_byte(labelled, photos, random_teacher, tmp_path):
+    assert label(photos, tmp_path / "more", random_teacher, "--workers", 5).returncode == 0
+    assert contents(tmp_path / "more") == contents(labelled)
+
+
+def test_rejects_are_counted_named_and_do_not_stop_the_job(photos, random_teacher, tmp_path):
+    (photos / "china" / "empty.jpg").write_bytes(b"")
+    (photos / "flower" / "cut.jpg").write_bytes(jpeg()[:400])
+    (photos / "flower" / "dot.ted ünïcode name.jpg").write_bytes(jpeg((40, 30)))
+    (photos / "china" / "pixel.png").write_bytes(jpeg((1, 1), format="PNG"))
+    done = label(photos, tmp_path / "out", random_teacher, "--max-rejects", 0.5)
+    assert done.returncode == 0, done.stderr
+    assert "china/empty.jpg: empty file" in done.stdout
+    splits = shards.splits_of(tmp_path / "out")
+    assert sum(s.index.num_listed for s in splits) == 16
+    assert sum(s.index.num_samples for s in splits) == 13
+    reasons = {r.source: r.reason for s in splits for r in s.index.rejects}
+    assert set(reasons) == {"china/empty.jpg", "flower/cut.jpg", "china/pixel.png"}
+    assert "constant depth" in reasons["china/pixel.png"]
+    keys = [s.key(i) for s in splits for i in range(len(s))]
+    assert len(set(keys)) == 13
+    assert all(set(key) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") for key in keys)
+    assert command("precompute-depth", "verify", tmp_path / "out").returncode == 0
+
+
+def test_too_many_rejects_fail_at_the_end_with_the_shards_kept(photos, random_teacher, tmp_path):
+    for number in range(3):
+        (photos / "china" / f"bad{number}.jpg").write_bytes(b"bad")
+    done = label(photos, tmp_path / "out", random_teacher)
+    fails_in_one_line(done, "3 of 15 images were rejected", "--max-rejects")
+    assert sum(len(s) for s in shards.splits_of(tmp_path / "out")) == 12
+
+
+def test_a_second_job_on_the_same_folder_is_refused(photos, random_teacher, tmp_path):
+    import fcntl
+
+    out = tmp_path / "out"
+    out.mkdir()
+    with open(out / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fails_in_one_line(label(photos, out, random_teacher), "another precompute-depth is writing")
+    assert label(photos, out, random_teacher).returncode == 0
+
+
+def test_another_configuration_or_source_is_refused_by_name(labelled, photos, random_teacher):
+    fails_in_one_line(label(photos, labelled, random_teacher, "--seed", 5), "options.seed was 0, now 5")
+    (photos / "china" / "new.jpg").write_bytes(jpeg())
+    fails_in_one_line(label(photos, labelled, random_teacher), "source.listing_sha256")
+    assert command("precompute-depth", "verify", labelled).returncode == 0
+
+
+def test_disk_full_leaves_the_old_state_and_a_rerun_finishes(photos, random_teacher, tmp_path, labelled):
+    out = tmp_path / "full"
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from pipeline.cli import main; sys.argv[0] = 'precompute-depth'; main()"
+    )
+    done = subprocess.run(
+        [
+            str(BIN / "python"), "-c", code, "folder", str(photos), str(out), "--teacher", str(random_teacher),
+            "--short-side", "96", "--val-fraction", "0.25", "--samples-per-shard", "4", "--batch-size", "3",
+            "--device", "cpu",
+        ],
+        capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    fails_in_one_line(done, "File too large")
+    assert not list(out.rglob("shard-*"))
+    assert not list(out.rglob("*.partial"))
+    assert label(photos, out, random_teacher).returncode == 0
+    assert contents(out) == contents(labelled)
+
+
+# --- damage --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.77, 0.999])
+def test_a_cut_tar_is_named_by_verify_and_by_the_reader(labelled, share):
+    tar = labelled / "train" / "shard-000001.tar"
+    data = tar.read_bytes()
+    tar.write_bytes(data[: int(len(data) * share)])
+    done = command("precompute-depth", "verify", labelled)
+    assert done.returncode == 1
+    assert str(tar) in done.stdout
+    split = shards.open_split(labelled, "train")
+    if share < 0.9:
+        with pytest.raises(ShardError, match=r"shard-000001\.tar, key .*damaged"):
+            [split[i] for i in range(len(split))]
+
+
+def test_a_flipped_bit_anywhere_is_found_and_its_sample_named(labelled):
+    tar = labelled / "train" / "shard-000000.tar"
+    data = tar.read_bytes()
+    record = shards.load_record(tar.with_suffix(".json"))
+    rng = np.random.default_rng(0)
+    for entry in record.samples[:2]:
+        for extension, (offset, length, _) in entry.members.items():
+            damaged = bytearray(data)
+            damaged[offset + int(rng.integers(length))] ^= 1 << int(rng.integers(8))
+            tar.write_bytes(damaged)
+            with pytest.raises(ShardError, match=f"key {entry.key}, member {extension} is damaged"):
+                [shards.open_split(labelled, "train")[i] for i in range(4)]
+    damaged = bytearray(data)
+    damaged[0] ^= 1  # a header
+    tar.write_bytes(damaged)
+    done = command("precompute-depth", "verify", labelled)
+    assert done.returncode == 1
+    assert "sha256 differs" in done.stdout
+
+
+def test_missing_and_foreign_files_are_named(labelled):
+    index = labelled / "train" / "index.json"
+    saved = index.read_bytes()
+    index.write_bytes(saved[:100])
+    with pytest.raises(ShardError, match=r"index\.json is damaged"):
+        shards.open_split(labelled, "train")
+    newer = json.loads(saved) | {"schema_version": 99}
+    index.write_text(json.dumps(newer))
+    with pytest.raises(ShardError, match="schema version 99"):
+        shards.open_split(labelled, "train")
+    index.write_bytes(saved)
+    (labelled / "train" / "shard-000000.tar").unlink()
+    done = command("precompute-depth", "verify", labelled)
+    assert done.returncode == 1
+    assert "shard-000000.tar is missing" in done.stdout
+    with pytest.raises(ShardError, match="does not exist"):
+        shards.open_split(labelled / "nowhere", "train")
+
+
+def test_tars_are_deterministic_and_plain(labelled):
+    with tarfile.open(labelled / "train" / "shard-000000.tar") as tar:
+        for member in tar.getmembers():
+            assert (member.mtime, member.uid, member.gid) == (0, 0, 0)
+
+
+# --- refusals ------------------------------------------------------------------------------------------------------
+
+
+def test_bad_sources_and_teachers_end_in_one_line(tmp_path, photos, random_teacher):
+    out = tmp_path / "out"
+    fails_in_one_line(label(tmp_path / "none", out, random_teacher), "does not exist")
+    (tmp_path / "empty").mkdir()
+    fails_in_one_line(label(tmp_path / "empty", out, random_teacher), "holds no image")
+    fails_in_one_line(label(photos, out, tmp_path / "no-teacher"), "teacher folder", "does not exist")
+    fails_in_one_line(label(photos, out, "no-such-org/no-such-model"), "nor reachable on the hub", "--teacher toy")
+    fails_in_one_line(label(photos, out, "none"), "needs a --teacher")
+    fails_in_one_line(label(photos, out, random_teacher, "--stats", "1"), "--stats must be 'auto' or 'MEAN,STD'")
+    fails_in_one_line(label(photos, out, random_teacher, "--batch-size", 0), "--batch-size must be at least 1")
+    assert not list(tmp_path.rglob("*.tar"))
+
+
+def test_a_model_that_estimates_no_depth_is_refused(tmp_path, photos):
+    from transformers import ViTConfig, ViTModel
+
+    small = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32)
+    ViTModel(small).save_pretrained(tmp_path / "vit")
+    fails_in_one_line(label(photos, tmp_path / "out", tmp_path / "vit"), "not a depth model")
+
+
+def test_a_teacher_with_other_weights_is_refused(tmp_path, photos, random_teacher):
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "teacher"
+    shutil.copytree(random_teacher, copy)
+    weights = load_file(copy / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "head" not in k}, copy / "model.safetensors", {"format": "pt"})
+    fails_in_one_line(label(photos, tmp_path / "out", copy), "lacks", "weights")
+
+
+# --- toy rooms -----------------------------------------------------------------------------------------------------
+
+
+def test_rooms_hold_exact_real_and_raw_depth_in_one_scale(rooms):
+    split = shards.open_split(rooms, "train")
+    assert set(split.index.depth) == {"exact", "real", "raw"}
+    assert len({(d.mean, d.std) for d in split.index.depth.values()}) == 1
+    holes = 0
+    for position in range(0, len(split), 10):
+        sample = split[position]
+        assert np.isfinite(sample["exact"]).all()
+        assert np.isfinite(sample["real"]).all()
+        holes += np.isnan(sample["raw"]).sum()
+        assert sample["seg"].shape == (48, 48)
+        measured = np.isfinite(sample["raw"])
+        np.testing.assert_allclose(sample["raw"][measured], sample["real"][measured], atol=1e-3)
+    assert holes > 0
+
+
+def test_train_and_val_never_share_a_scene(rooms):
+    train, val = (shards.open_split(rooms, split) for split in ("train", "val"))
+    hashes = {train[i]["rgb"].tobytes() for i in range(len(train))}
+    assert not hashes & {val[i]["rgb"].tobytes() for i in range(len(val))}
+
+
+def test_inspect_draws_a_sheet(rooms, tmp_path):
+    from PIL import Image
+
+    done = command("precompute-depth", "inspect", rooms, "--out", tmp_path / "sheet.png", "--samples", 3)
+    assert done.returncode == 0, done.stderr
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape[1] > 800
+    assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 200
+    fails_in_one_line(command("precompute-depth", "inspect", tmp_path / "nothing"), "does not exist")

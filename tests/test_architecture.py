@@ -1,0 +1,72 @@
+"""Imports follow the data: pipeline -> training -> analysis, through the contracts alone."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+PACKAGES = ("pipeline", "training", "analysis", "data_manifests")
+ALLOWED = {
+    "pipeline": {"pipeline", "data_manifests"},
+    "training": {"training", "data_manifests", "pipeline.shards", "pipeline.teachers"},
+    "analysis": {"analysis", "data_manifests", "training.dumps", "training.records"},
+    "data_manifests": {"data_manifests"},
+}
+TORCH_FREE = (
+    "pipeline.shards", "pipeline.job", "pipeline.inspect", "pipeline.cli", "training.records", "training.dumps.sums",
+    "training.dumps.store", "training.cli", "analysis", "analysis.report", "analysis.cli",
+)  # fmt: skip
+
+
+def imported_names(path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_follow_the_data(package):
+    for path in (ROOT / package).rglob("*.py"):
+        for name in imported_names(path):
+            if name.split(".")[0] in PACKAGES:
+                allowed = any(name == a or name.startswith(a + ".") for a in ALLOWED[package])
+                assert allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_imports_without_torch(module):
+    code = f"import sys; sys.modules['torch'] = None; import {module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_top_level_holds_what_the_design_names():
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=False).stdout
+    if not tracked:
+        pytest.skip("not a git checkout")
+    top = {line.split("/")[0] for line in tracked.splitlines()}
+    assert top <= {
+        "pyproject.toml", "README.md", "Makefile", "LICENSE", "CITATION.cff", "constraints.txt", "pipeline", "training",
+        "analysis", "tests", "data_manifests", ".ci", ".gitignore", ".pre-commit-config.yaml",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["precompute-depth", "train", "analyze"])
+def test_help_teaches_and_is_quick(name):
+    import time
+
+    from conftest import command
+
+    start = time.perf_counter()
+    done = command(name, "--help")
+    seconds = time.perf_counter() - start
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+    assert seconds < 3.0, f"--help took {seconds:.1f} s: a heavy import at the top of the command line?"
