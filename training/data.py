@@ -145,7 +145,15 @@ def _load(dataset: Dataset[Batch], order: range, workers: int) -> Iterator[Batch
         generator=torch.Generator(),  # iter() would draw a base seed from the global generator
         worker_init_fn=_one_thread,
     )
-    return iter(loader)
+    return _unwrapped(iter(loader))
+
+
+def _unwrapped(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """A worker's error arrives wrapped in that process's traceback; damaged shards shall say one line."""
+    try:
+        yield from batches
+    except shards.ShardError as error:
+        raise shards.ShardError(str(error).strip().rsplit("ShardError: ", 1)[-1]) from None
 
 
 def _one_thread(worker: int) -> None:

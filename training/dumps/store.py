@@ -201,6 +201,8 @@ class Dump:
             array = self.group[name]
         except KeyError:
             raise DumpError(f"{self.path}: array {name} is missing: {_REDO}") from None
+        except ValueError as error:  # its zarr.json cannot be parsed
+            raise DumpError(f"{self.path}: array {name} is damaged ({error}): {_REDO}") from None
         assert isinstance(array, zarr.Array)
         return array
 

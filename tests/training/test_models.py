@@ -1,0 +1,195 @@
+"""One contract over every variant, the golden sizes, and parity with timm."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from training.config import resolve
+from training.loop import count_macs
+from training.models import MONIKERS, build
+from training.models.attention import Attention
+from training.models.fusion.mlin import MlinConfig, head_scale
+from training.models.patch_depth import patch_depth, signed_difference
+
+TINY = ("model.image_size=32", "model.width=24", "model.depth=2", "model.heads=3")
+
+
+def tiny(moniker: str):
+    return resolve("tiny", moniker, TINY, num_classes=5).model
+
+
+def redrawn(model: nn.Module, dtype=torch.float32) -> nn.Module:
+    """Every parameter from N(0, 0.02) + something, or a zero head compares zeros with zeros."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return model.to(dtype)
+
+
+def inputs(size=32, batch=2, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    rgb = torch.randn(batch, 3, size, size, generator=generator, dtype=dtype)
+    depth = torch.randn(batch, 1, size, size, generator=generator, dtype=dtype)
+    return rgb, depth
+
+
+@pytest.mark.parametrize(
+    ("moniker", "parameters", "macs"),
+    [
+        ("m3ch", 86_567_656, 17_563_828_224),
+        ("mlin", 86_567_668, 17_563_828_224),
+        ("m4ch", 86_764_264, 17_563_828_224 + 196 * 256 * 768),
+    ],
+)
+def test_golden_sizes_at_vit_b16(moniker, parameters, macs):
+    config = resolve("thesis", moniker)
+    with torch.device("meta"):
+        model = build(config.model)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert count_macs(config) == macs
+
+
+@pytest.mark.parametrize("moniker", MONIKERS)
+def test_contract(moniker):
+    model = redrawn(build(tiny(moniker)))
+    rgb, depth = inputs()
+    logits = model(rgb, depth)
+    assert logits.shape == (2, 5)
+    assert torch.isfinite(logits).all()
+    logits.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+    again = build(tiny(moniker))
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(again(rgb, depth), logits, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("moniker", MONIKERS)
+def test_depth_reaches_the_logits_of_all_but_m3ch(moniker):
+    model = redrawn(build(tiny(moniker)))
+    rgb, depth = inputs()
+    changed = (model(rgb, depth) - model(rgb, depth.flip(3))).abs().max()
+    assert (changed == 0) == (moniker == "m3ch")
+
+
+@pytest.mark.parametrize("moniker", MONIKERS)
+def test_missing_depth_is_the_mean_in_channels_and_no_bias_in_scores(moniker):
+    model = redrawn(build(tiny(moniker)))
+    rgb, depth = inputs()
+    holes = depth.clone()
+    holes[:, :, :8, :8] = torch.nan
+    filled = holes.nan_to_num(0.0)
+    logits = model(rgb, holes)
+    assert torch.isfinite(logits).all()
+    if moniker == "m4ch":
+        torch.testing.assert_close(logits, model(rgb, filled))
+    if model.has_bias:
+        bias = model.biases(holes)[0]
+        assert (bias[:, :, 1] == 0).all()  # the patch without a valid pixel
+        assert (bias[:, :, :, 1] == 0).all()
+        assert (bias[:, :, 2, 3:] != 0).any()
+
+
+@pytest.mark.parametrize("moniker", MONIKERS)
+def test_patterns_sum_to_one_and_taps_see_what_acts(moniker):
+    model = redrawn(build(tiny(moniker)), torch.float64)
+    rgb, depth = inputs(dtype=torch.float64)
+    taps: dict[str, torch.Tensor] = {}
+    explicit = model(rgb, depth, taps)
+    torch.testing.assert_close(explicit, model(rgb, depth), rtol=1e-10, atol=1e-10)
+    scores = taps["blocks.1.attn.scores_pre_bias"]
+    assert scores.shape == (2, 3, 17, 17)
+    assert ("blocks.1.attn.bias" in taps) == model.has_bias
+    pattern = (scores + taps.get("blocks.1.attn.bias", 0)).softmax(-1)
+    torch.testing.assert_close(pattern.sum(-1), torch.ones(2, 3, 17, dtype=torch.float64))
+
+
+def test_fused_and_explicit_attention_agree_in_every_gradient():
+    generator = torch.Generator().manual_seed(0)
+    attention = Attention(24, 3).double()
+    x = torch.randn(2, 7, 24, generator=generator, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(2, 1, 7, 7, generator=generator, dtype=torch.float64, requires_grad=True)
+    wanted = [x, bias, *attention.parameters()]
+    weight = torch.randn(2, 7, 24, generator=generator, dtype=torch.float64)
+    results = []
+    for taps in (None, {}):
+        out = attention(x, bias, taps)
+        results.append((out, *torch.autograd.grad((out * weight).sum(), wanted)))
+    for fused, explicit in zip(*results, strict=True):
+        assert explicit.abs().max() > 0
+        torch.testing.assert_close(fused, explicit, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("moniker", MONIKERS)
+def test_compiled_equals_eager(moniker):
+    model = redrawn(build(tiny(moniker)))
+    rgb, depth = inputs()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(rgb, depth), model(rgb, depth), rtol=1e-5, atol=1e-5)
+
+
+def test_timm_weights_give_the_same_logits():
+    import timm
+
+    theirs = redrawn(timm.models.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=5,
+    )).eval()  # fmt: skip
+    ours = build(tiny("m3ch"))
+    ours.load_state_dict(theirs.state_dict())
+    rgb, depth = inputs()
+    torch.testing.assert_close(ours(rgb, depth), theirs(rgb), rtol=1e-5, atol=1e-5)
+
+
+# --- depth ---------------------------------------------------------------------------------------------------------
+
+
+def test_center4_is_the_bilinear_resize_and_mean_the_area_resize():
+    depth = torch.randn(2, 1, 224, 224, dtype=torch.float64)
+    for mode, interpolation in (("center4", {"mode": "bilinear", "align_corners": False}), ("mean", {"mode": "area"})):
+        expected = nn.functional.interpolate(depth, (14, 14), **interpolation).flatten(1)
+        torch.testing.assert_close(patch_depth(depth, 16, mode), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["mean", "center4"])
+def test_patch_depth_leaves_invalid_pixels_out(mode):
+    depth = torch.full((1, 1, 8, 8), 3.0)
+    depth[..., :4, :4] = torch.nan
+    depth[..., 2, 6] = torch.nan
+    values = patch_depth(depth, 4, mode)[0]
+    assert values[0].isnan()
+    torch.testing.assert_close(values[1:], torch.full((3,), 3.0))
+
+
+def test_difference_is_signed_and_leaves_the_class_token_out():
+    difference = signed_difference(torch.tensor([[1.0, 3.0, torch.nan]]))[0]
+    expected = torch.tensor([[0, 0, 0, 0], [0, 0, -2, 0], [0, 2, 0, 0], [0, 0, 0, 0]], dtype=torch.float32)
+    torch.testing.assert_close(difference, expected)
+
+
+def test_mlin_bias_has_the_right_sign_and_scale():
+    scale = head_scale(MlinConfig())
+    assert (scale < 0).all()
+    assert scale[0].item() == pytest.approx(-0.288, abs=5e-4)
+    assert scale[-1].item() == pytest.approx(-0.0199, abs=5e-4)
+    model = build(tiny("mlin"))
+    _, depth = inputs()
+    bias = model.biases(depth)[1].detach().numpy()
+    assert bias.shape == (2, 3, 17, 17)
+    assert (bias[:, :, 0] == 0).all()
+    assert (bias[:, :, :, 0] == 0).all()
+    assert (bias <= 0).all()
+    patches = patch_depth(depth, 8, "mean")[0].numpy()
+    expected = model.head_scale.numpy()[:, None, None] * np.abs(patches[:, None] - patches[None])
+    np.testing.assert_allclose(bias[0, :, 1:, 1:], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_mlin_starts_as_m3ch_but_for_its_bias():
+    torch.manual_seed(3)
+    plain = build(tiny("m3ch"))
+    torch.manual_seed(3)
+    biased = build(tiny("mlin"))
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(parameter, biased.get_parameter(name), rtol=0, atol=0)

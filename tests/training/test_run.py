@@ -1,0 +1,293 @@
+"""Runs end to end through the command line: train, kill, resume, evaluate, dump, and the refusals."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import BIN, command, fails_in_one_line
+
+from training import checkpoint, records
+from training.dumps import sums
+from training.dumps.store import open_dump
+
+SMALL = [
+    "model.image_size=48", "model.width=32", "model.depth=3", "optim.epochs=3", "optim.batch_size=32", "data.depth=raw",
+    "augment.rand_augment_ops=1", "augment.mixup_alpha=0.8", "augment.cutmix_alpha=1.0", "augment.mix_group=16",
+    "optim.label_smoothing=0.1", "runtime.workers=2", "runtime.log_every=4", "runtime.checkpoint_every=3",
+]  # fmt: skip
+
+
+def arguments(rooms, out, model="mlin", settings=SMALL):
+    words = ["pretrain", "--preset", "tiny", "--model", model, "--data", str(rooms), "--out", str(out)]
+    return words + [word for setting in settings for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="session")
+def run_once(rooms, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "mlin"
+    done = command("train", *arguments(rooms, out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture
+def run(run_once, tmp_path):
+    """A finished run that a test may change."""
+    shutil.copytree(run_once, tmp_path / "mlin")
+    return tmp_path / "mlin"
+
+
+def final_state(run: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(checkpoint.find(run, "latest")).state
+
+
+def without_timings(run: Path) -> list[dict]:
+    timed = ("images_per_s", "data_wait", "seconds", "train_seconds", "total_seconds")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+
+def assert_same_state(a: object, b: object) -> None:
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a.keys() - {"train_seconds", "total_seconds"}:
+            assert_same_state(a[key], b[key])
+    elif isinstance(a, list):
+        for one, other in zip(a, b, strict=True):
+            assert_same_state(one, other)
+    else:
+        assert a == b
+
+
+def test_a_run_leaves_what_the_contract_says(run, rooms):
+    loaded = records.load_run(run)
+    assert loaded.record.model == "mlin"
+    assert loaded.record.num_steps == 3 * 150 // 32
+    assert loaded.record.shards.depth_field == "raw"
+    assert len(loaded.lines(records.EvalLine)) == 3
+    assert loaded.lines(records.EndLine)[0].epoch == 3
+    alphas = loaded.lines(records.ParametersLine)
+    assert [line.epoch for line in alphas] == [0, 1, 2, 3]
+    assert alphas[0].values["alpha"] == [1.0, 1.0, 1.0]
+    assert alphas[3].values["alpha"] != alphas[0].values["alpha"]
+    evaluation = loaded.evaluations[0]
+    assert evaluation.num_samples == len(evaluation.correct1) == 70
+    assert evaluation.top1 == evaluation.correct1.count("1") / 70
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"epoch-0", "epoch-1", "epoch-2", "step-12", "step-14"}
+
+
+def test_loss_falls_on_a_learnable_problem(run):
+    lines = records.load_run(run).lines(records.TrainLine)
+    assert lines[-1].loss < lines[0].loss
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_twice_equals_uninterrupted_bit_for_bit(run_once, rooms, tmp_path):
+    out = tmp_path / "mlin"
+    for wanted in ("step-3", "step-9"):
+        process = subprocess.Popen(
+            [str(BIN / "train"), *arguments(rooms, out), "--resume"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not (out / "checkpoints" / wanted).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    done = command("train", *arguments(rooms, out), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "resuming" in done.stdout
+    assert_same_state(final_state(out), final_state(run_once))
+    assert without_timings(out) == without_timings(run_once)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_with_the_signals_code(rooms, tmp_path):
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [str(BIN / "train"), *arguments(rooms, out, settings=[*SMALL, "optim.epochs=50", "runtime.checkpoint_every=999"])],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists() or '"train"' not in (out / "metrics.jsonl").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM" in error
+    assert "Traceback" not in error
+    assert len(checkpoint.steps_of(out)) == 1
+
+
+def test_workers_do_not_change_a_weight(run_once, rooms, tmp_path):
+    out = tmp_path / "mlin"
+    done = command("train", *arguments(rooms, out, settings=[*SMALL, "runtime.workers=0"]))
+    assert done.returncode == 0, done.stderr
+    assert_same_state(final_state(out)["model"], final_state(run_once)["model"])
+
+
+def test_resume_refuses_another_study_or_other_shards_and_allows_another_runtime(run, rooms, tmp_path):
+    changed = command("train", *arguments(rooms, run, settings=[*SMALL, "optim.lr=5e-4"]), "--resume")
+    fails_in_one_line(changed, "optim.lr was 0.001, now 0.0005")
+    other = tmp_path / "other"
+    made = command(
+        "precompute-depth", "toyrooms", other, "--teacher", "none", "--samples", 150, "--val-samples", 70, "--size", 48,
+        "--seed", 9,
+    )  # fmt: skip
+    assert made.returncode == 0
+    fails_in_one_line(command("train", *arguments(other, run), "--resume"), "train shards are not the ones")
+    before = final_state(run)
+    allowed = command("train", *arguments(rooms, run, settings=[*SMALL, "runtime.log_every=7"]), "--resume")
+    assert allowed.returncode == 0, allowed.stderr
+    assert_same_state(final_state(run), before)
+
+
+def test_a_run_folder_is_never_overwritten(run, rooms):
+    fails_in_one_line(command("train", *arguments(rooms, run)), "holds a run", "--resume")
+
+
+def test_mistakes_end_in_one_line(rooms, tmp_path, run):
+    out = tmp_path / "new"
+
+    def pretrain(*settings, data=rooms, model="m4ch"):
+        return command("train", *arguments(data, out, model, settings))
+
+    fails_in_one_line(pretrain(data=tmp_path / "none"), "does not exist")
+    fails_in_one_line(pretrain("optim.lrr=1"), "did you mean 'optim.lr'")
+    fails_in_one_line(pretrain(model="m9"), "--model must be one of")
+    fails_in_one_line(pretrain("data.depth=pseudo"), "no 'pseudo' depth", "--set data.depth=exact")
+    fails_in_one_line(pretrain("data.depth=exact", "model.num_classes=3"), "at least the 6 classes")
+    fails_in_one_line(pretrain("data.depth=exact", "optim.batch_size=100000"), "make no batch")
+    assert not out.exists()
+    fails_in_one_line(command("train", "evaluate", run, "--data", rooms, "--checkpoint", "epoch-77"), "it has epoch-0")
+    fails_in_one_line(command("train", "evaluate", tmp_path, "--data", rooms), "run.json does not exist")
+    fails_in_one_line(command("train", "evaluate", run, "--data", rooms, "--depth", "pseudo"), "no 'pseudo' depth")
+
+
+def test_damaged_shards_stop_training_by_name(rooms, tmp_path):
+    copy = tmp_path / "shards"
+    shutil.copytree(rooms, copy)
+    tar = copy / "train" / "shard-000000.tar"
+    data = bytearray(tar.read_bytes())
+    for position in range(700, len(data), 5000):
+        data[position] ^= 255
+    tar.write_bytes(data)
+    done = command("train", *arguments(copy, tmp_path / "run", settings=[*SMALL, "runtime.workers=0"]))
+    fails_in_one_line(done, "shard-000000.tar, key room-", "damaged")
+    with_workers = command("train", *arguments(copy, tmp_path / "run2"))
+    fails_in_one_line(with_workers, "shard-000000.tar, key room-", "damaged")
+
+
+def test_non_finite_loss_stops_before_the_update(rooms, tmp_path):
+    done = command(
+        "train", *arguments(rooms, tmp_path / "run", settings=[*SMALL, "optim.lr=1e30", "optim.warmup_epochs=0"])
+    )
+    fails_in_one_line(done, "non-finite", "samples room-")
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(run, rooms):
+    path = run / "checkpoints" / "step-14" / "state.pt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    fails_in_one_line(command("train", "evaluate", run, "--data", rooms), "step-14 is damaged")
+
+
+def test_disk_full_on_a_checkpoint_leaves_the_old_one(tmp_path):
+    import resource
+
+    checkpoint.save(tmp_path / "step-1", {"x": torch.zeros(10)}, step=1, epoch=0, study_hash="a")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises((OSError, RuntimeError)):
+            checkpoint.save(tmp_path / "step-1", {"x": torch.zeros(1_000_000)}, step=1, epoch=0, study_hash="a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert torch.equal(checkpoint.load(tmp_path / "step-1").state["x"], torch.zeros(10))
+    assert [p.name for p in tmp_path.iterdir()] == ["step-1"]
+
+
+def test_evaluate_again_equals_the_final_evaluation(run, rooms):
+    done = command("train", "evaluate", run, "--data", rooms)
+    assert done.returncode == 0, done.stderr
+    again = records.parse(records.Evaluation, run / "evaluations" / "val-raw-step-14.json")
+    final = records.parse(records.Evaluation, run / "evaluations" / "val-final.json")
+    assert again.correct1 == final.correct1
+    other = command("train", "evaluate", run, "--data", rooms, "--depth", "exact", "--checkpoint", "epoch-0")
+    assert other.returncode == 0
+    assert records.parse(records.Evaluation, run / "evaluations" / "val-exact-epoch-0.json").epoch == 0
+
+
+# --- dumps ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dumped(run, rooms):
+    done = command("train", "dump", run, "--data", rooms, "--images", 50, "--raw", 20)
+    assert done.returncode == 0, done.stderr
+    assert "50 images, 20 raw, 3 layers x 4 heads" in done.stdout
+    return open_dump(run / "dumps" / "latest.zarr")
+
+
+def test_streamed_statistics_equal_those_from_the_raw_tier(run, rooms):
+    done = command("train", "dump", run, "--data", rooms, "--images", 20, "--raw", 20, "--out", run / "all.zarr")
+    assert done.returncode == 0, done.stderr
+    dump = open_dump(run / "all.zarr")
+    depth = dump["raw/patch_depth/mean"]
+    depth[np.isinf(depth)] = np.nan
+    pairs = sums.Pairs.of(depth, dump.info.grid)
+    np.testing.assert_allclose(pairs.rows(), dump["statistics/pair_rows"], rtol=1e-6, atol=1e-6)
+    for layer in range(3):
+        scores = dump["raw/scores_pre_bias"][:, layer].astype(np.float64) + dump["raw/row_mean"][:, layer][..., None]
+        scores = scores[:, :, 1:, 1:]
+        rows, cosines = sums.score_rows(scores, pairs)
+        np.testing.assert_allclose(rows, dump["statistics/content/rows"][:, layer], rtol=5e-3, atol=0.2)
+        np.testing.assert_allclose(cosines, dump["statistics/content/cosines"][:, layer], atol=5e-3)
+        bins = sums.ScoreBins.zeros(4)
+        bins.update(scores, pairs)
+        np.testing.assert_array_equal(bins.count, dump["statistics/content/bins/count"][layer])
+        assert bins.count.sum() == dump["statistics/pair_rows"][:, sums.PAIR_ROWS.index("n")].sum()
+
+
+def test_mlin_total_minus_content_is_the_known_bias(dumped, run):
+    from training.loop import load_model
+
+    _, _, _, model = load_model(run, "latest")
+    content, total = (dumped[f"statistics/{part}/rows"] for part in ("content", "total"))
+    pair_rows = dumped["statistics/pair_rows"]
+    cross, squares = sums.ROWS.index("c_delta"), sums.PAIR_ROWS.index("delta_c_sq")
+    slope = (total - content)[..., cross].sum(0) / pair_rows[:, squares].sum()
+    expected = model.alpha.detach().numpy()[:, None] * model.head_scale.numpy()[None]
+    np.testing.assert_allclose(slope, expected, rtol=1e-4)
+
+
+def test_a_dump_is_written_whole_or_not_at_all(dumped, run, rooms):
+    keys = dumped.keys()
+    assert len(keys) == len(set(keys)) == 50
+    done = command("train", "dump", run, "--data", rooms, "--images", 0)
+    fails_in_one_line(done, "--images must be at least 1")
+    process = subprocess.Popen(
+        [str(BIN / "train"), "dump", str(run), "--data", str(rooms), "--out", str(run / "killed.zarr")],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (run / ".killed.zarr.partial").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert not (run / "killed.zarr").exists()
+    assert command("train", "dump", run, "--data", rooms, "--out", run / "killed.zarr").returncode == 0
+    assert open_dump(run / "killed.zarr").info.num_images == 70
