@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from running import ROOT
 
 PACKAGES = ("pipeline", "training", "analysis", "data_manifests")
 ALLOWED = {
@@ -62,7 +62,7 @@ def test_the_top_level_holds_what_the_design_names():
 def test_help_teaches_and_is_quick(name):
     import time
 
-    from conftest import command
+    from running import command
 
     start = time.perf_counter()
     done = command(name, "--help")

@@ -1,4 +1,8 @@
-"""Any folder of photographs: `SRC/<class>/*.jpg` gives classes, a flat folder gives none."""
+"""Any folder of photographs.
+
+`SRC/<class>/*.jpg` gives classes, a flat folder gives none; a share of either becomes val. `SRC/train/<class>/*.jpg`
+beside `SRC/val/<class>/*.jpg` (ImageNet as many people keep it) is taken as it is split.
+"""
 
 import hashlib
 import os
@@ -14,7 +18,7 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
 
 
 class Folder:
-    """Images below a folder. The first path component is the class; sorted names give the indices."""
+    """Images below a folder, each an item by its path below it; sorted class names give the indices."""
 
     name = "folder"
     seg_names: Sequence[str] = ()
@@ -30,23 +34,24 @@ class Folder:
         items = sorted(_walk(root))
         if not items:
             raise SourceError(f"source folder {root} holds no image ({', '.join(sorted(EXTENSIONS))})")
-        nested = [item for item in items if "/" in item]
-        if nested and len(nested) < len(items):
-            flat = next(item for item in items if "/" not in item)
-            raise SourceError(
-                f"source folder {root} mixes images in class folders with images outside them ({flat}): "
-                "move these into a class folder or away"
-            )
-        self.class_names: Sequence[str] = sorted({item.split("/")[0] for item in nested})
-        self._class_index = {name: index for index, name in enumerate(self.class_names)}
+        self.presplit = {item.split("/")[0] for item in items} == {"train", "val"}
         self._items: dict[str, list[str]] = {"train": [], "val": []}
         for item in items:
-            self._items["val" if _unit_hash(item) < val_fraction else "train"].append(item)
+            if self.presplit:
+                split = item.split("/")[0]
+            else:
+                split = "val" if _unit_hash(item) < val_fraction else "train"
+            self._items[split].append(item)
         if not self._items["train"]:
             raise SourceError(
                 f"--val-fraction {val_fraction} puts all {len(items)} images of {root} into val: lower it"
             )
+        self.class_names = _class_names(root, [self._below_split(item) for item in items])
+        self._class_index = {name: index for index, name in enumerate(self.class_names)}
         self.splits: Sequence[str] = [split for split in ("train", "val") if self._items[split]]
+
+    def _below_split(self, item: str) -> str:
+        return item.split("/", 1)[1] if self.presplit else item
 
     def listing(self, split: str) -> Sequence[str]:
         return self._items[split]
@@ -63,15 +68,19 @@ class Folder:
             rgb_bytes=stored,
             rgb_extension="rgb.jpg",
             facts={"source": item, "original_width": width, "original_height": height},
-            cls=self._class_index[item.split("/")[0]] if self.class_names else None,
+            cls=self._class_index[self._below_split(item).split("/")[0]] if self.class_names else None,
         )
 
     def config(self) -> dict[str, Any]:
-        listing = hashlib.sha256("\n".join(f"{s}/{i}" for s in self.splits for i in self._items[s]).encode())
+        """Names and sizes of all files stand for their content: reading everything twice would cost a second pass."""
+        listing = hashlib.sha256()
+        for split in self.splits:
+            for item in self._items[split]:
+                listing.update(os.fsencode(f"{split}\0{item}\0{(self.root / item).stat().st_size}\n"))
         return {
             "name": self.name,
             "short_side": self.short_side,
-            "val_fraction": self.val_fraction,
+            "val_fraction": None if self.presplit else self.val_fraction,
             "listing_sha256": listing.hexdigest(),
         }
 
@@ -84,8 +93,19 @@ def _walk(root: Path) -> list[str]:
     return found
 
 
+def _class_names(root: Path, items: Sequence[str]) -> Sequence[str]:
+    nested = [item for item in items if "/" in item]
+    if nested and len(nested) < len(items):
+        flat = next(item for item in items if "/" not in item)
+        raise SourceError(
+            f"source folder {root} mixes images in class folders with images outside them ({flat}): "
+            "move these into a class folder or away"
+        )
+    return sorted({item.split("/")[0] for item in nested})
+
+
 def _digest(item: str) -> str:
-    return hashlib.sha256(item.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(os.fsencode(item)).hexdigest()
 
 
 def _unit_hash(item: str) -> float:

@@ -4,8 +4,8 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import jpeg
 from PIL import Image
+from running import jpeg
 
 from pipeline.images import UnreadableImage, open_rgb, stored_jpeg
 

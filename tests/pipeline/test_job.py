@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BIN, command, fails_in_one_line, jpeg, spawn
+from running import BIN, command, fails_in_one_line, jpeg, spawn
 
 from pipeline import shards
 from pipeline.shards import ShardError

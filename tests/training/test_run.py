@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BIN, command, fails_in_one_line
+from running import BIN, command, fails_in_one_line
 
 from training import checkpoint, records
 from training.dumps import sums

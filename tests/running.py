@@ -1,0 +1,67 @@
+"""How tests run the three commands, and a few bytes to run them on."""
+
+import io
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+
+def spawn(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a console script as a user would, in a process of its own; stdout and stderr are captured."""
+    return subprocess.run(
+        [str(BIN / str(arguments[0])), *map(str, arguments[1:])],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"} | environment,
+        check=False,
+    )
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same inside this process, which saves importing torch a hundred times."""
+    entry = import_module(
+        {"precompute-depth": "pipeline", "train": "training", "analyze": "analysis"}[str(arguments[0])] + ".cli"
+    )
+    words = list(map(str, arguments))
+    out, err = io.StringIO(), io.StringIO()
+    code: object = 0
+    with (
+        patch.object(sys, "argv", words),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        patch.dict(os.environ, COLUMNS="200"),
+    ):
+        try:
+            entry.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+    return subprocess.CompletedProcess(words, int(code) if isinstance(code, int) else 1, out.getvalue(), err.getvalue())
+
+
+def fails_in_one_line(done: subprocess.CompletedProcess[str], *fragments: str) -> None:
+    """Non-zero exit, one line on stderr, no traceback, all fragments in it."""
+    assert done.returncode not in (0, None), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for fragment in fragments:
+        assert fragment in done.stderr
+
+
+def jpeg(size: tuple[int, int] = (64, 48), mode: str = "RGB", **options: object) -> bytes:
+    """A small textured image's bytes."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, options.pop("format", "JPEG"), **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
