@@ -98,6 +98,9 @@ def dump(
     checkpoint: CheckpointName = "latest",
     images: Annotated[int | None, typer.Option("--images", help="Images of val to use; default all.")] = None,
     raw: Annotated[int, typer.Option("--raw", help="Images whose raw scores are kept as well.")] = 64,
+    patch_depth: Annotated[
+        str | None, typer.Option("--patch-depth", help="mean or center4; default the model's own, else mean.")
+    ] = None,
 ) -> None:
     """Record what attention does with depth: statistics over many images, raw scores of a few.
 
@@ -111,7 +114,7 @@ def dump(
 
     config, described, saved, model = load_model(run, checkpoint)
     split = open_shards(data, "val", config.data.depth)
-    info = plan_dump(config, described, saved, model, split, num_images=images, num_raw=raw)
+    info = plan_dump(config, described, saved, model, split, num_images=images, num_raw=raw, patch_depth=patch_depth)
     target = out or run / "dumps" / f"{checkpoint}.zarr"
     console.print(
         f"{info.num_images:,} images, {info.num_raw} raw, {info.num_layers} layers x {info.num_heads} heads: "

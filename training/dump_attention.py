@@ -15,7 +15,7 @@ from training.dumps import sums
 from training.dumps.store import DumpInfo, DumpWriter
 from training.evaluate import RGB_MEAN, RGB_STD
 from training.models.attention import Taps
-from training.models.patch_depth import Mode, patch_depth
+from training.models.patch_depth import MODES, patch_depth
 from training.models.vit import VisionTransformer
 from training.records import RunRecord
 
@@ -36,13 +36,19 @@ def plan_dump(
     *,
     num_images: int | None,
     num_raw: int,
+    patch_depth: str | None = None,
 ) -> DumpInfo:
-    """What the dump will say of itself; `num_images` None means the whole split."""
+    """What the dump will say of itself; `num_images` None means the whole split.
+
+    `patch_depth` is the mode of |Δ| in the statistics. Dumps that shall share a figure need the same one.
+    """
     count = len(split) if num_images is None else min(num_images, len(split))
     if count < 1 or num_raw < 0:
         raise DumpFailed(f"--images must be at least 1 and --raw at least 0, got {num_images} and {num_raw}")
     depth = split.index.depth[config.data.depth]
-    mode: Mode = getattr(config.model, "patch_depth", "mean")
+    mode = patch_depth or getattr(config.model, "patch_depth", "mean")
+    if mode not in MODES:
+        raise DumpFailed(f"--patch-depth must be one of {', '.join(MODES)}, got {mode!r}")
     return DumpInfo(
         model=config.model.name,
         run=record.name,
@@ -129,7 +135,7 @@ def _write_batch(
     taps: Taps,
 ) -> None:
     patch_size = info.image_size // info.grid[0]
-    modes = {mode: patch_depth(depth.float(), patch_size, mode) for mode in ("mean", "center4")}
+    modes: dict[str, torch.Tensor] = {mode: patch_depth(depth.float(), patch_size, mode) for mode in MODES}
     pairs = sums.Pairs.of(modes[info.patch_depth], info.grid)
     writer.write("statistics/pair_rows", first, pairs.rows().cpu().numpy())
     rows: dict[str, list[np.ndarray]] = {part: [] for part in info.parts}
