@@ -1,0 +1,41 @@
+"""Files that appear whole or not at all: written under a temporary name and renamed."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+def write(path: Path, content: bytes | str) -> Path:
+    """Write `content` (text as UTF-8) to `path`, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_frame(path: Path, frame: "pd.DataFrame") -> Path:
+    """CSV with six significant digits."""
+    return write(path, frame.to_csv(index=False, float_format="%.6g"))
+
+
+def write_figure(folder: Path, name: str, figure: "Figure", frames: "dict[str, pd.DataFrame]") -> list[Path]:
+    """`folder/name.{pdf,svg,png}` and `folder/name<suffix>.csv` for each frame; the figure is closed."""
+    from analysis.style import close, rendered
+
+    try:
+        paths = [write(folder / f"{name}.{kind}", rendered(figure, kind)) for kind in ("pdf", "svg", "png")]
+    finally:
+        close(figure)
+    return paths + [write_frame(folder / f"{name}{suffix}.csv", frame) for suffix, frame in frames.items()]

@@ -1,0 +1,84 @@
+"""How figures look: two column widths, small type, one colour, marker and dash per model on every page."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display is needed, and none is tried
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLUMN, PAGE = 3.3, 6.9  # inches: one and two columns
+GREY = "#8a8a8a"  # nulls and references
+
+
+@dataclass(frozen=True)
+class Look:
+    colour: str
+    marker: str
+    dash: Any
+
+
+# Okabe and Ito's palette, readable with colour-vision deficiencies; marker and dash carry it in greyscale.
+LOOKS = {
+    "m3ch": Look("#000000", "o", "-"),
+    "mlin": Look("#0072B2", "s", (0, (5, 1.5))),
+    "mmlp": Look("#56B4E9", "D", (0, (1, 1))),
+    "m4ch": Look("#D55E00", "^", (0, (7, 1.5, 1.5, 1.5))),
+    "mdf1": Look("#009E73", "v", (0, (3, 1, 1, 1, 1, 1))),
+    "mgem": Look("#CC79A7", "P", (0, (3, 2.5))),
+}
+
+_SETTINGS: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.2,
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "pseudodepth",
+    "savefig.dpi": 200,
+    "axes.unicode_minus": True,
+}
+
+
+def settings() -> Any:
+    """A context in which figures are made."""
+    return plt.rc_context(_SETTINGS)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    return plt.figure(figsize=(width, height), layout="constrained")
+
+
+def zero_line(axes: Axes, vertical: bool = False) -> None:
+    (axes.axvline if vertical else axes.axhline)(0, color=GREY, linewidth=0.6, zorder=0)
+
+
+def rendered(figure: Figure, kind: str) -> bytes:
+    """The file's bytes, equal for equal figures: no dates inside."""
+    metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
+    buffer = io.BytesIO()
+    with settings():
+        figure.savefig(buffer, format=kind, metadata=metadata)
+    return buffer.getvalue()
+
+
+def close(figure: Figure) -> None:
+    plt.close(figure)

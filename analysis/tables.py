@@ -1,0 +1,193 @@
+"""Table 1 (size and cost) and Table 2 (accuracy), with the paper's numbers beside ours where they are comparable."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import data_manifests
+from analysis.load import BASELINE, AnalysisError, Study, comparable_runs, depth_of, final_evaluation, train_hours
+from analysis.statistics import mcnemar, paired_difference, wilson
+from training.records import Run
+
+_PAPER_SIZE = {"image_size": 224, "patch_size": 16, "width": 768, "depth": 12, "heads": 12, "num_classes": 1000}
+
+
+def table1(study: Study) -> pd.DataFrame:
+    """One row a model: parameters, difference to m3ch, GMACs of one image, hours of training steps.
+
+    The paper's columns are filled for ViT-B/16 at 224 px and 1000 classes, the size it reports.
+    """
+    paper = data_manifests.load("paper")
+    runs = comparable_runs(study)
+    baseline = next((run for run in runs if run.record.model == BASELINE), None)
+    rows = []
+    for model in dict.fromkeys(run.record.model for run in runs):
+        same = [run for run in runs if run.record.model == model]
+        first = same[0]
+        for run in same[1:]:
+            if run.record.num_parameters != first.record.num_parameters:
+                raise AnalysisError(f"{first.folder} and {run.folder} are {model} of different sizes: compare one size")
+        printed = paper.get(model, {}) if _has_paper_size(first) else {}
+        hours = [hour for hour in map(train_hours, same) if hour is not None]
+        rows.append(
+            {
+                "model": model,
+                "parameters": first.record.num_parameters,
+                "over_m3ch": first.record.num_parameters - baseline.record.num_parameters if baseline else None,
+                "gmacs": first.record.macs / 1e9,
+                "hours": float(np.mean(hours)) if hours else None,
+                "runs": len(same),
+                "paper_parameters": printed.get("parameters"),
+                "paper_gmacs": printed.get("gmacs"),
+                "paper_hours": printed.get("hours"),
+            }
+        )
+    frame = pd.DataFrame(rows)
+    return frame.astype({"over_m3ch": "Int64", "paper_parameters": "Int64"})
+
+
+def _has_paper_size(run: Run) -> bool:
+    model = run.record.config.get("model", {})
+    return all(model.get(name) == value for name, value in _PAPER_SIZE.items())
+
+
+def groups(study: Study) -> dict[tuple[str, str], list[Run]]:
+    """Runs that differ only in their seed: (model, depth field) -> runs."""
+    grouped: dict[tuple[str, str], list[Run]] = {}
+    for run in comparable_runs(study):
+        grouped.setdefault((run.record.model, depth_of(run)), []).append(run)
+    return grouped
+
+
+def outcomes(runs: list[Run], name: str = "correct1") -> np.ndarray:
+    """(seeds, samples) of 0/1 in the order of val."""
+    return np.stack([np.frombuffer(getattr(final_evaluation(r), name).encode(), np.uint8) - 48 for r in runs])
+
+
+def gap(runs: list[Run], partners: list[Run], name: str = "correct1") -> dict[str, Any] | None:
+    """Accuracy of `runs` minus that of `partners`, paired by seed and sample; None where no seed is in both.
+
+    Points of accuracy (0..1). The interval is over validation samples, of the mean over seeds; `p` is McNemar's mid-p
+    for one seed and None for several.
+    """
+    by_seed = {run.record.seed: run for run in partners}
+    pairs = [(run, by_seed[run.record.seed]) for run in runs if run.record.seed in by_seed]
+    if not pairs:
+        return None
+    first = outcomes([run for run, _ in pairs], name)
+    second = outcomes([partner for _, partner in pairs], name)
+    estimate = paired_difference(first.mean(0), second.mean(0))
+    p = mcnemar(int((first > second).sum()), int((first < second).sum())) if len(pairs) == 1 else None
+    return {
+        "gap": float(estimate.value),
+        "low": float(estimate.low),
+        "high": float(estimate.high),
+        "p": p,
+        "seeds": len(pairs),
+    }
+
+
+def table2(study: Study) -> pd.DataFrame:
+    """One row a (model, depth field): top-1, top-5, gap to m3ch with intervals, seeds, hours.
+
+    Shares 0..1, means over seeds; top1_low and top1_high are Wilson's 95 % interval over the validation samples,
+    top1_sd the spread over seeds where there are several. The paper's columns are ImageNet: other data.
+    """
+    paper = data_manifests.load("paper")
+    grouped = groups(study)
+    baseline = grouped.get((BASELINE, "none"), [])
+    rows = []
+    for (model, depth), runs in grouped.items():
+        row: dict[str, Any] = {"model": model, "depth": depth}
+        for name, outcome in (("top1", "correct1"), ("top5", "correct5")):
+            hits = outcomes(runs, outcome)
+            low, high = wilson(round(float(hits.mean(0).sum())), hits.shape[1])
+            row |= {name: float(hits.mean()), f"{name}_low": low, f"{name}_high": high}
+            if name == "top1":
+                row["top1_sd"] = float(hits.mean(1).std(ddof=1)) if len(runs) > 1 else None
+        difference = None if model == BASELINE else gap(runs, baseline)
+        for key in ("gap", "low", "high", "p"):
+            row["gap" if key == "gap" else f"gap_{key}"] = difference[key] if difference else None
+        hours = [hour for hour in map(train_hours, runs) if hour is not None]
+        row |= {
+            "seeds": len(runs),
+            "epoch": max(final_evaluation(run).epoch for run in runs),
+            "samples": final_evaluation(runs[0]).num_samples,
+            "hours": float(np.mean(hours)) if hours else None,
+            "paper_top1": paper.get(model, {}).get("top1"),
+            "paper_top5": paper.get(model, {}).get("top5"),
+        }
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    measured = ["top1_sd", "gap", "gap_low", "gap_high", "gap_p", "hours"]
+    return frame.astype(dict.fromkeys(measured, float))
+
+
+def readable1(frame: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 as people read it, all text."""
+    return pd.DataFrame(
+        {
+            "model": frame["model"],
+            "parameters": [f"{value:,}" for value in frame["parameters"]],
+            "over m3ch": [
+                "–" if model == BASELINE else _text(value, "+,d")
+                for model, value in zip(frame["model"], frame["over_m3ch"], strict=True)
+            ],
+            "GMACs": [f"{value:.4g}" for value in frame["gmacs"]],
+            "training": [duration(value) for value in frame["hours"]],
+            "paper parameters": [_text(value, ",d") for value in frame["paper_parameters"]],
+            "paper GMACs": [_text(value, ".2f") for value in frame["paper_gmacs"]],
+            "paper hours": [_text(value, "g") for value in frame["paper_hours"]],
+        }
+    )
+
+
+def readable2(frame: pd.DataFrame) -> pd.DataFrame:
+    """Table 2 as people read it, all text, in percent and percentage points."""
+    rows = list(frame.to_dict("records"))
+    return pd.DataFrame(
+        {
+            "model": frame["model"],
+            "depth": frame["depth"],
+            "top-1 %": [f"{percent(r['top1'])} [{percent(r['top1_low'])}, {percent(r['top1_high'])}]" for r in rows],
+            "top-5 %": [f"{percent(r['top5'])} [{percent(r['top5_low'])}, {percent(r['top5_high'])}]" for r in rows],
+            "gap to m3ch, points": [points(r["gap"], r["gap_low"], r["gap_high"]) for r in rows],
+            "p": [_p_value(r["gap_p"]) for r in rows],
+            "seeds": [_seeds(r["seeds"], r["top1_sd"]) for r in rows],
+            "training": [duration(r["hours"]) for r in rows],
+            "paper top-1": [_text(r["paper_top1"], ".1f") for r in rows],
+            "paper top-5": [_text(r["paper_top5"], ".1f") for r in rows],
+        }
+    )
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def points(value: float | None, low: float | None, high: float | None) -> str:
+    """`+5.2 [+3.1, +7.4]` in percentage points."""
+    if value is None or low is None or high is None or pd.isna(value):
+        return "–"
+    return f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
+
+
+def duration(hours: float | None) -> str:
+    if hours is None or pd.isna(hours):
+        return "not ended"
+    return f"{hours * 3600:.0f} s" if hours < 0.1 else f"{hours * 60:.1f} min" if hours < 1 else f"{hours:.1f} h"
+
+
+def _p_value(value: Any) -> str:
+    return "<0.001" if pd.notna(value) and value < 0.001 else _text(value, ".3f")
+
+
+def _seeds(count: int, sd: float | None) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds, SD {100 * (sd or 0):.1f}"
+
+
+def _text(value: Any, form: str) -> str:
+    if value is None or pd.isna(value):
+        return "–"
+    return format(int(value) if form.endswith("d") else value, form).replace("-", "−")

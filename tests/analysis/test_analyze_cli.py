@@ -1,0 +1,107 @@
+"""`analyze` as a person uses it: files, one-line errors, a quick --help."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import planted
+import pytest
+
+from analysis import cli
+
+ROOT = Path(__file__).parents[2]
+Analyze = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def analyze(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Analyze:
+    """Run main() in this process -> (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["analyze", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_figures_and_tables_are_written(analyze: Analyze, demo: list[Path], tmp_path: Path) -> None:
+    assert analyze("fig1", *demo, "--out", tmp_path, "--variant", "gauge_fixed", "--depth", "exact")[0] == 0
+    assert analyze("fig5", demo[0], "--out", tmp_path)[0] == 0
+    assert analyze("table1", *demo, "--out", tmp_path)[0] == 0
+    code, shown, _ = analyze("table2", *demo, "--out", tmp_path)
+    assert code == 0
+    assert "82.0" in shown
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"figure1-gauge_fixed.pdf", "figure5-literal.csv", "table1.md", "table2.csv"} <= names
+    assert (tmp_path / "table2.md").read_text().startswith("| model | depth | top-1 % |")
+
+
+def test_narrow_terminals_lose_columns_not_digits(
+    analyze: Analyze, demo: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for width in (80, 150):
+        monkeypatch.setattr(cli.console, "width", width)
+        _, shown, _ = analyze("table2", *demo)
+        assert "+20.0 [+17" in shown
+        assert "…" not in shown
+        assert ("Not shown in 80 columns: paper top-5, p" in shown) == (width == 80)
+
+
+@pytest.mark.parametrize("command", ["report", "fig1", "fig5", "table1", "table2"])
+def test_missing_run_is_one_line(analyze: Analyze, command: str, tmp_path: Path) -> None:
+    code, shown, errors = analyze(command, tmp_path / "nothing", "--out", tmp_path / "out")
+    assert code == 1
+    assert errors.strip() == f"error: run folder {tmp_path / 'nothing'} does not exist"
+    assert not shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_errors_of_all_kinds_are_one_line(analyze: Analyze, demo: list[Path], tmp_path: Path) -> None:
+    unevaluated = planted.write_run(tmp_path / "unevaluated", evaluated=False)
+    damaged = planted.write_run(tmp_path / "damaged")
+    (damaged / "run.json").write_text('{"schema_version": 1}')
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    for arguments, message in (
+        (("table2", unevaluated), "has no evaluation on val"),
+        (("report", damaged, "--out", tmp_path / "o"), "run.json is damaged"),
+        (("fig1", tmp_path / "none.zarr", "--out", tmp_path / "o"), "does not exist: make it with train dump"),
+        (("fig1", unevaluated, "--out", tmp_path / "o"), "no dump was given"),
+        (("fig5", demo[4], "--out", tmp_path / "o"), "no dump of m3ch was given"),
+        (("table2", demo[0] / "dumps" / "epoch-5.zarr"), "none was given"),
+        (("fig1", demo[0], "--out", blocked), "file"),
+    ):
+        code, _, errors = analyze(*arguments)
+        assert code == 1, message
+        assert errors.startswith("error: ")
+        assert errors.count("\n") == 1
+        assert message in errors
+
+
+def test_a_defect_is_not_hidden(analyze: Analyze, demo: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("analysis.tables.table2", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        analyze("table2", *demo)
+
+
+def test_help_is_quick_and_lists_commands() -> None:
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.cli", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert time.perf_counter() - start < 3  # 0.3 s alone; the bound allows for a busy machine
+    for word in ("report", "fig1", "fig5", "table1", "table2"):
+        assert word in done.stdout
+    code = "import sys, analysis.cli; print(sorted({'torch', 'matplotlib', 'pandas', 'zarr'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,73 @@
+"""Figure 5's cosines, on scores whose cosine is known."""
+
+from pathlib import Path
+
+import numpy as np
+import planted
+import pytest
+
+from analysis.attention import VARIANTS, Variant
+from analysis.similarity import cosines, over_epochs
+from training.dumps import sums
+from training.dumps.store import open_dump
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_minus_delta_has_cosine_minus_one(tmp_path: Path, variant: Variant) -> None:
+    dump = open_dump(planted.write_dump(tmp_path / "d.zarr", planted.falling([1.0] * 4, noise=0, offset=0)))
+    frame = cosines(dump, variant)
+    np.testing.assert_allclose(frame[frame["quantity"] == "delta"]["cosine"], -1, atol=1e-12)
+    assert (frame["num_undefined"] == 0).all()
+
+
+@pytest.mark.parametrize(("value", "expected"), [(-1.0, -0.9031), (1.0, 0.9031)])
+def test_constant_scores_look_like_distance_until_gauge_fixed(tmp_path: Path, value: float, expected: float) -> None:
+    dump = open_dump(
+        planted.write_dump(tmp_path / "d.zarr", planted.constant(value), grid=(14, 14), num_images=3, image_size=224)
+    )
+    literal = cosines(dump, "literal")
+    np.testing.assert_allclose(literal[literal["quantity"] == "r"]["cosine"], expected, atol=5e-5)
+    fixed = cosines(dump, "gauge_fixed")
+    assert fixed["cosine"].isna().all()
+    assert (fixed["num_undefined"] == 3).all()
+
+
+def test_row_offsets_leave_gauge_fixed_alone(tmp_path: Path) -> None:
+    frames = {
+        (offset, variant): cosines(
+            open_dump(planted.write_dump(tmp_path / f"{offset}.zarr", planted.falling([0.5] * 4, 0, offset))), variant
+        )
+        for offset in (0.0, 30.0)
+        for variant in VARIANTS
+    }
+    fixed = [frames[offset, "gauge_fixed"]["cosine"] for offset in (0.0, 30.0)]
+    np.testing.assert_allclose(fixed[0], fixed[1], atol=1e-10)
+    assert np.abs(frames[0.0, "literal"]["cosine"] - frames[30.0, "literal"]["cosine"]).min() > 0.1
+
+
+def test_epochs_come_in_order(tmp_path: Path) -> None:
+    dumps = [
+        open_dump(planted.write_dump(tmp_path / f"{epoch}.zarr", planted.local, epoch=epoch)) for epoch in (10, 0, 5)
+    ]
+    assert over_epochs(dumps, "literal")["epoch"].drop_duplicates().tolist() == [0, 5, 10]
+
+
+def test_numpy_and_torch_sums_agree_and_merge_is_a_single_pass() -> None:
+    torch = pytest.importorskip("torch")
+    depth = planted.patch_depths(5)
+    depth[1, 2] = np.nan
+    scores = np.random.default_rng(3).normal(size=(5, 2, 16, 16))
+    pairs = sums.Pairs.of(depth, planted.GRID)
+    pairs_torch = sums.Pairs.of(torch.from_numpy(depth), planted.GRID)
+    for ours, theirs in zip(
+        sums.score_rows(scores, pairs), sums.score_rows(torch.from_numpy(scores), pairs_torch), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-12, atol=1e-10)
+    np.testing.assert_allclose(pairs.rows(), pairs_torch.rows().numpy(), rtol=1e-12)
+    whole, first, second = (sums.ScoreBins.zeros(2) for _ in range(3))
+    whole.update(scores, pairs)
+    first.update(torch.from_numpy(scores[:2]), sums.Pairs.of(torch.from_numpy(depth[:2]), planted.GRID))
+    second.update(scores[2:], sums.Pairs.of(depth[2:], planted.GRID))
+    merged = second.merge(first)
+    for name in ("sum", "sum_sq", "sum_centred", "count", "images"):
+        np.testing.assert_allclose(getattr(merged, name), getattr(whole, name), rtol=1e-12, atol=1e-10)

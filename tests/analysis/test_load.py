@@ -1,0 +1,183 @@
+"""What does not belong together, or is damaged, is refused by name."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import planted
+import pytest
+
+import analysis
+from analysis.attention import slopes
+from analysis.load import AnalysisError, final_evaluation, recipe_differences
+from analysis.similarity import cosines
+from training.dumps.store import Dump, DumpError, DumpWriter
+from training.records import RecordError
+
+
+def test_study_is_the_notebook_api(demo: list[Path]) -> None:
+    study = analysis.load(demo)
+    assert len(study.runs) == 7
+    assert len(study.dumps) == 9
+    assert study.depth_fields() == ["pseudo", "real", "exact"]
+    assert [dump.info.epoch for dump in study.epoch_dumps()] == [0, 1, 5]
+    assert [dump.info.model for dump in study.last_dumps("real")] == ["mlin", "m4ch"]
+    assert study.table(1)["model"].tolist() == ["m3ch", "mlin", "m4ch"]
+    with pytest.raises(AnalysisError, match="figure must be 1 or 5, got 2"):
+        study.figure(2)
+    with pytest.raises(AnalysisError, match="must be one of pseudo, real, exact"):
+        study.last_dumps("raw")
+
+
+def test_one_path_may_be_a_string_and_a_bare_dump(demo: list[Path]) -> None:
+    study = analysis.load(str(demo[0] / "dumps" / "epoch-5.zarr"))
+    assert not study.runs
+    assert study.last_dumps()[0].info.model == "m3ch"
+    with pytest.raises(AnalysisError, match=r"bare \.zarr serves figures only"):
+        study.table(2)
+
+
+def test_the_same_run_twice_is_refused(demo: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(AnalysisError, match="m3ch is given twice"):
+        analysis.load([demo[0], demo[0]])
+    shutil.copytree(demo[1], tmp_path / "copy")
+    with pytest.raises(AnalysisError, match=r"mlin-pseudo and .*copy are both mlin with depth pseudo and seed 0"):
+        analysis.load([demo[1], tmp_path / "copy"])
+
+
+def test_other_validation_shards_are_refused(demo: list[Path], tmp_path: Path) -> None:
+    other = planted.write_run(tmp_path / "other", fingerprint="other-fingerprint")
+    with pytest.raises(AnalysisError, match=r"m3ch and .*other have different val shards"):
+        analysis.load([demo[0], other]).table(2)
+
+
+def test_missing_evaluation_names_the_command(tmp_path: Path) -> None:
+    run = planted.write_run(tmp_path / "run", evaluated=False)
+    with pytest.raises(AnalysisError, match=f"train evaluate {run} --data demo/shards"):
+        analysis.load(run).table(2)
+
+
+@pytest.mark.parametrize("change", [{"correct1": "01"}, {"top1": 0.123}, {"num_samples": 999}])
+def test_evaluation_that_contradicts_itself_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    run = planted.write_run(tmp_path / "run")
+    path = run / "evaluations" / "val-final.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(AnalysisError, match="run: the evaluation of epoch 5 is damaged, correct1"):
+        final_evaluation(analysis.load(run).runs[0])
+
+
+def test_the_latest_evaluation_of_the_runs_own_depth_counts(tmp_path: Path) -> None:
+    run = planted.write_run(tmp_path / "run", top1=0.7)
+    path = run / "evaluations" / "val-final.json"
+    content = json.loads(path.read_text())
+    for name, change in {"early": {"epoch": 1}, "real": {"depth_field": "real", "epoch": 9}}.items():
+        (path.parent / f"{name}.json").write_text(json.dumps({**content, **change}))
+    assert final_evaluation(analysis.load(run).runs[0]).epoch == 5
+
+
+def test_newer_run_is_refused(tmp_path: Path) -> None:
+    run = planted.write_run(tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "schema_version": 99}))
+    with pytest.raises(RecordError, match=r"run\.json has schema version 99"):
+        analysis.load(run)
+
+
+def test_dump_of_another_run_is_refused(tmp_path: Path) -> None:
+    run = planted.write_run(tmp_path / "run")
+    planted.write_dump(run / "dumps" / "latest.zarr", planted.constant(), seed=7)
+    with pytest.raises(AnalysisError, match=r"latest\.zarr was made from another run"):
+        analysis.load(run)
+
+
+def test_dumps_without_common_axes_are_refused(tmp_path: Path) -> None:
+    first = planted.write_dump(tmp_path / "a.zarr", planted.falling(planted.BETAS))
+    other = {"mean": 1.0, "std": 1.6, "polarity": "farther_is_larger", "unit": "m"}
+    for name, changes in {
+        "standardisation": {"standardisation": other},
+        "patch depth": {"patch_depth": "center4"},
+        "data": {"fingerprint": "another"},
+    }.items():
+        second = planted.write_dump(tmp_path / "b.zarr", planted.falling(planted.BETAS), model="m3ch", **changes)
+        with pytest.raises(AnalysisError, match=rf"b.zarr and .*a.zarr differ in {name}"):
+            analysis.load([first, second]).figure(1)
+
+
+def test_a_run_may_hold_dumps_of_both_patch_depths(tmp_path: Path) -> None:
+    run = planted.write_run(tmp_path / "run", scores=planted.falling(planted.BETAS))
+    planted.write_dump(run / "dumps" / "centre.zarr", planted.falling(planted.BETAS), patch_depth="center4")
+    study = analysis.load(run)
+    sets = study.panel_sets("pseudo")
+    assert [[dump.info.patch_depth for dump in dumps] for dumps in sets] == [["center4"], ["mean"]]
+    assert [dump.info.patch_depth for dump in study.epoch_dumps("m4ch")] == ["mean"]
+
+
+def test_dumps_of_two_depth_fields_need_a_choice(demo: list[Path]) -> None:
+    study = analysis.load([demo[3], demo[5]])
+    with pytest.raises(AnalysisError, match=r"--depth must be one of real, exact"):
+        study.figure(1)
+
+
+def _chunk(dump: Path, array: str) -> Path:
+    return next(path for path in (dump / array / "c").rglob("*") if path.is_file())
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+def _use(dump: Dump) -> None:
+    slopes(dump, "literal")
+    cosines(dump, "literal")
+
+
+@pytest.mark.parametrize("harm", [_flip, Path.unlink])
+@pytest.mark.parametrize("name", ["pair_rows", "content/rows", "content/cosines", "content/bins/sum"])
+def test_damaged_chunk_is_refused(tmp_path: Path, name: str, harm: Callable[[Path], None]) -> None:
+    array = f"statistics/{name}"
+    path = planted.write_dump(tmp_path / "d.zarr", planted.falling(planted.BETAS))
+    harm(_chunk(path, array))
+    with pytest.raises((DumpError, AnalysisError), match=rf"d\.zarr: array {array}"):
+        _use(analysis.load(path).dumps[0])
+
+
+def test_unfinished_dump_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "d.zarr"
+    info = analysis.load(planted.write_dump(path, planted.falling(planted.BETAS))).dumps[0].info
+    with DumpWriter(path, info) as writer:
+        writer.write_keys(0, ["one"] * 12)
+    with pytest.raises(DumpError, match=r"d\.zarr is incomplete, 12 of 40 images"):
+        analysis.load(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"schema_version": 1', '"schema_version": 2', "schema version 2"),
+        ('"model": "m4ch"', '"mode": "m4ch"', "is not a dump of train dump"),
+        ("{", "[", "not a Zarr store"),
+    ],
+)
+def test_damaged_attributes_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = planted.write_dump(tmp_path / "d.zarr", planted.falling(planted.BETAS))
+    text = (path / "zarr.json").read_text()
+    assert old in text
+    (path / "zarr.json").write_text(text.replace(old, new, 1))
+    with pytest.raises(DumpError, match=message):
+        analysis.load(path)
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.write_text("{"), Path.unlink])
+def test_damaged_array_metadata_is_refused(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    path = planted.write_dump(tmp_path / "d.zarr", planted.falling(planted.BETAS))
+    harm(path / "statistics" / "pair_rows" / "zarr.json")
+    with pytest.raises(DumpError, match=r"d\.zarr: array statistics/pair_rows is"):
+        analysis.load(path)
+
+
+def test_recipe_differences_are_told(tmp_path: Path) -> None:
+    runs = [planted.write_run(tmp_path / "a"), planted.write_run(tmp_path / "b", model="m3ch", epochs=3)]
+    assert recipe_differences(analysis.load(runs).runs) == ["optim.epochs: 3 or 5"]
