@@ -88,7 +88,7 @@ def toyrooms(
     size: Annotated[int, typer.Option("--size", help="Width and height in pixels.")] = 64,
     camouflage: Annotated[
         float, typer.Option("--camouflage", help="0: objects plain in RGB; 1: seen in depth only.")
-    ] = 0.6,
+    ] = 0.5,
     stats: Stats = "auto",
     samples_per_shard: PerShard = 1000,
     batch_size: BatchSize = 64,

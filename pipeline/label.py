@@ -116,8 +116,11 @@ def calibrate(
     """
     path = out / "stats.json"
     if path.exists():
-        stored = json.loads(path.read_bytes())
-        return {f: Standardisation(**c) for f, c in stored["constants"].items()}, stored["from"]
+        try:
+            stored = json.loads(path.read_bytes())
+            return {f: Standardisation(**c) for f, c in stored["constants"].items()}, stored["from"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise CalibrationError(f"{path} is damaged: move {out} away and start again") from None
     source, teacher = labeller.source, labeller.teacher
     given = stats
     metric = list(source.depth_fields)

@@ -129,10 +129,11 @@ def dump(
 def teacher(
     data: Annotated[Path, typer.Option("--data", help="Shards with `exact` depth (toyrooms --teacher none).")],
     out: Annotated[Path, typer.Option("--out", help="Folder for config.json, model.safetensors, preprocessor.")],
-    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 6,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 64,
-    lr: Annotated[float, typer.Option("--lr", min=0)] = 1e-3,
+    epochs: Annotated[int, typer.Option("--epochs")] = 3,
+    batch_size: Annotated[int, typer.Option("--batch-size")] = 64,
+    lr: Annotated[float, typer.Option("--lr", help="Peak learning rate.")] = 2e-3,
     seed: Annotated[int, typer.Option("--seed")] = 0,
+    size_px: Annotated[int, typer.Option("--size-px", help="Input side, a multiple of 14.")] = 112,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Train the tiny DepthAnything that labels toy rooms; the result loads like any teacher.
@@ -145,7 +146,7 @@ def teacher(
     """
     from training.teacher import train_teacher
 
-    train_teacher(data, out, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, device=device)
+    train_teacher(data, out, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, size_px=size_px, device=device)
 
 
 def _result_table(model: str, depth: str, count: int, top1: float, top5: float, where: str) -> None:
