@@ -30,11 +30,11 @@ from torch.nn import functional as F
 
 from pipeline import shards
 from pipeline.teachers import TeacherError, resolve_device
+from training.depth_metrics import measure
 
 _PATCH_PX = 14
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _POSITION_SCENES = 4096  # scenes that the position-only baseline averages over
-_VOID = 255
 
 
 def train_teacher(
@@ -64,7 +64,7 @@ def train_teacher(
     model = build(size_px).to(where, memory_format=torch.channels_last)
     fit(model, train, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, size_px=size_px)
     train_s = time.perf_counter() - started
-    metrics = measure(model, val, position_mean(train), size_px)
+    metrics = measure(_estimates(model, val, size_px), position_mean(train))
     facts = {
         "command": " ".join(["train", *sys.argv[1:]]),
         "scenes": {"train": len(train), "val": len(val), "source": train.split.index.config.get("source")},
@@ -261,56 +261,13 @@ def position_mean(train: Rooms) -> NDArray[np.float64]:
 
 
 @torch.inference_mode()
-def measure(model: nn.Module, val: Rooms, mean: np.ndarray, size_px: int) -> dict[str, float]:
-    """Means over images (boxes), for the model and, under `position_`, for the map `mean` in the model's place.
-
-    Every map is first aligned to the truth by per-image least squares (scale and shift) in inverse depth.
-
-    - spearman, abs_rel: all pixels; abs_rel = mean |d - true| / true in metres, d = 1 / aligned, at most 10 m.
-    - residual_spearman: both maps less `mean`. residual_error: sum |aligned - true| / sum |mean - true| in 1/m, so that
-      1 = knows no more than the unaligned position mean; it takes AbsRel's place because a residual may be 0.
-    - box_spearman, box_abs_rel: inside the bounding box of each object label of at least 16 pixels; alignment as above.
-    """
+def _estimates(model: nn.Module, rooms: Rooms, size_px: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Batches of estimated and true inverse depth and seg, for `measure`."""
     device = next(model.parameters()).device
     model.eval()
-    scores: dict[str, list[float]] = {}
-    for rgb, inverse_depth, seg in _batches(val, list(range(len(val))), 64):
+    for rgb, inverse_depth, seg in _batches(rooms, list(range(len(rooms))), 64):
         estimated = estimate(model, rgb.to(device), size_px).cpu().numpy().astype(np.float64)
-        for name, maps in (("", estimated), ("position_", np.broadcast_to(mean, estimated.shape))):
-            for one_map, true, labels in zip(maps, inverse_depth.numpy(), seg.numpy(), strict=True):
-                for measured, value in _score(one_map, true.astype(np.float64), labels, mean):
-                    scores.setdefault(name + measured, []).append(value)
-    model.train()
-    return {name: round(float(np.mean(values)), 4) for name, values in scores.items()}
-
-
-def _score(estimated, true, labels, mean) -> Iterator[tuple[str, float]]:
-    known = np.isfinite(true)
-    basis = np.stack([estimated[known], np.ones(known.sum())], axis=1)
-    scale, shift = np.linalg.lstsq(basis, true[known], rcond=None)[0]
-    aligned = np.where(known, scale * estimated + shift, np.nan)
-    relative = np.abs(1 / np.maximum(aligned, 0.1) - 1 / true) * true
-    yield "spearman", _spearman(aligned[known], true[known])
-    yield "abs_rel", float(relative[known].mean())
-    yield "residual_spearman", _spearman((aligned - mean)[known], (true - mean)[known])
-    yield "residual_error", float(np.abs(aligned - true)[known].sum() / np.abs(mean - true)[known].sum())
-    for label in np.setdiff1d(labels, [0, _VOID]):
-        rows, columns = np.nonzero(labels == label)
-        box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-        if known[box].sum() >= 16:
-            yield "box_spearman", _spearman(aligned[box][known[box]], true[box][known[box]])
-            yield "box_abs_rel", float(relative[box][known[box]].mean())
-
-
-def _spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Rank correlation; 0 where one side is constant."""
-    ranks = []
-    for values in (first, second):
-        _, place, ties = np.unique(values, return_inverse=True, return_counts=True)
-        rank = (np.cumsum(ties) - (ties - 1) / 2)[place]  # ties share their mean rank
-        ranks.append(rank - rank.mean())
-    spread = ranks[0].std() * ranks[1].std()
-    return float(np.mean(ranks[0] * ranks[1]) / spread) if spread else 0.0
+        yield estimated, inverse_depth.numpy(), seg.numpy()
 
 
 def save(model: transformers.PreTrainedModel, out: Path, size_px: int, facts: dict[str, Any]) -> None:

@@ -113,8 +113,9 @@ def test_killed_and_resumed_twice_equals_uninterrupted_bit_for_bit(run_once, roo
 @pytest.mark.slow
 def test_sigterm_saves_and_exits_with_the_signals_code(rooms, tmp_path):
     out = tmp_path / "run"
+    endless = [*SMALL, "optim.epochs=50", "runtime.checkpoint_every=999"]
     process = subprocess.Popen(
-        [str(BIN / "train"), *arguments(rooms, out, settings=[*SMALL, "optim.epochs=50", "runtime.checkpoint_every=999"])],
+        [str(BIN / "train"), *arguments(rooms, out, settings=endless)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 120

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pipeline import job, scenes, shards, teachers
 from pipeline.sources.toyrooms import ToyRooms
-from training import teacher
+from training import depth_metrics, teacher
 
 CONSOLE = Console(quiet=True)
 
@@ -66,8 +66,8 @@ def test_spearman_is_scipys():
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, 20, 500), rng.integers(0, 20, 500)
     second[:250] = first[:250]
-    assert teacher._spearman(first, second) == pytest.approx(scipy.stats.spearmanr(first, second).statistic)
-    assert teacher._spearman(first, np.ones(500)) == 0
+    assert depth_metrics._spearman(first, second) == pytest.approx(scipy.stats.spearmanr(first, second).statistic)
+    assert depth_metrics._spearman(first, np.ones(500)) == 0
 
 
 class _Known:
@@ -100,13 +100,15 @@ def test_metrics_of_a_perfect_teacher_and_of_the_position_mean():
     known = _Known()
     mean = teacher.position_mean(known)
     np.testing.assert_allclose(mean, 0.2 + known.red.mean(axis=0) / 255, rtol=1e-5)
-    metrics = teacher.measure(_Oracle(3.0), known, mean, 28)
+    metrics = depth_metrics.measure(teacher._estimates(_Oracle(3.0), known, 28), mean)
     for name in ("spearman", "residual_spearman", "box_spearman"):
         assert metrics["position_" + name] < 0.6
     # 32 px seen at 28 px: resampling costs a little, on noise a lot, so compare with the baseline only.
     assert metrics["spearman"] > metrics["position_spearman"]
     # At the very size of the picture nothing is lost.
-    exact = [dict(teacher._score(true, true, seg, mean)) for _, true, seg in (known[i] for i in range(len(known)))]
+    exact = [
+        dict(depth_metrics._score(true, true, seg, mean)) for _, true, seg in (known[i] for i in range(len(known)))
+    ]
     for scores in exact:
         assert scores["spearman"] == pytest.approx(1)
         assert scores["box_spearman"] == pytest.approx(1)
