@@ -105,7 +105,7 @@ def _headline(study: Study, out: Path) -> tuple[str, pd.DataFrame]:
         "depth a model was trained and evaluated on."
     )
     if "exact" in set(frame["depth"]):
-        caption += " `exact` is the renderer's depth, an upper bound no sensor or teacher reaches."
+        caption += " `exact` is the renderer's depth, without noise or holes."
     return embed(
         drawn, "depth", "Top-1 gained over RGB alone, by depth field", caption, out, {"": frame}, wide=False
     ), frame

@@ -22,7 +22,6 @@ from training import augment, checkpoint, run_log
 from training.config import Config, validate
 from training.data import Batch, open_shards, train_loader
 from training.evaluate import RGB_MEAN, RGB_STD, evaluate
-from training.models import build
 from training.models.vit import VisionTransformer, load_checked
 from training.optim import build_optimizer, learning_rate
 from training.records import (
@@ -88,7 +87,7 @@ def choose_device(config: Config) -> tuple[torch.device, Callable[[], AbstractCo
 def count_macs(config: Config) -> int:
     """Multiply-accumulates of matmuls and convolutions, one image, by PyTorch's counter on explicit attention."""
     with torch.device("meta"):
-        model = build(config.model)
+        model = config.model.build()
         size = config.model.image_size
         rgb, depth = torch.zeros(1, 3, size, size), torch.zeros(1, 1, size, size)
     with FlopCounterMode(display=False) as counter:
@@ -111,7 +110,7 @@ class _Pretraining:
                 "--set optim.batch_size lower or optim.epochs higher"
             )
         torch.manual_seed(config.seed)
-        self.model = build(config.model).to(self.device)
+        self.model = config.model.build().to(self.device)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.step, self.window, self.clock = 0, _Window(), _Clock()
         self.record = self._describe(data)
@@ -395,6 +394,6 @@ def load_model(run: Path, name: str) -> tuple[Config, RunRecord, checkpoint.Chec
     record = parse(RunRecord, run / "run.json")
     config = validate(record.config)
     saved = checkpoint.load(checkpoint.find(run, name))
-    model = build(config.model)
+    model = config.model.build()
     load_checked(model, saved.state["model"], str(saved.folder))
     return config, record, saved, model

@@ -19,8 +19,7 @@ STEP = """
 import sys, time
 import torch
 from training.config import resolve
-from training.models import build
-model = build(resolve("tiny", "m4ch", num_classes=6).model)
+model = resolve("tiny", "m4ch", num_classes=6).model.build()
 rgb, depth = torch.randn(128, 3, 64, 64), torch.randn(128, 1, 64, 64)
 seconds = []
 end = time.monotonic() + float(sys.argv[1])

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from training.config import ConfigError, OptimConfig, resolve
-from training.models import build
 from training.optim import build_optimizer, learning_rate
 
 
@@ -63,18 +62,18 @@ def test_unknown_preset_and_model_list_what_there_is():
 def test_study_hash_covers_all_but_runtime():
     base = resolve("tiny", "m4ch").study_hash()
     assert resolve("tiny", "m4ch", ["runtime.workers=7"]).study_hash() == base
-    for setting in ("seed=1", "optim.lr=2e-3", "data.depth=real", "augment.flip=0.1", "model.width=32"):
+    for setting in ("seed=1", "optim.lr=3e-3", "data.depth=real", "augment.flip=0.1", "model.width=32"):
         assert resolve("tiny", "m4ch", [setting]).study_hash() != base
 
 
 def test_optimizer_holds_every_parameter_once():
-    model = build(resolve("tiny", "mlin", num_classes=5).model)
+    model = resolve("tiny", "mlin", num_classes=5).model.build()
     for decay_1d, undecayed in ((True, 0), (False, sum(p.ndim < 2 for p in model.parameters()))):
         optimizer = build_optimizer(model, OptimConfig(decay_1d=decay_1d))
         plain = [p for g in optimizer.param_groups if g["weight_decay"] == 0 for p in g["params"]]
         assert len(plain) == undecayed
         assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
-    frozen = build(resolve("tiny", "m3ch", num_classes=5).model)
+    frozen = resolve("tiny", "m3ch", num_classes=5).model.build()
     frozen.cls_token.requires_grad_(False)
     held = {id(p) for g in build_optimizer(frozen, OptimConfig()).param_groups for p in g["params"]}
     assert id(frozen.cls_token) not in held

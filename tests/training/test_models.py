@@ -7,7 +7,7 @@ from torch import nn
 
 from training.config import resolve
 from training.loop import count_macs
-from training.models import MONIKERS, build
+from training.models import MONIKERS
 from training.models.attention import Attention
 from training.models.fusion.mlin import MlinConfig, head_scale
 from training.models.patch_depth import patch_depth, signed_difference
@@ -46,14 +46,14 @@ def inputs(size=32, batch=2, dtype=torch.float32):
 def test_golden_sizes_at_vit_b16(moniker, parameters, macs):
     config = resolve("thesis", moniker)
     with torch.device("meta"):
-        model = build(config.model)
+        model = config.model.build()
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert count_macs(config) == macs
 
 
 @pytest.mark.parametrize("moniker", MONIKERS)
 def test_contract(moniker):
-    model = redrawn(build(tiny(moniker)))
+    model = redrawn(tiny(moniker).build())
     rgb, depth = inputs()
     logits = model(rgb, depth)
     assert logits.shape == (2, 5)
@@ -62,14 +62,14 @@ def test_contract(moniker):
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
-    again = build(tiny(moniker))
+    again = tiny(moniker).build()
     again.load_state_dict(model.state_dict())
     torch.testing.assert_close(again(rgb, depth), logits, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("moniker", MONIKERS)
 def test_depth_reaches_the_logits_of_all_but_m3ch(moniker):
-    model = redrawn(build(tiny(moniker)))
+    model = redrawn(tiny(moniker).build())
     rgb, depth = inputs()
     changed = (model(rgb, depth) - model(rgb, depth.flip(3))).abs().max()
     assert (changed == 0) == (moniker == "m3ch")
@@ -77,7 +77,7 @@ def test_depth_reaches_the_logits_of_all_but_m3ch(moniker):
 
 @pytest.mark.parametrize("moniker", MONIKERS)
 def test_missing_depth_is_the_mean_in_channels_and_no_bias_in_scores(moniker):
-    model = redrawn(build(tiny(moniker)))
+    model = redrawn(tiny(moniker).build())
     rgb, depth = inputs()
     holes = depth.clone()
     holes[:, :, :8, :8] = torch.nan
@@ -95,7 +95,7 @@ def test_missing_depth_is_the_mean_in_channels_and_no_bias_in_scores(moniker):
 
 @pytest.mark.parametrize("moniker", MONIKERS)
 def test_patterns_sum_to_one_and_taps_see_what_acts(moniker):
-    model = redrawn(build(tiny(moniker)), torch.float64)
+    model = redrawn(tiny(moniker).build(), torch.float64)
     rgb, depth = inputs(dtype=torch.float64)
     taps: dict[str, torch.Tensor] = {}
     explicit = model(rgb, depth, taps)
@@ -125,7 +125,7 @@ def test_fused_and_explicit_attention_agree_in_every_gradient():
 
 @pytest.mark.parametrize("moniker", MONIKERS)
 def test_compiled_equals_eager(moniker):
-    model = redrawn(build(tiny(moniker)))
+    model = redrawn(tiny(moniker).build())
     rgb, depth = inputs()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(rgb, depth), model(rgb, depth), rtol=1e-5, atol=1e-5)
@@ -137,7 +137,7 @@ def test_timm_weights_give_the_same_logits():
     theirs = redrawn(timm.models.VisionTransformer(
         img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=5,
     )).eval()  # fmt: skip
-    ours = build(tiny("m3ch"))
+    ours = tiny("m3ch").build()
     ours.load_state_dict(theirs.state_dict())
     rgb, depth = inputs()
     torch.testing.assert_close(ours(rgb, depth), theirs(rgb), rtol=1e-5, atol=1e-5)
@@ -174,7 +174,7 @@ def test_mlin_bias_has_the_right_sign_and_scale():
     assert (scale < 0).all()
     assert scale[0].item() == pytest.approx(-0.288, abs=5e-4)
     assert scale[-1].item() == pytest.approx(-0.0199, abs=5e-4)
-    model = build(tiny("mlin"))
+    model = tiny("mlin").build()
     _, depth = inputs()
     bias = model.biases(depth)[1].detach().numpy()
     assert bias.shape == (2, 3, 17, 17)
@@ -188,8 +188,8 @@ def test_mlin_bias_has_the_right_sign_and_scale():
 
 def test_mlin_starts_as_m3ch_but_for_its_bias():
     torch.manual_seed(3)
-    plain = build(tiny("m3ch"))
+    plain = tiny("m3ch").build()
     torch.manual_seed(3)
-    biased = build(tiny("mlin"))
+    biased = tiny("mlin").build()
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(parameter, biased.get_parameter(name), rtol=0, atol=0)

@@ -139,7 +139,7 @@ def test_workers_do_not_change_a_weight(run_once, rooms, tmp_path):
 
 def test_resume_refuses_another_study_or_other_shards_and_allows_another_runtime(run, rooms, tmp_path):
     changed = command("train", *arguments(rooms, run, settings=[*SMALL, "optim.lr=5e-4"]), "--resume")
-    fails_in_one_line(changed, "optim.lr was 0.001, now 0.0005")
+    fails_in_one_line(changed, "optim.lr was 0.002, now 0.0005")
     other = tmp_path / "other"
     made = command(
         "precompute-depth", "toyrooms", other, "--teacher", "none", "--samples", 150, "--val-samples", 70, "--size", 48,

@@ -38,6 +38,10 @@ class VitConfig(BaseModel):
             raise ValueError(f"model.width {self.width} must be a multiple of heads {self.heads}")
         return self
 
+    def build(self) -> "VisionTransformer":
+        """The module, freshly initialised from the global generator."""
+        return VisionTransformer(self)
+
     @property
     def grid(self) -> tuple[int, int]:
         side = self.image_size // self.patch_size

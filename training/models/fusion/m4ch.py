@@ -14,6 +14,9 @@ from training.models.vit import VisionTransformer, VitConfig
 class M4chConfig(VitConfig):
     name: Literal["m4ch"] = "m4ch"
 
+    def build(self) -> VisionTransformer:
+        return M4ch(self)
+
 
 class M4ch(VisionTransformer):
     """Early fusion: one 16x16 convolution over RGB and depth together."""

@@ -24,6 +24,9 @@ class MlinConfig(VitConfig):
     decay_range: float = 4.0
     patch_depth: Mode = "mean"  # the paper's text; its appendix code computes `center4`
 
+    def build(self) -> VisionTransformer:
+        return Mlin(self)
+
 
 class Mlin(VisionTransformer):
     """m3ch with |Δ| in every block's scores; adds one parameter a block."""
