@@ -21,6 +21,7 @@ import numpy as np
 from rich.console import Console
 
 from pipeline import depth_codec, shards
+from pipeline.encode import Encoded, encode, write
 from pipeline.label import Depths, Labeller, Loaded, calibrate, prefetched
 from pipeline.progress import Meter
 from pipeline.shards import Reject
@@ -183,34 +184,6 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
 # --- write ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Encoded:
-    key: str
-    members: dict[str, bytes]
-    moments: dict[str, Moments]
-    max_error_z: dict[str, float]
-
-
-def _encode(key: str, depths: Depths, photo: Photograph, constants: dict[str, Standardisation]) -> _Encoded:
-    members = {photo.rgb_extension: photo.rgb_bytes}
-    facts: dict[str, Any] = dict(photo.facts)
-    moments, max_error_z = {}, {}
-    for name, depth in depths.items():
-        z = constants[name].apply(depth)
-        bits = depth_codec.PSEUDO_BITS if name == "pseudo" else depth_codec.METRIC_BITS
-        members[f"{name}.{depth_codec.EXTENSION}"] = depth_codec.encode(z, bits)
-        moments[name] = Moments.of(depth)
-        lo, hi = (float(np.nanmin(z)), float(np.nanmax(z))) if np.isfinite(z).any() else (0.0, 0.0)
-        max_error_z[name] = depth_codec.error_bound(lo, hi, bits)
-        facts[name] = shards.depth_statistics(depth)
-    if photo.cls is not None:
-        members["cls"] = str(photo.cls).encode()
-    if photo.seg is not None:
-        members["seg.png"] = shards.png_bytes(photo.seg)
-    members["json"] = json.dumps(facts, sort_keys=True).encode()
-    return _Encoded(key, members, moments, max_error_z)
-
-
 def _run_split(
     labeller: Labeller,
     split: str,
@@ -243,23 +216,23 @@ def _run_split(
                     yield next(loaded)
                     meter.advance()
 
-            encoding: dict[int, Future[_Encoded]] = {}
+            encoding: dict[int, Future[Encoded]] = {}
 
             def done(
                 slot: int,
                 depths: Depths,
                 photo: Photograph,
                 items: list[str] = planned[number],
-                encoding: dict[int, Future[_Encoded]] = encoding,
+                encoding: dict[int, Future[Encoded]] = encoding,
             ) -> None:
                 key = source.key(split, items[slot])
-                encoding[slot] = pool.submit(_encode, key, depths, photo, constants)
+                encoding[slot] = pool.submit(encode, key, depths, photo, constants)
 
             rejects = labeller.label(of_this_shard(), done)
             encoded = [encoding[slot].result() for slot in sorted(encoding)]
             if writing:
                 writing.result()
-            writing = writer.submit(_write, folder, names[number], encoded, [rejects[s] for s in sorted(rejects)])
+            writing = writer.submit(write, folder, names[number], encoded, [rejects[s] for s in sorted(rejects)])
         if writing:
             writing.result()
     summary = _write_index(source, split, folder, names, constants, constants_from, config)
@@ -272,24 +245,6 @@ def _run_split(
 def _is_complete(folder: Path, name: str) -> bool:
     record, tar = folder / f"{name}.json", folder / f"{name}.tar"
     return record.exists() and tar.exists() and shards.load_record(record).bytes == tar.stat().st_size
-
-
-def _write(folder: Path, name: str, encoded: list[_Encoded], rejects: list[Reject]) -> None:
-    moments: dict[str, Moments] = defaultdict(Moments)
-    max_error_z: dict[str, float] = defaultdict(float)
-    for sample in encoded:
-        for depth_field, values in sample.moments.items():
-            moments[depth_field] = moments[depth_field].merge(values)
-            max_error_z[depth_field] = max(max_error_z[depth_field], sample.max_error_z[depth_field])
-    shards.write_shard(
-        folder,
-        name,
-        ((sample.key, sample.members) for sample in encoded),
-        num_listed=len(encoded) + len(rejects),
-        rejects=rejects,
-        moments=moments,
-        max_error_z=max_error_z,
-    )
 
 
 def _write_index(

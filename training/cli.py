@@ -73,7 +73,7 @@ def evaluate(
     """Top-1 and top-5 on a split, every sample once; written to RUN/evaluations/."""
     from training.data import open_shards
     from training.evaluate import evaluate as measure
-    from training.loop import as_evaluation, choose_device, load_model
+    from training.run_folder import as_evaluation, choose_device, load_model
     from training.run_log import write_json
 
     config, _, saved, model = load_model(run, checkpoint)
@@ -110,7 +110,7 @@ def dump(
     from training.dump_attention import dump as record
     from training.dump_attention import plan_dump
     from training.dumps.store import estimated_bytes
-    from training.loop import choose_device, load_model
+    from training.run_folder import choose_device, load_model
 
     config, described, saved, model = load_model(run, checkpoint)
     split = open_shards(data, "val", config.data.depth)

@@ -1,13 +1,9 @@
 """Pre-training: the loop, and what surrounds it (start, resume, evaluation, checkpoints, signals)."""
 
-import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,30 +11,25 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import shards
 from training import augment, checkpoint, run_log
-from training.config import Config, validate
+from training.config import Config
 from training.data import Batch, open_shards, train_loader
-from training.evaluate import RGB_MEAN, RGB_STD, evaluate
-from training.models.vit import VisionTransformer, load_checked
+from training.evaluate import RGB_MEAN, RGB_STD, Outcome, evaluate
+from training.models.vit import load_checked
 from training.optim import build_optimizer, learning_rate
 from training.records import (
-    SCHEMA_VERSION,
     EndLine,
     EvalLine,
     Evaluation,
     ParametersLine,
     RunRecord,
-    ShardsSeen,
     TrainLine,
     parse,
+    read_metrics,
 )
-
-
-class TrainingError(ValueError):
-    """The run cannot start or go on; one line that names the cause and the fix."""
+from training.run_folder import TrainingError, as_evaluation, choose_device, describe, refuse_changes
 
 
 class Stopped(ValueError):
@@ -72,29 +63,6 @@ def pretrain(config: Config, data: Path, out: Path, *, resume: bool, console: Co
     return _Pretraining(config, data, out, resume, console).run()
 
 
-def choose_device(config: Config) -> tuple[torch.device, Callable[[], AbstractContextManager[None]]]:
-    """The device and the autocast context of a runtime: bf16 where it helps (a GPU), fp32 elsewhere."""
-    wanted = config.runtime.device
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("runtime.device is cuda but this machine has no usable GPU: --set runtime.device=cpu")
-    device = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
-    precision = config.runtime.precision
-    if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
-        return device, partial(torch.autocast, device.type, torch.bfloat16)
-    return device, nullcontext
-
-
-def count_macs(config: Config) -> int:
-    """Multiply-accumulates of matmuls and convolutions, one image, by PyTorch's counter on explicit attention."""
-    with torch.device("meta"):
-        model = config.model.build()
-        size = config.model.image_size
-        rgb, depth = torch.zeros(1, 3, size, size), torch.zeros(1, 1, size, size)
-    with FlopCounterMode(display=False) as counter:
-        model(rgb, depth, taps={})
-    return counter.get_total_flops() // 2
-
-
 class _Pretraining:
     def __init__(self, config: Config, data: Path, out: Path, resume: bool, console: Console) -> None:
         self.config, self.out, self.console = config, out, console
@@ -113,48 +81,13 @@ class _Pretraining:
         self.model = config.model.build().to(self.device)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.step, self.window, self.clock = 0, _Window(), _Clock()
-        self.record = self._describe(data)
+        self.record = describe(
+            config, self.out.name, data, self.train, self.val, self.model, self.num_steps, self.device
+        )
         self._start_or_resume(resume)
         self.stop_signal: int | None = None
 
     # --- start -----------------------------------------------------------------------------------------------------
-
-    def _describe(self, data: Path) -> RunRecord:
-        config, index = self.config, self.train.index
-        depth = index.depth[config.data.depth]
-        keep = ("mean", "std", "polarity", "unit")
-        return RunRecord(
-            name=self.out.name,
-            created=run_log.now(),
-            preset=config.preset,
-            model=config.model.name,
-            seed=config.seed,
-            config=config.model_dump(mode="json"),
-            study_hash=config.study_hash(),
-            shards=ShardsSeen(
-                path=str(data),
-                source=index.source,
-                train_fingerprint=index.fingerprint,
-                val_fingerprint=self.val.index.fingerprint,
-                num_train=len(self.train),
-                num_val=len(self.val),
-                num_classes=len(index.class_names),
-                depth_field=config.data.depth,
-                standardisation={name: getattr(depth, name) for name in keep},
-                teacher=index.teacher["name"] if index.teacher else None,
-            ),
-            num_parameters=sum(p.numel() for p in self.model.parameters()),
-            macs=count_macs(config),
-            steps_per_epoch=-(-len(self.train) // config.optim.batch_size),
-            num_steps=self.num_steps,
-            git=run_log.git_state(),
-            versions=run_log.versions(),
-            machine={
-                "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
-                "cores": os.cpu_count(),
-                "world_size": 1,
-            },
-        )
 
     def _start_or_resume(self, resume: bool) -> None:
         path = self.out / "run.json"
@@ -166,7 +99,7 @@ class _Pretraining:
             run_log.write_json(path, self.record)
             return
         earlier = parse(RunRecord, path)
-        _refuse_changes(earlier, self.record)
+        refuse_changes(earlier, self.record)
         steps = checkpoint.steps_of(self.out)
         if steps:
             saved = checkpoint.load(self.out / "checkpoints" / f"step-{steps[-1]}")
@@ -291,10 +224,10 @@ class _Pretraining:
             self._log_evaluation(epoch, outcome)
         self.clock.line_start += time.perf_counter() - start  # not the trainer's throughput
 
-    def _evaluate(self) -> Any:
+    def _evaluate(self) -> Outcome:
         return evaluate(self.model, self.val, self.config, self.config.data.depth, self.device, self.autocast)
 
-    def _log_evaluation(self, epoch: int, outcome: Any) -> None:
+    def _log_evaluation(self, epoch: int, outcome: Outcome) -> None:
         self.metrics.write(
             EvalLine(
                 step=self.step,
@@ -328,7 +261,9 @@ class _Pretraining:
     def _finish(self) -> Evaluation:
         epoch = self.config.optim.epochs
         outcome = self._evaluate()
-        if not any(isinstance(line, EvalLine) and line.epoch == epoch for line in self._lines()):
+        if not any(
+            isinstance(line, EvalLine) and line.epoch == epoch for line in read_metrics(self.out / "metrics.jsonl")
+        ):
             self._log_evaluation(epoch, outcome)
             total = time.perf_counter() - self.started
             self.metrics.write(
@@ -338,30 +273,6 @@ class _Pretraining:
         run_log.write_json(self.out / "evaluations" / "val-final.json", result)
         return result
 
-    def _lines(self) -> list[Any]:
-        return run_log.read_metrics(self.out / "metrics.jsonl")
-
-
-def as_evaluation(
-    outcome: Any, config: Config, split: shards.Split, depth_field: str, name: str, epoch: int
-) -> Evaluation:
-    return Evaluation(
-        schema_version=SCHEMA_VERSION,
-        model=config.model.name,
-        checkpoint=name,
-        epoch=epoch,
-        data=str(split.folder.parent),
-        split=split.index.split,
-        fingerprint=split.index.fingerprint,
-        depth_field=depth_field,
-        num_samples=len(split),
-        top1=outcome.top1,
-        top5=outcome.top5,
-        loss=outcome.loss,
-        correct1="".join("01"[hit] for hit in outcome.correct1),
-        correct5="".join("01"[hit] for hit in outcome.correct5),
-    )
-
 
 def _check_classes(config: Config, split: shards.Split) -> None:
     have = len(split.index.class_names)
@@ -369,31 +280,3 @@ def _check_classes(config: Config, split: shards.Split) -> None:
         raise TrainingError(
             f"model.num_classes must be at least the {have} classes of {split.folder}, got {config.model.num_classes}"
         )
-
-
-def _refuse_changes(earlier: RunRecord, now: RunRecord) -> None:
-    changed = []
-    for section, old in earlier.config.items():
-        new = now.config[section]
-        if section == "runtime" or old == new:
-            continue
-        if isinstance(old, dict):
-            keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-            changed += [f"{section}.{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys]
-        else:
-            changed.append(f"{section} was {old!r}, now {new!r}")
-    for name in ("train_fingerprint", "val_fingerprint"):
-        if getattr(earlier.shards, name) != getattr(now.shards, name):
-            changed.append(f"the {name.split('_')[0]} shards are not the ones the run began with")
-    if changed:
-        raise TrainingError(f"cannot resume {now.name}: {'; '.join(changed)}. Use what it began with, or another --out")
-
-
-def load_model(run: Path, name: str) -> tuple[Config, RunRecord, checkpoint.Checkpoint, VisionTransformer]:
-    """The model of a run's checkpoint (`latest`, `epoch-<n>`, `step-<n>`), on the CPU."""
-    record = parse(RunRecord, run / "run.json")
-    config = validate(record.config)
-    saved = checkpoint.load(checkpoint.find(run, name))
-    model = config.model.build()
-    load_checked(model, saved.state["model"], str(saved.folder))
-    return config, record, saved, model

@@ -210,7 +210,10 @@ def fit(
     groups: list[dict[str, Any]] = [{"params": weights}, {"params": scalars, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr, weight_decay=0.02)
     steps = epochs * (len(train) // batch_size)
-    rate = lambda step: min(1, (step + 1) / min(300, 0.1 * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))  # noqa: E731
+
+    def rate(step: int) -> float:
+        return min(1, (step + 1) / min(300, 0.1 * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
     model.train()
     losses: deque[Tensor] = deque(maxlen=50)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import planted
 import pytest
+import torch
 
 from analysis.attention import VARIANTS, Variant
 from analysis.similarity import cosines, over_epochs
@@ -53,7 +54,6 @@ def test_epochs_come_in_order(tmp_path: Path) -> None:
 
 
 def test_numpy_and_torch_sums_agree_and_merge_is_a_single_pass() -> None:
-    torch = pytest.importorskip("torch")
     depth = planted.patch_depths(5)
     depth[1, 2] = np.nan
     scores = np.random.default_rng(3).normal(size=(5, 2, 16, 16))

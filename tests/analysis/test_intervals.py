@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from statsmodels.stats import contingency_tables as contingency
+from statsmodels.stats import proportion
 
 from analysis.statistics import cluster_bootstrap, mcnemar, mean_over_images, paired_difference, wilson
 
@@ -27,8 +29,6 @@ def test_mcnemar_is_scipys_binomial_test(first: int, second: int) -> None:
 
 def test_mcnemar_and_wilson_are_statsmodels() -> None:
     """Where it is installed; scipy covers the same ground."""
-    contingency = pytest.importorskip("statsmodels.stats.contingency_tables")
-    proportion = pytest.importorskip("statsmodels.stats.proportion")
     assert mcnemar(13, 5, mid_p=False) == pytest.approx(contingency.mcnemar([[50, 13], [5, 32]]).pvalue)
     assert wilson(63, 100) == pytest.approx(proportion.proportion_confint(63, 100, method="wilson"))
 

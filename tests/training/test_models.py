@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from training.config import resolve
-from training.loop import count_macs
 from training.models import MONIKERS
 from training.models.attention import Attention
 from training.models.fusion.mlin import MlinConfig, head_scale
 from training.models.patch_depth import patch_depth, signed_difference
+from training.run_folder import count_macs
 
 TINY = ("model.image_size=32", "model.width=24", "model.depth=2", "model.heads=3")
 

@@ -264,7 +264,7 @@ def test_streamed_statistics_equal_those_from_the_raw_tier(run, rooms):
 
 
 def test_mlin_total_minus_content_is_the_known_bias(dumped, run):
-    from training.loop import load_model
+    from training.run_folder import load_model
 
     _, _, _, model = load_model(run, "latest")
     content, total = (dumped[f"statistics/{part}/rows"] for part in ("content", "total"))
