@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.attention import Variant, line_through_means, score_curve, slopes
-from analysis.load import BASELINE, DEPTH_FIELDS, Study, depth_of, seed_of
+from analysis.load import BASELINE, DEPTH_FIELDS, Study, depth_of, model_order, seed_of
 from analysis.similarity import over_epochs
-from analysis.style import COLUMN, LOOKS, PAGE, Look, new_figure, settings, zero_line
+from analysis.style import COLUMN, PAGE, Look, look_of, new_figure, settings, zero_line
 from analysis.tables import gap, groups, outcomes
 from training.records import EvalLine, Run
 
@@ -45,7 +45,7 @@ def figure1(dumps: "list[Dump]", variant: Variant = "literal") -> tuple[Figure, 
                 curves.append(score_curve(dump, variant, part))
                 fits.append(slopes(dump, variant, part).assign(seed=seed_of(dump), run=dump.info.run))
             _draw_curves(panels, dump, curves[-1], fits[-1], variant)
-            _draw_slopes(below, fits[-1], LOOKS[dump.info.model], label)
+            _draw_slopes(below, fits[-1], look_of(dump.info.model), label)
         for first in panels[::_COLUMNS]:
             first.set_ylabel("score" if variant == "literal" else "score − row mean")
         zero_line(below)
@@ -83,7 +83,7 @@ def _layer_panels(figure: Figure, grid: "matplotlib.gridspec.GridSpec", num_laye
 
 
 def _draw_curves(panels: list[Axes], dump: "Dump", curve: pd.DataFrame, fit: pd.DataFrame, variant: Variant) -> None:
-    look = LOOKS[dump.info.model]
+    look = look_of(dump.info.model)
     mean_delta, mean_score = line_through_means(dump, dump.info.parts[-1])
     for layer, axes in enumerate(panels):
         shown = curve[(curve["layer"] == layer + 1) & curve["shown"]]
@@ -160,13 +160,13 @@ def depth_figure(study: Study) -> tuple[Figure, pd.DataFrame]:
             rows.append({"depth": depth, "model": model, **difference})
     frame = pd.DataFrame(rows, columns=["depth", "model", "gap", "low", "high", "p", "seeds"])
     depths = [depth for depth in DEPTH_FIELDS if depth in set(frame["depth"])]
-    models = [model for model in LOOKS if model in set(frame["model"])]
+    models = sorted(set(frame["model"]), key=model_order)
     with settings():
         figure = new_figure(COLUMN + 0.6, 0.85 + 0.24 * (len(depths) * (len(models) + 0.8)))
         axes = figure.subplots()
         for model in models:
             _draw_gaps(axes, frame[frame["model"] == model], model, depths, models)
-        axes.axvline(0, color=LOOKS[BASELINE].colour, linewidth=0.9)
+        axes.axvline(0, color=look_of(BASELINE).colour, linewidth=0.9)
         spacing = len(models) + 0.8
         axes.set_yticks([(index * spacing) + (len(models) - 1) / 2 for index in range(len(depths))], depths)
         axes.tick_params(axis="y", length=0, labelsize=8)
@@ -181,7 +181,7 @@ def depth_figure(study: Study) -> tuple[Figure, pd.DataFrame]:
 
 
 def _draw_gaps(axes: Axes, frame: pd.DataFrame, model: str, depths: list[str], models: list[str]) -> None:
-    look = LOOKS[model]
+    look = look_of(model)
     height = [depths.index(depth) * (len(models) + 0.8) + models.index(model) for depth in frame["depth"]]
     value = 100 * frame["gap"].to_numpy()
     bars = 100 * np.stack([frame["gap"] - frame["low"], frame["high"] - frame["gap"]])
@@ -218,7 +218,7 @@ def training_curves(runs: list[Run]) -> tuple[Figure, pd.DataFrame]:
         for axes, depth in zip(panels, depths, strict=True):
             shown = frame[frame["depth"].isin([depth, "none"])]
             for (model, _), line in shown.groupby(["model", "seed"], sort=False):
-                look = LOOKS[str(model)]
+                look = look_of(str(model))
                 ordered = line.sort_values("epoch")
                 (drawn[str(model)],) = axes.plot(
                     ordered["epoch"], 100 * ordered["top1"], color=look.colour, marker=look.marker, linestyle=look.dash
@@ -227,7 +227,7 @@ def training_curves(runs: list[Run]) -> tuple[Figure, pd.DataFrame]:
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
         panels[0].set_ylabel("validation top-1, %")
-        ordered_models = [model for model in LOOKS if model in drawn]
+        ordered_models = sorted(drawn, key=model_order)
         if ordered_models:
             figure.legend([drawn[m] for m in ordered_models], ordered_models, loc="outside right center")
     return figure, frame

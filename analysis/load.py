@@ -113,8 +113,6 @@ def load(paths: Iterable[Path | str] | Path | str) -> Study:
             dumps.append(open_dump(path))
             continue
         run = load_run(path)
-        if run.record.model not in MODELS:
-            raise AnalysisError(f"{path}: model must be one of {', '.join(MODELS)}, got {run.record.model!r}")
         runs.append(run)
         dumps += [_checked_dump(open_dump(dump), run) for dump in run.dumps]
     _refuse_duplicates(runs)
@@ -126,7 +124,7 @@ def _last_of_each(dumps: "list[Dump]") -> "list[Dump]":
     last: dict[Any, Dump] = {}
     for dump in sorted(dumps, key=lambda dump: dump.info.epoch):
         last[*_origin(dump), dump.info.patch_depth] = dump
-    return sorted(last.values(), key=lambda dump: (MODELS.index(dump.info.model), seed_of(dump)))
+    return sorted(last.values(), key=lambda dump: (model_order(dump.info.model), seed_of(dump)))
 
 
 def _checked_dump(dump: "Dump", run: Run) -> "Dump":
@@ -260,6 +258,11 @@ def _origin(dump: "Dump") -> tuple[str, str]:
     return dump.info.study_hash, dump.info.run
 
 
+def model_order(model: str) -> tuple[int, str]:
+    """The paper's order, then whatever else there is by name."""
+    return MODELS.index(model) if model in MODELS else len(MODELS), model
+
+
 def depth_order(field: str) -> int:
     """`none` first, then as in DEPTH_FIELDS."""
     if field == "none":
@@ -267,5 +270,5 @@ def depth_order(field: str) -> int:
     return DEPTH_FIELDS.index(field) if field in DEPTH_FIELDS else len(DEPTH_FIELDS)
 
 
-def _run_order(run: Run) -> tuple[int, int, int]:
-    return MODELS.index(run.record.model), depth_order(depth_of(run)), run.record.seed
+def _run_order(run: Run) -> tuple[tuple[int, str], int, int]:
+    return model_order(run.record.model), depth_order(depth_of(run)), run.record.seed

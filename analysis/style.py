@@ -33,6 +33,13 @@ LOOKS = {
     "mgem": Look("#CC79A7", "P", (0, (3, 2.5))),
 }
 
+_OTHER = Look("#7F3C8D", "X", (0, (2, 1)))  # a fusion technique that is not the paper's
+
+
+def look_of(model: str) -> Look:
+    return LOOKS.get(model, _OTHER)
+
+
 _SETTINGS: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 7,

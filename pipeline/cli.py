@@ -24,8 +24,10 @@ console = Console()
 
 DEFAULT_TEACHER = "depth-anything/Depth-Anything-V2-Small-hf"
 
-Out = Annotated[Path, typer.Argument(help="Folder to write: train/ and val/ with tars and an index.json each.")]
-Shards = Annotated[Path, typer.Argument(help="A folder made by precompute-depth.")]
+Out = Annotated[
+    Path, typer.Argument(metavar="OUT", help="Folder to write: train/ and val/ with tars and an index.json each.")
+]
+Shards = Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder made by precompute-depth.")]
 TeacherName = Annotated[
     str, typer.Option("--teacher", help="Hub id or local folder of a depth model; toy = the embedded tiny one.")
 ]
@@ -36,13 +38,18 @@ PerShard = Annotated[int, typer.Option("--samples-per-shard", help="Samples in o
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Images per teacher call; part of the fingerprint.")]
 Workers = Annotated[int, typer.Option("--workers", help="Threads that decode and encode.")]
-MaxRejects = Annotated[float, typer.Option("--max-rejects", help="Share of rejects above which the job fails.")]
-Seed = Annotated[int, typer.Option("--seed", help="Decides which sample lands in which shard.", min=0)]
+MaxRejects = Annotated[
+    float,
+    typer.Option(
+        "--max-rejects", help="Share of rejects, rounded up to whole images, above which the job fails at its end."
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Decides which sample lands in which shard.", min=0, max=2**62)]
 
 
 @app.command()
 def folder(
-    src: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of images; SRC/<class>/*.jpg gives classes.")],
+    src: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of images; SRC/CLASS/*.jpg gives classes.")],
     out: Out,
     teacher: TeacherName = DEFAULT_TEACHER,
     short_side: Annotated[
@@ -66,10 +73,13 @@ def folder(
 
         precompute-depth folder photos photos-rgbd --teacher toy
 
-        precompute-depth folder imagenet/train imagenet-rgbd --short-side 256 --batch-size 128 --workers 16
+        precompute-depth folder imagenet imagenet-rgbd --short-side 256 --batch-size 128 --workers 16
     """
+    from pipeline.sources import SourceError
     from pipeline.sources.folder import Folder
 
+    if out.resolve().is_relative_to(src.resolve()):
+        raise SourceError(f"{out} lies inside the source {src}: choose a folder outside it")
     _label(
         Folder(src, short_side, val_fraction), out, teacher, device,
         samples_per_shard=samples_per_shard, batch_size=batch_size, stats=stats,

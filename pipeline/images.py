@@ -77,6 +77,8 @@ def stored_jpeg(data: bytes, short_side: int) -> tuple[bytes, NDArray[np.uint8],
 def read_file(path: Path) -> bytes:
     """The file's bytes; UnreadableImage where the file cannot be read."""
     try:
+        if path.exists() and not path.is_file():
+            raise UnreadableImage("not a regular file")
         return path.read_bytes()
     except OSError as error:
         raise UnreadableImage(f"cannot be read: {error.strerror}") from error

@@ -1,5 +1,6 @@
 """Looking at shards: a verification that reads everything, and contact sheets for people."""
 
+import json
 import tarfile
 import zlib
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from pipeline import shards
 from pipeline.progress import Meter
 from pipeline.shards import DEPTH_FIELDS, ShardError, Split
+from pipeline.standardize import Standardisation
 
 _TILE = 160  # px
 _MARGIN = 6
@@ -22,7 +24,11 @@ def verify(data: Path, console: Console) -> tuple[list[str], int, int]:
     """Problems found (each names shard and key), samples and shards read."""
     problems: list[str] = []
     num_samples = num_shards = 0
+    for name in shards.SPLITS:
+        if (data / name).is_dir() and not (data / name / "index.json").exists():
+            problems.append(f"{data / name} has no index.json: the job is not finished, run it again")
     for split in shards.splits_of(data):
+        problems += _constants_changed(data, split)
         keys: set[str] = set()
         counted = 0
         with Meter(console, f"verify {split.index.split}", len(split)) as meter:
@@ -45,6 +51,20 @@ def verify(data: Path, console: Console) -> tuple[list[str], int, int]:
             problems.append(f"{split.folder}/index.json: kept + rejected differs from listed")
         num_samples += counted
     return problems, num_samples, num_shards
+
+
+def _constants_changed(data: Path, split: Split) -> list[str]:
+    """The index must standardise as the job's stats.json says."""
+    path = data / "stats.json"
+    if not path.exists():
+        return []
+    try:
+        constants = json.loads(path.read_bytes())["constants"]
+        expected = {name: Standardisation(**values) for name, values in constants.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [f"{path} is damaged"]
+    found = {name: depth.standardisation for name, depth in split.index.depth.items()}
+    return [] if found == expected else [f"{split.folder}/index.json: depth constants differ from stats.json"]
 
 
 def _verify_shard(
@@ -117,8 +137,8 @@ def contact_sheet(data: Path, split_name: str, num_samples: int, out: Path) -> N
         top = _HEADER + row * (pitch + label_height)
         for column, name in enumerate(columns):
             tile = _tile(name, sample[name], len(split.index.seg_names))
-            sheet.paste(tile, (_MARGIN + column * pitch, top))
-        draw.text((_MARGIN, top + _TILE + 2), _caption(split, sample), "black", font)
+            sheet.paste(tile, (_MARGIN + column * pitch, top + label_height))
+        draw.text((_MARGIN, top + 1), _caption(split, sample), "black", font)
     bottom = _HEADER + len(chosen) * (pitch + label_height)
     _draw_legend(draw, font, split, bottom)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,11 @@ class SplitSummary:
 def run(source: Source, teacher: "Teacher | None", out: Path, options: Options, console: Console) -> list[SplitSummary]:
     """Label every split of `source` into `out`; returns one summary a split. Raises JobError, SourceError."""
     _check(source, teacher, options)
+    if out.exists() and not out.is_dir():
+        raise JobError(f"{out} is a file: choose a folder to write")
     out.mkdir(parents=True, exist_ok=True)
+    if not (out / "job.json").exists() and (stray := next((p for p in out.iterdir() if p.name != ".lock"), None)):
+        raise JobError(f"{out} is not empty ({stray.name}) and holds no precompute-depth job: choose another folder")
     with _only_job(out):
         config = _config(source, teacher, options)
         _claim(out, config)
@@ -91,7 +95,7 @@ def too_many_rejects(summaries: Sequence[SplitSummary], max_rejects: float) -> s
         return None
     return (
         f"{rejected} of {listed} images were rejected, more than --max-rejects {max_rejects}: the shards are kept; "
-        "see the rejects above and in index.json, mend the source or raise --max-rejects"
+        "see the rejects above and in index.json, raise --max-rejects, or mend the source and choose a new folder"
     )
 
 
@@ -156,18 +160,16 @@ def _only_job(out: Path) -> Iterator[None]:
 def _claim(out: Path, config: dict[str, Any]) -> None:
     path = out / "job.json"
     if not path.exists():
-        if stray := next((p for p in out.iterdir() if p.name != ".lock"), None):
-            raise JobError(
-                f"{out} is not empty ({stray.name}) and holds no precompute-depth job: choose another folder"
-            )
         shards.write_atomically(path, json.dumps(config, indent=1).encode())
         return
     try:
         earlier = json.loads(path.read_bytes())
-    except json.JSONDecodeError:
+    except ValueError:
         raise JobError(f"{path} is damaged: move {out} away and start again") from None
     changed = _differences(earlier, json.loads(json.dumps(config)))
-    if changed:
+    if changed and not (out / "stats.json").exists():  # that job ended before it wrote anything: begin anew
+        shards.write_atomically(path, json.dumps(config, indent=1).encode())
+    elif changed:
         raise JobError(
             f"{out} was begun with another configuration: {'; '.join(changed[:4])}"
             f"{f' and {len(changed) - 4} more' if len(changed) > 4 else ''}. Use the same or choose another folder"
@@ -175,6 +177,8 @@ def _claim(out: Path, config: dict[str, Any]) -> None:
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if path == "source.listing_sha256" and old != new:
+        return ["the source's files (names or sizes) have changed"]
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())
         return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
@@ -244,7 +248,14 @@ def _run_split(
 
 def _is_complete(folder: Path, name: str) -> bool:
     record, tar = folder / f"{name}.json", folder / f"{name}.tar"
-    return record.exists() and tar.exists() and shards.load_record(record).bytes == tar.stat().st_size
+    if not (record.exists() and tar.exists()):
+        return False
+    try:
+        return shards.load_record(record).bytes == tar.stat().st_size
+    except shards.NewerSchemaError:
+        raise
+    except shards.ShardError:
+        return False  # a damaged JSON: make the shard again
 
 
 def _write_index(

@@ -17,7 +17,7 @@ from pipeline import shards
 from pipeline.images import UnreadableImage
 from pipeline.progress import Meter
 from pipeline.shards import Reject
-from pipeline.sources import Photograph, Source
+from pipeline.sources import Photograph, Source, printable
 from pipeline.standardize import Moments, Standardisation
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Labeller:
         try:
             photo = self.source.load(split, item)
         except UnreadableImage as error:
-            return Reject(source=item, reason=str(error))
+            return Reject(source=printable(item), reason=str(error))
         return Loaded(photo, self.teacher.prepare(photo.rgb) if self.teacher else None)
 
     def label(
@@ -146,10 +146,12 @@ def calibrate(
                     meter.advance()
                     yield result
 
-            labeller.label(loaded(), add)
+            rejects = labeller.label(loaded(), add)
         if num_images == 0:
+            first = next(iter(rejects.values()))
             raise CalibrationError(
-                f"none of the {len(items)} calibration images could be used: nothing to standardise with"
+                f"none of the {len(items)} images tried can be used (first: {first.source}: {first.reason}): "
+                "look at the source"
             )
     constants, constants_from = {}, {}
     # Fields in metres share the constants of the filled sensor depth, so that their z can be compared.

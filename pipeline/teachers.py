@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 import data_manifests
 
@@ -90,22 +92,28 @@ def resolve_device(device: str) -> torch.device:
 def _load(name: str) -> tuple[Any, Any]:
     transformers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
+    huggingface_hub.utils.logging.set_verbosity_error()  # without a network: eleven lines of retries
     location = str(TOY_FOLDER) if name == "toy" else name
+    if not name:
+        raise TeacherError(f"--teacher must name a folder or a hub id such as {_default()}, got nothing")
     if name != "toy" and (Path(name).exists() or name.startswith((".", os.sep))) and not Path(name).is_dir():
-        raise TeacherError(f"teacher folder {name} does not exist: give a folder or a hub id such as {_default()}")
+        what = "is a file" if Path(name).exists() else "does not exist"
+        raise TeacherError(f"teacher folder {name} {what}: give a folder or a hub id such as {_default()}")
     try:
         model, loading = transformers.AutoModelForDepthEstimation.from_pretrained(location, output_loading_info=True)
         processor = transformers.AutoImageProcessor.from_pretrained(location)
     except OSError as error:
         if Path(location).is_dir():
-            raise TeacherError(f"teacher {name}: {_first_line(error)}") from None
+            raise TeacherError(f"teacher {name}: {_one_line(error)}") from None
         raise TeacherError(
-            f"teacher {name!r} is neither a local folder nor reachable on the hub ({_first_line(error)}): "
+            f"teacher {name!r} is neither a local folder nor reachable on the hub ({_one_line(error)}): "
             "check the name and the network, download it first and give the folder, or use --teacher toy"
         ) from None
+    except SafetensorError as error:
+        raise TeacherError(f"teacher {name!r}: its weights are damaged ({_one_line(error)})") from None
     except (ValueError, KeyError) as error:
         raise TeacherError(
-            f"teacher {name!r} is not a depth model that AutoModelForDepthEstimation loads ({_first_line(error)})"
+            f"teacher {name!r} is not a depth model that AutoModelForDepthEstimation loads ({_one_line(error)})"
         ) from None
     absent = sorted(loading["missing_keys"])
     if absent:
@@ -131,5 +139,6 @@ def _default() -> str:
     return data_manifests.load("teachers")["default"]
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:199].rsplit(" ", 1)[0] + " ..."

@@ -82,7 +82,7 @@ def find(run: Path, name: str) -> Path:
 def steps_of(run: Path) -> list[int]:
     """Steps of the resumable checkpoints, ascending."""
     found = (run / "checkpoints").glob("step-*")
-    return sorted(int(path.name.removeprefix("step-")) for path in found)
+    return sorted(int(path.name.removeprefix("step-")) for path in found if re.fullmatch(r"step-\d+", path.name))
 
 
 def prune(run: Path, keep: int) -> None:

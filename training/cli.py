@@ -1,6 +1,8 @@
 """train: pretrain | evaluate | dump | teacher. Heavy imports happen inside the commands."""
 
+import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -22,7 +24,7 @@ console = Console()
 
 Data = Annotated[Path, typer.Option("--data", help="Shards made by precompute-depth (holding train/ and val/).")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `train pretrain`.")]
-CheckpointName = Annotated[str, typer.Option("--checkpoint", help="latest, epoch-<n> or step-<n>.")]
+CheckpointName = Annotated[str, typer.Option("--checkpoint", help="latest, epoch-N or step-N.")]
 
 
 @app.command()
@@ -71,14 +73,15 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="train or val.")] = "val",
 ) -> None:
     """Top-1 and top-5 on a split, every sample once; written to RUN/evaluations/."""
-    from training.data import open_shards
+    from training.data import check_classes, open_shards
     from training.evaluate import evaluate as measure
     from training.run_folder import as_evaluation, choose_device, load_model
     from training.run_log import write_json
 
-    config, _, saved, model = load_model(run, checkpoint)
+    config, described, saved, model = load_model(run, checkpoint)
     field = depth or config.data.depth
     opened = open_shards(data, split, field)
+    check_classes(opened, described.shards.classes_sha256)
     device, autocast = choose_device(config)
     with _meter("evaluate", len(opened)) as advance:
         outcome = measure(model.to(device), opened, config, field, device, autocast, advance)
@@ -93,7 +96,7 @@ def dump(
     run: RunFolder,
     data: Data,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Zarr store to write; default RUN/dumps/<checkpoint>.zarr.")
+        Path | None, typer.Option("--out", help="Zarr store to write; default RUN/dumps/CHECKPOINT.zarr.")
     ] = None,
     checkpoint: CheckpointName = "latest",
     images: Annotated[int | None, typer.Option("--images", help="Images of val to use; default all.")] = None,
@@ -106,7 +109,7 @@ def dump(
 
     Prints what it will take before it starts. `analyze` reads the result without a model or torch.
     """
-    from training.data import open_shards
+    from training.data import check_classes, open_shards
     from training.dump_attention import dump as record
     from training.dump_attention import plan_dump
     from training.dumps.store import estimated_bytes
@@ -114,12 +117,14 @@ def dump(
 
     config, described, saved, model = load_model(run, checkpoint)
     split = open_shards(data, "val", config.data.depth)
+    check_classes(split, described.shards.classes_sha256)
     info = plan_dump(config, described, saved, model, split, num_images=images, num_raw=raw, patch_depth=patch_depth)
     target = out or run / "dumps" / f"{checkpoint}.zarr"
     console.print(
         f"{info.num_images:,} images, {info.num_raw} raw, {info.num_layers} layers x {info.num_heads} heads: "
         f"at most {estimated_bytes(info) / 1e6:,.1f} MB at {target}",
         highlight=False,
+        soft_wrap=True,
     )
     with _meter("dump", info.num_images) as advance:
         record(info, config, model, split, target, choose_device(config)[0], advance)
@@ -150,9 +155,10 @@ def teacher(
 
 
 def _result_table(model: str, depth: str, count: int, top1: float, top5: float, where: str) -> None:
-    table = Table("model", "depth", "val samples", "top-1", "top-5", "written to")
-    table.add_row(model, depth, f"{count:,}", f"{top1:.2%}", f"{top5:.2%}", where)
+    table = Table("model", "depth", "samples", "top-1", "top-5")
+    table.add_row(model, depth, f"{count:,}", f"{top1:.2%}", f"{top5:.2%}")
     console.print(table)
+    console.print(f"written to {where}", highlight=False, soft_wrap=True)
 
 
 def _meter(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
@@ -174,6 +180,16 @@ def main() -> None:
             raise  # a defect, not a user's mistake: show where
         console_error(error)
         sys.exit(getattr(error, "exit_code", 1))
+    finally:
+        _end_workers()
+
+
+def _end_workers() -> None:
+    """A loader that an error left open: its workers ignore the signals that Python would end them with at exit."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would take their end for a failure
+    for worker in multiprocessing.active_children():
+        worker.kill()
+        worker.join()
 
 
 def console_error(error: Exception) -> None:

@@ -10,7 +10,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -25,7 +25,7 @@ class ConfigError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(_Section):
@@ -45,6 +45,14 @@ class AugmentConfig(_Section):
     mix_group: int = Field(1, gt=0)  # consecutive samples that are mixed with each other
     eval_crop: float = Field(0.875, gt=0, le=1)  # evaluation resizes to image_size / eval_crop, then centre-crops
 
+    @model_validator(mode="after")
+    def _ranges(self) -> "AugmentConfig":
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"augment.crop_scale must be two rising shares above 0 and up to 1, got {self.crop_scale}")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError(f"augment.crop_ratio must be two rising numbers above 0, got {self.crop_ratio}")
+        return self
+
     @property
     def mixes(self) -> bool:
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
@@ -57,7 +65,7 @@ class OptimConfig(_Section):
     batch_size: int = Field(192, gt=0)  # global
     lr: float = Field(1e-3, gt=0)
     min_lr: float = Field(1e-6, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     weight_decay: float = Field(0.05, ge=0)
     decay_1d: bool = False  # the thesis decays biases, norms and scalars as well
     warmup_epochs: float = Field(10, ge=0)
@@ -80,7 +88,7 @@ class RuntimeConfig(_Section):
 
 class Config(_Section):
     preset: str
-    seed: int = 0
+    seed: int = Field(0, ge=0, le=2**62)
     model: ModelConfig
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -141,12 +149,14 @@ def validate(values: dict[str, Any]) -> Config:
 
 
 def _constraint(message: str) -> str:
-    return message[0].lower() + message[1:].replace("Input should be", "").strip() if message else "is invalid"
+    return message.replace("Input should", "must") if message else "is invalid"
 
 
 def _apply(values: dict[str, Any], setting: str) -> None:
     key, separator, text = setting.partition("=")
     path = key.strip().split(".")
+    if key.strip() in ("preset", "model.name"):
+        raise ConfigError(f"--set {key.strip()}: use --{key.strip().split('.')[0]} instead")
     if not separator or len(path) > 2 or not all(path):
         raise ConfigError(f"--set takes section.key=value such as optim.lr=5e-4, got {setting!r}")
     try:

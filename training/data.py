@@ -5,6 +5,8 @@ state of the loader is the step, a resume costs nothing, and workers never matte
 indexable permutation (a Feistel network with cycle walking): no list of samples is ever built.
 """
 
+import hashlib
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +116,19 @@ def _collate(views: list[tuple[Tensor, Tensor]], labels: list[int], keys: list[s
     return Batch(rgb, depth, torch.tensor(labels), keys)
 
 
+def classes_sha256(split: shards.Split) -> str:
+    """Hash of the class names in their order: equal where labels mean the same."""
+    return hashlib.sha256("\0".join(split.index.class_names).encode()).hexdigest()
+
+
+def check_classes(split: shards.Split, expected_sha256: str) -> None:
+    """Refuse shards whose labels are not those a run was trained on."""
+    if classes_sha256(split) != expected_sha256:
+        raise DataError(
+            f"{split.folder} has other classes than the run was trained on: give shards of the same classes"
+        )
+
+
 def open_shards(data: Path, split: str, depth_field: str) -> shards.Split:
     """Open a split for classification and check that it has labels and the depth asked for."""
     opened = shards.open_split(data, split)
@@ -121,7 +136,10 @@ def open_shards(data: Path, split: str, depth_field: str) -> shards.Split:
         raise DataError(f"{data} has no classes: label a folder of class folders (SRC/<class>/*.jpg) to train on it")
     if depth_field not in opened.index.depth:
         have = ", ".join(opened.index.depth)
-        raise DataError(f"{data} has no '{depth_field}' depth, it has {have}: --set data.depth={have.split(', ')[0]}")
+        raise DataError(
+            f"{data} has no '{depth_field}' depth, it has {have}: choose with --set data.depth=FIELD (pretrain) or "
+            "--depth FIELD (evaluate)"
+        )
     return opened
 
 
@@ -143,7 +161,7 @@ def _load(dataset: Dataset[Batch], order: range, workers: int) -> Iterator[Batch
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # iter() would draw a base seed from the global generator
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
     )
     return _unwrapped(iter(loader))
 
@@ -156,5 +174,11 @@ def _unwrapped(batches: Iterator[Batch]) -> Iterator[Batch]:
         raise shards.ShardError(str(error).strip().rsplit("ShardError: ", 1)[-1]) from None
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    """One thread; the main process alone answers signals that reach the whole group (Ctrl-C, a scheduler's stop).
+
+    A worker whose parent is gone ends by itself (torch's loop watches it); `training.cli.main` ends the others.
+    """
     torch.set_num_threads(1)
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(name, signal.SIG_IGN)

@@ -43,8 +43,10 @@ def plan_dump(
     `patch_depth` is the mode of |Δ| in the statistics. Dumps that shall share a figure need the same one.
     """
     count = len(split) if num_images is None else min(num_images, len(split))
-    if count < 1 or num_raw < 0:
-        raise DumpFailed(f"--images must be at least 1 and --raw at least 0, got {num_images} and {num_raw}")
+    if count < 1:
+        raise DumpFailed(f"--images must be at least 1, got {num_images}")
+    if num_raw < 0:
+        raise DumpFailed(f"--raw must be at least 0, got {num_raw}")
     depth = split.index.depth[config.data.depth]
     mode = patch_depth or getattr(config.model, "patch_depth", "mean")
     if mode not in MODES:
@@ -90,11 +92,14 @@ def dump(
     """Write the dump; memory does not grow with the number of images."""
     torch.backends.cuda.matmul.allow_tf32 = False
     model = model.to(device).eval()
+    writer = DumpWriter(out, info)  # refuses a target that is no dump before any work
     bins = {part: [sums.ScoreBins.zeros(info.num_heads) for _ in range(info.num_layers)] for part in info.parts}
     first = 0
     batches = eval_loader(split, config, info.depth_field, _BATCH)
-    info = info.model_copy(update={"max_fused_difference": _fused_difference(model, split, config, info, device)})
-    with DumpWriter(out, info) as writer:
+    writer.info = info.model_copy(
+        update={"max_fused_difference": _fused_difference(model, split, config, info, device)}
+    )
+    with writer:
         while first < info.num_images:
             batch = next(batches).to(device)
             keep = min(len(batch.keys), info.num_images - first)

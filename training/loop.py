@@ -115,7 +115,7 @@ class _Pretraining:
     # --- run -------------------------------------------------------------------------------------------------------
 
     def run(self) -> Evaluation:
-        for name in (signal.SIGTERM, signal.SIGUSR1):
+        for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             if threading.current_thread() is threading.main_thread():
                 signal.signal(name, self._ask_to_stop)
         self.metrics = run_log.Metrics(self.out / "metrics.jsonl", self.step)
@@ -139,6 +139,7 @@ class _Pretraining:
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self.stop_signal = number
+        signal.signal(number, signal.SIG_DFL)  # a second one stops at once
 
     def epochs_done(self, step: int) -> int:
         """Whole epochs in the first `step` batches; the last step ends the last epoch."""

@@ -37,6 +37,7 @@ class ShardsSeen(_Record):
     num_train: int
     num_val: int
     num_classes: int
+    classes_sha256: str
     depth_field: str
     standardisation: dict[str, Any]
     teacher: str | None
@@ -179,7 +180,7 @@ def parse(kind: type[_RecordT], path: Path) -> _RecordT:
     try:
         content = json.loads(path.read_bytes())
         version = content.get("schema_version", 0)
-        if version > SCHEMA_VERSION:
+        if isinstance(version, int) and version > SCHEMA_VERSION:
             raise RecordError(
                 f"{path} has schema version {version}, this version reads up to {SCHEMA_VERSION}: update pseudodepth"
             )

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline import shards
 from training import checkpoint, run_log
 from training.config import Config, validate
+from training.data import classes_sha256
 from training.evaluate import Outcome
 from training.models.vit import VisionTransformer, load_checked
 from training.records import SCHEMA_VERSION, Evaluation, RunRecord, ShardsSeen, parse
@@ -74,6 +75,7 @@ def describe(
             num_train=len(train),
             num_val=len(val),
             num_classes=len(index.class_names),
+            classes_sha256=classes_sha256(train),
             depth_field=config.data.depth,
             standardisation={name: getattr(depth, name) for name in keep},
             teacher=index.teacher["name"] if index.teacher else None,

@@ -24,6 +24,10 @@ class ShardError(ValueError):
     """A shard, its JSON or an index is missing, damaged, or of a newer schema; the message names it and the fix."""
 
 
+class NewerSchemaError(ShardError):
+    """Written by a later version of this program."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -131,8 +135,8 @@ def _load(kind: type[_RecordT], path: Path) -> _RecordT:
     try:
         content = json.loads(path.read_bytes())
         version = content.get("schema_version", 0)
-        if version > SCHEMA_VERSION:
-            raise ShardError(
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise NewerSchemaError(
                 f"{path} has schema version {version}, this version reads up to {SCHEMA_VERSION}: update pseudodepth"
             )
         return kind.model_validate(content)

@@ -3,6 +3,7 @@
 Adding one: write `sources/<name>.py` with a class that has these members, and a command for it in `pipeline/cli.py`.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -26,6 +27,11 @@ class Photograph:
 
 class SourceError(ValueError):
     """The source as a whole cannot be used; one line that names it and the fix."""
+
+
+def printable(name: str) -> str:
+    """A file name as valid Unicode; bytes that are none are written as \\xNN."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 class Source(Protocol):

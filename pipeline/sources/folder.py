@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.images import read_file, stored_jpeg
-from pipeline.sources import Photograph, SourceError
+from pipeline.sources import Photograph, SourceError, printable
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
@@ -67,7 +67,7 @@ class Folder:
             rgb=rgb,
             rgb_bytes=stored,
             rgb_extension="rgb.jpg",
-            facts={"source": item, "original_width": width, "original_height": height},
+            facts={"source": printable(item), "original_width": width, "original_height": height},
             cls=self._class_index[self._below_split(item).split("/")[0]] if self.class_names else None,
         )
 
@@ -76,7 +76,7 @@ class Folder:
         listing = hashlib.sha256()
         for split in self.splits:
             for item in self._items[split]:
-                listing.update(os.fsencode(f"{split}\0{item}\0{(self.root / item).stat().st_size}\n"))
+                listing.update(os.fsencode(f"{split}\0{item}\0{_size(self.root / item)}\n"))
         return {
             "name": self.name,
             "short_side": self.short_side,
@@ -86,8 +86,16 @@ class Folder:
 
 
 def _walk(root: Path) -> list[str]:
+    """Image paths below root; a folder that links lead to twice is walked once, under its first name."""
     found = []
-    for folder, _, files in os.walk(root, followlinks=True):
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
         below = Path(folder).relative_to(root)
         found += [(below / name).as_posix() for name in files if Path(name).suffix.lower() in EXTENSIONS]
     return found
@@ -101,7 +109,18 @@ def _class_names(root: Path, items: Sequence[str]) -> Sequence[str]:
             f"source folder {root} mixes images in class folders with images outside them ({flat}): "
             "move these into a class folder or away"
         )
-    return sorted({item.split("/")[0] for item in nested})
+    names = sorted({item.split("/")[0] for item in nested})
+    if odd := next((name for name in names if printable(name) != name), None):
+        raise SourceError(f"class folder {printable(odd)} of {root} is not valid UTF-8: rename it")
+    return names
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, -1 where it cannot be looked at (it will be a reject)."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _digest(item: str) -> str:

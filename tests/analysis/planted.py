@@ -167,6 +167,7 @@ def write_run(
         val_fingerprint=fingerprint,
         num_train=10_000,
         num_val=samples,
+        classes_sha256="c" * 64,
         num_classes=6,
         depth_field=depth,
         standardisation={"mean": 2.5, "std": 1.6, "polarity": "closer_is_larger", "unit": "1"},

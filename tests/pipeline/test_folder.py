@@ -3,6 +3,7 @@ import os
 import pytest
 from running import jpeg
 
+from pipeline.images import UnreadableImage
 from pipeline.sources import SourceError
 from pipeline.sources.folder import Folder
 
@@ -59,6 +60,33 @@ def test_a_name_that_is_not_unicode_is_fine(tmp_path):
     source = Folder(tmp_path, 384, 0)
     assert len({source.key("train", item) for item in source.listing("train")}) == 2
     assert source.config()["listing_sha256"]
+
+
+def test_links_that_loop_are_walked_once(tmp_path):
+    fill(tmp_path / "photos", "c/1.jpg", "c/2.jpg")
+    (tmp_path / "photos" / "c" / "again").symlink_to(tmp_path / "photos" / "c")
+    (tmp_path / "photos" / "d").symlink_to(tmp_path / "photos" / "c")
+    source = Folder(tmp_path / "photos", 384, 0)
+    assert source.listing("train") == ["c/1.jpg", "c/2.jpg"]
+
+
+def test_dead_links_and_pipes_become_rejects(tmp_path):
+    fill(tmp_path, "c/1.jpg")
+    (tmp_path / "c" / "dead.jpg").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "c" / "pipe.jpg")
+    source = Folder(tmp_path, 384, 0)
+    assert source.config()["listing_sha256"]
+    for item, reason in (("c/dead.jpg", "cannot be read"), ("c/pipe.jpg", "not a regular file")):
+        with pytest.raises(UnreadableImage, match=reason):
+            source.load("train", item)
+
+
+def test_a_class_folder_that_is_not_unicode_is_refused(tmp_path):
+    os.mkdir(os.fsencode(tmp_path) + b"/\xff")
+    with open(os.fsencode(tmp_path) + b"/\xff/1.jpg", "wb") as file:
+        file.write(jpeg())
+    with pytest.raises(SourceError, match="not valid UTF-8"):
+        Folder(tmp_path, 384, 0)
 
 
 @pytest.mark.parametrize(

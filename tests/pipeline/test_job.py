@@ -177,7 +177,7 @@ def test_a_second_job_on_the_same_folder_is_refused(photos, random_teacher, tmp_
 def test_another_configuration_or_source_is_refused_by_name(labelled, photos, random_teacher):
     fails_in_one_line(label(photos, labelled, random_teacher, "--seed", 5), "options.seed was 0, now 5")
     (photos / "china" / "new.jpg").write_bytes(jpeg())
-    fails_in_one_line(label(photos, labelled, random_teacher), "source.listing_sha256")
+    fails_in_one_line(label(photos, labelled, random_teacher), "the source's files (names or sizes) have changed")
     assert command("precompute-depth", "verify", labelled).returncode == 0
 
 
@@ -259,6 +259,40 @@ def test_missing_and_foreign_files_are_named(labelled):
         shards.open_split(labelled / "nowhere", "train")
 
 
+def test_verify_names_an_unfinished_split_and_edited_constants(labelled):
+    index = labelled / "train" / "index.json"
+    saved = index.read_text()
+    index.unlink()
+    done = command("precompute-depth", "verify", labelled)
+    assert done.returncode == 1
+    assert "train has no index.json" in done.stdout
+    content = json.loads(saved)
+    content["depth"]["pseudo"]["mean"] += 1
+    index.write_text(json.dumps(content))
+    done = command("precompute-depth", "verify", labelled)
+    assert done.returncode == 1
+    assert "depth constants differ from stats.json" in done.stdout
+
+
+def test_a_rerun_makes_a_shard_with_damaged_json_again(labelled, photos, random_teacher):
+    before = contents(labelled)
+    (labelled / "train" / "shard-000000.json").write_text("{")
+    (labelled / "train" / "index.json").unlink()
+    assert label(photos, labelled, random_teacher).returncode == 0
+    assert contents(labelled) == before
+
+
+def test_a_job_that_wrote_nothing_does_not_hold_its_folder(photos, random_teacher, tmp_path):
+    out = tmp_path / "out"
+    spoiled = {path: path.read_bytes() for path in photos.rglob("*.jpg")}
+    for path in spoiled:
+        path.write_bytes(b"spoiled")
+    fails_in_one_line(label(photos, out, random_teacher), "none of the", "does not decode")
+    for path, data in spoiled.items():
+        path.write_bytes(data)
+    assert label(photos, out, random_teacher).returncode == 0
+
+
 def test_tars_are_deterministic_and_plain(labelled):
     with tarfile.open(labelled / "train" / "shard-000000.tar") as tar:
         for member in tar.getmembers():
@@ -278,6 +312,13 @@ def test_bad_sources_and_teachers_end_in_one_line(tmp_path, photos, random_teach
     fails_in_one_line(label(photos, out, "none"), "needs a --teacher")
     fails_in_one_line(label(photos, out, random_teacher, "--stats", "1"), "--stats must be 'auto' or 'MEAN,STD'")
     fails_in_one_line(label(photos, out, random_teacher, "--batch-size", 0), "--batch-size must be at least 1")
+    fails_in_one_line(label(photos, photos / "out", random_teacher), "lies inside the source")
+    (tmp_path / "file").write_bytes(b"mine")
+    fails_in_one_line(label(photos, tmp_path / "file", random_teacher), "is a file")
+    fails_in_one_line(label(photos, tmp_path / "empty", tmp_path / "file"), "is a file")
+    (tmp_path / "empty" / "mine").write_bytes(b"mine")
+    fails_in_one_line(label(photos, tmp_path / "empty", random_teacher), "is not empty")
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["mine"]
     assert not list(tmp_path.rglob("*.tar"))
 
 

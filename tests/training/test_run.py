@@ -111,21 +111,22 @@ def test_killed_and_resumed_twice_equals_uninterrupted_bit_for_bit(run_once, roo
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_exits_with_the_signals_code(rooms, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_with_its_code(rooms, tmp_path, number):
     out = tmp_path / "run"
     endless = [*SMALL, "optim.epochs=50", "runtime.checkpoint_every=999"]
     process = subprocess.Popen(
         [str(BIN / "train"), *arguments(rooms, out, settings=endless)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not (out / "metrics.jsonl").exists() or '"train"' not in (out / "metrics.jsonl").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, number)  # as a terminal or a scheduler does: workers too
     _, error = process.communicate(timeout=30)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM" in error
+    assert process.returncode == 128 + number
+    assert f"stopped by {number.name}" in error
     assert "Traceback" not in error
     assert len(checkpoint.steps_of(out)) == 1
 
@@ -166,7 +167,9 @@ def test_mistakes_end_in_one_line(rooms, tmp_path, run):
     fails_in_one_line(pretrain(data=tmp_path / "none"), "does not exist")
     fails_in_one_line(pretrain("optim.lrr=1"), "did you mean 'optim.lr'")
     fails_in_one_line(pretrain(model="m9"), "--model must be one of")
-    fails_in_one_line(pretrain("data.depth=pseudo"), "no 'pseudo' depth", "--set data.depth=exact")
+    fails_in_one_line(
+        pretrain("data.depth=pseudo"), "no 'pseudo' depth", "it has exact, real, raw", "--set data.depth=FIELD"
+    )
     fails_in_one_line(pretrain("data.depth=exact", "model.num_classes=3"), "at least the 6 classes")
     fails_in_one_line(pretrain("data.depth=exact", "optim.batch_size=100000"), "make no batch")
     assert not out.exists()
@@ -273,6 +276,29 @@ def test_mlin_total_minus_content_is_the_known_bias(dumped, run):
     slope = (total - content)[..., cross].sum(0) / pair_rows[:, squares].sum()
     expected = model.alpha.detach().numpy()[:, None] * model.head_scale.numpy()[None]
     np.testing.assert_allclose(slope, expected, rtol=1e-4)
+
+
+def test_a_dump_replaces_a_dump_and_nothing_else(dumped, run, rooms, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "data").write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    for target in (run, tmp_path / "mine", tmp_path / "file"):
+        done = command("train", "dump", run, "--data", rooms, "--images", 5, "--out", target)
+        fails_in_one_line(done, "exists and is no dump")
+    assert (tmp_path / "mine" / "data").read_text() == (tmp_path / "file").read_text() == "precious"
+    assert (run / "run.json").exists()
+    assert command("train", "dump", run, "--data", rooms, "--images", 5).returncode == 0
+    assert open_dump(run / "dumps" / "latest.zarr").info.num_images == 5
+
+
+def test_shards_of_other_classes_are_refused(run, rooms, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(rooms, other)
+    index = json.loads((other / "val" / "index.json").read_text())
+    index["class_names"] = index["class_names"][::-1]
+    (other / "val" / "index.json").write_text(json.dumps(index))
+    for action in ("evaluate", "dump"):
+        fails_in_one_line(command("train", action, run, "--data", other), "other classes")
 
 
 def test_a_dump_is_written_whole_or_not_at_all(dumped, run, rooms):

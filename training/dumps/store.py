@@ -121,6 +121,8 @@ class DumpWriter:
     """`with DumpWriter(path, info) as dump: dump.write(name, first, rows)`; commits on a clean exit."""
 
     def __init__(self, path: Path, info: DumpInfo) -> None:
+        if path.exists() and not (path / "zarr.json").is_file():
+            raise DumpError(f"{path} exists and is no dump: choose another --out")
         self.path, self.info = path, info
         self.partial = path.with_name(f".{path.name}.partial")
         self._group: zarr.Group

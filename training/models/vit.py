@@ -18,7 +18,7 @@ class ModelError(ValueError):
 
 
 class VitConfig(BaseModel):
-    """Size of the transformer; defaults are ViT-B/16 at 224 px on ImageNet."""
+    """Size of the transformer; defaults are ViT-B/16 at 224 px on ImageNet. Each variant's config adds `build`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,10 +37,6 @@ class VitConfig(BaseModel):
         if self.width % self.heads:
             raise ValueError(f"model.width {self.width} must be a multiple of heads {self.heads}")
         return self
-
-    def build(self) -> "VisionTransformer":
-        """The module, freshly initialised from the global generator."""
-        return VisionTransformer(self)
 
     @property
     def grid(self) -> tuple[int, int]:
