@@ -94,7 +94,7 @@ def fig5(
     depth: Depth = None,
     model: Annotated[str, typer.Option("--model", help="The model whose checkpoints are drawn.")] = "m3ch",
 ) -> None:
-    """Figure 5: cosine of scores with |Δ| and with distance, per layer, over the epochs of one run.
+    """Figure 5: cosine of scores with |Δ| and with distance, per layer, over the epochs of one run of --model.
 
     The run needs a dump per checkpoint: `train dump RUN --data D --checkpoint epoch-5` and so on.
 

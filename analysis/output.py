@@ -5,6 +5,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.load import AnalysisError
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
 def write(path: Path, content: bytes | str) -> Path:
     """Write `content` (text as UTF-8) to `path`, making its folder."""
+    if blocked := next((p for p in path.parents if p.exists() and not p.is_dir()), None):
+        raise AnalysisError(f"--out {blocked} is a file: choose a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -29,7 +29,12 @@ Out = Annotated[
 ]
 Shards = Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder made by precompute-depth.")]
 TeacherName = Annotated[
-    str, typer.Option("--teacher", help="Hub id or local folder of a depth model; toy = the embedded tiny one.")
+    str,
+    typer.Option(
+        "--teacher",
+        show_default="Depth-Anything-V2-Small",
+        help=f"Hub id (default {DEFAULT_TEACHER}) or local folder of a depth model; toy = the embedded one.",
+    ),
 ]
 Stats = Annotated[
     str, typer.Option("--stats", help="auto: mean and std from a first pass; or MEAN,STD in the teacher's own unit.")

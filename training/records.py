@@ -152,7 +152,8 @@ def load_run(folder: Path | str) -> Run:
     """Read a run folder; raises RecordError naming the file at fault."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise RecordError(f"run folder {folder} does not exist")
+        what = "is a file" if folder.exists() else "does not exist"
+        raise RecordError(f"run folder {folder} {what}: give a folder made by train pretrain")
     record = parse(RunRecord, folder / "run.json")
     evaluations = [parse(Evaluation, path) for path in sorted((folder / "evaluations").glob("*.json"))]
     dumps = sorted((folder / "dumps").glob("*.zarr"))
@@ -171,7 +172,8 @@ def read_metrics(path: Path) -> list[MetricsLine]:
             fields = json.loads(content)
             lines.append(_LINES[fields["kind"]].model_validate(fields))
         except (ValueError, KeyError, TypeError) as error:
-            raise RecordError(f"{path} line {number} is damaged: {str(error).splitlines()[0]}") from None
+            reason = str(error).splitlines()[0]
+            raise RecordError(f"{path} line {number} is damaged ({reason}): restore it, or remove that line") from None
     return lines
 
 
@@ -188,4 +190,7 @@ def parse(kind: type[_RecordT], path: Path) -> _RecordT:
     except FileNotFoundError:
         raise RecordError(f"{path} does not exist: {path.parent} is not a run folder of 'train pretrain'") from None
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, ValidationError) as error:
-        raise RecordError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        raise RecordError(
+            f"{path} is damaged ({reason}): restore it from a copy, or delete it and make it again"
+        ) from None

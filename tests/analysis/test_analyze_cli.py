@@ -58,7 +58,8 @@ def test_narrow_terminals_lose_columns_not_digits(
 def test_missing_run_is_one_line(analyze: Analyze, command: str, tmp_path: Path) -> None:
     code, shown, errors = analyze(command, tmp_path / "nothing", "--out", tmp_path / "out")
     assert code == 1
-    assert errors.strip() == f"error: run folder {tmp_path / 'nothing'} does not exist"
+    nothing = tmp_path / "nothing"
+    assert errors.strip() == f"error: run folder {nothing} does not exist: give a folder made by train pretrain"
     assert not shown
     assert not (tmp_path / "out").exists()
 

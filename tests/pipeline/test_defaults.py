@@ -1,0 +1,23 @@
+"""Defaults that the command line repeats, so that --help need not import what owns them."""
+
+import inspect
+
+import data_manifests
+from pipeline import cli
+from pipeline.job import Options
+from pipeline.scenes import SceneConfig
+
+
+def defaults(command) -> dict[str, object]:
+    return {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
+
+
+def test_the_default_teacher_is_the_manifests():
+    assert data_manifests.load("teachers")["default"] == cli.DEFAULT_TEACHER == defaults(cli.folder)["teacher"]
+
+
+def test_rooms_and_jobs_have_one_set_of_defaults():
+    rooms = defaults(cli.toyrooms)
+    assert (rooms["size"], rooms["camouflage"]) == (SceneConfig().size_px, SceneConfig().camouflage)
+    for name in ("samples_per_shard", "batch_size", "stats", "max_rejects", "seed", "workers"):
+        assert defaults(cli.folder)[name] == getattr(Options(), name)
