@@ -208,8 +208,8 @@ def _summary(summaries: "list[SplitSummary]", out: Path) -> None:
 
 def main() -> None:
     """Entry point: a user's mistake ends in one line and exit code 1 (2 for misuse of the command line)."""
-    # Idle OpenMP threads spin by default; on a shared or small machine that starves the threads that work (measured:
-    # 13 times slower steps with two processes on two cores).
+    # Idle OpenMP threads spin by default, which starves whatever else runs: a loader's workers, another run. Sleeping
+    # costs a little where nothing else does (tests/benchmarks/contention.json).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
