@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from pipeline.job import SplitSummary
+    from pipeline.job import Options, SplitSummary
     from pipeline.sources import Source
 
 app = typer.Typer(
@@ -80,6 +80,7 @@ def folder(
 
         precompute-depth folder imagenet imagenet-rgbd --short-side 256 --batch-size 128 --workers 16
     """
+    from pipeline.job import Options
     from pipeline.sources import SourceError
     from pipeline.sources.folder import Folder
 
@@ -87,8 +88,10 @@ def folder(
         raise SourceError(f"{out} lies inside the source {src}: choose a folder outside it")
     _label(
         Folder(src, short_side, val_fraction), out, teacher, device,
-        samples_per_shard=samples_per_shard, batch_size=batch_size, stats=stats,
-        max_rejects=max_rejects, seed=seed, workers=workers,
+        Options(
+            samples_per_shard=samples_per_shard, batch_size=batch_size, stats=stats, max_rejects=max_rejects, seed=seed,
+            workers=workers,
+        ),
     )  # fmt: skip
 
 
@@ -121,6 +124,7 @@ def toyrooms(
 
         precompute-depth toyrooms teacher-rooms --teacher none --samples 120000 --seed 1000
     """
+    from pipeline.job import Options
     from pipeline.scenes import SceneConfig
     from pipeline.sources import SourceError
     from pipeline.sources.toyrooms import ToyRooms
@@ -131,7 +135,9 @@ def toyrooms(
         raise SourceError(str(error)) from None
     _label(
         ToyRooms(samples, val_samples, seed, scene), out, teacher, device,
-        samples_per_shard=samples_per_shard, batch_size=batch_size, stats=stats, seed=seed, workers=workers,
+        Options(
+            samples_per_shard=samples_per_shard, batch_size=batch_size, stats=stats, seed=seed, workers=workers,
+        ),
     )  # fmt: skip
 
 
@@ -166,10 +172,9 @@ def inspect(
     console.print(f"contact sheet: {target}", highlight=False, soft_wrap=True)
 
 
-def _label(source: "Source", out: Path, teacher: str, device: str, **choices: object) -> None:
+def _label(source: "Source", out: Path, teacher: str, device: str, options: "Options") -> None:
     from pipeline import job
 
-    options = job.Options(**choices)  # type: ignore[arg-type]
     loaded = None
     if teacher != "none":
         from pipeline.teachers import Teacher

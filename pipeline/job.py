@@ -5,14 +5,11 @@ which shard, and which samples share an inference batch, follow from the listing
 interrupted job ends with the same bytes as an uninterrupted one.
 """
 
-import fcntl
-import json
 import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +18,7 @@ import numpy as np
 from rich.console import Console
 
 from pipeline import depth_codec, shards
+from pipeline.claim import JobError, claim, only_job
 from pipeline.encode import Encoded, encode, write
 from pipeline.label import Depths, Labeller, Loaded, calibrate, prefetched
 from pipeline.progress import Meter
@@ -30,10 +28,6 @@ from pipeline.standardize import Moments, Standardisation
 
 if TYPE_CHECKING:
     from pipeline.teachers import Teacher
-
-
-class JobError(ValueError):
-    """The job cannot start or did not end well; one line that names the cause and the fix."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +67,9 @@ def run(source: Source, teacher: "Teacher | None", out: Path, options: Options, 
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "job.json").exists() and (stray := next((p for p in out.iterdir() if p.name != ".lock"), None)):
         raise JobError(f"{out} is not empty ({stray.name}) and holds no precompute-depth job: choose another folder")
-    with _only_job(out):
+    with only_job(out):
         config = _config(source, teacher, options)
-        _claim(out, config)
+        claim(out, config)
         labeller = Labeller(source, teacher, options.batch_size, options.workers)
         with ThreadPoolExecutor(options.workers) as pool:
             constants, constants_from = calibrate(
@@ -142,47 +136,6 @@ def _config(source: Source, teacher: "Teacher | None", options: Options) -> dict
         "teacher": teacher.identity() if teacher else None,
         "options": decides_bytes,
     }
-
-
-@contextmanager
-def _only_job(out: Path) -> Iterator[None]:
-    """Hold `out`/.lock; the kernel releases it even after kill -9."""
-    with open(out / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise JobError(
-                f"another precompute-depth is writing to {out}: wait for it or choose another folder"
-            ) from None
-        yield
-
-
-def _claim(out: Path, config: dict[str, Any]) -> None:
-    path = out / "job.json"
-    if not path.exists():
-        shards.write_atomically(path, json.dumps(config, indent=1).encode())
-        return
-    try:
-        earlier = json.loads(path.read_bytes())
-    except ValueError:
-        raise JobError(f"{path} is damaged: move {out} away and start again") from None
-    changed = _differences(earlier, json.loads(json.dumps(config)))
-    if changed and not (out / "stats.json").exists():  # that job ended before it wrote anything: begin anew
-        shards.write_atomically(path, json.dumps(config, indent=1).encode())
-    elif changed:
-        raise JobError(
-            f"{out} was begun with another configuration: {'; '.join(changed[:4])}"
-            f"{f' and {len(changed) - 4} more' if len(changed) > 4 else ''}. Use the same or choose another folder"
-        )
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    if path == "source.listing_sha256" and old != new:
-        return ["the source's files (names or sizes) have changed"]
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
-    return [] if old == new else [f"{path} was {old!r}, now {new!r}"]
 
 
 # --- write ---------------------------------------------------------------------------------------------------------
