@@ -1,12 +1,17 @@
 """Teachers: monocular depth estimators behind one interface that declares polarity and unit.
 
 Any `AutoModelForDepthEstimation` of a type in `data_manifests/teachers.toml` loads the same way, from a hub id or from
-a local folder; `toy` names the embedded one in `pipeline/toy_teacher/`.
+a local folder; `toy` names the embedded one in `pipeline/toy_teacher/`. The pixels are prepared and the estimates
+brought to the photograph's size by the checkpoint's own `transformers` processor.
 """
 
+import contextlib
 import hashlib
+import math
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,7 @@ import huggingface_hub
 import numpy as np
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
@@ -21,63 +27,204 @@ import data_manifests
 
 TOY_FOLDER = Path(__file__).parent / "toy_teacher"
 
+_DTYPES = {
+    "float32": torch.float32, "fp32": torch.float32, "float16": torch.float16, "fp16": torch.float16,
+    "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
+}  # fmt: skip
+# The first fusion layer has nothing to fuse with. Published checkpoints (Intel/dpt-large) omit its weights, and
+# transformers then draws them at random: neither absence nor value means anything.
+_IDLE = "fusion_stage.layers.0.residual_layer1"
+
 
 class TeacherError(ValueError):
     """The teacher cannot be used; one line that names it and the fix."""
 
 
-class Teacher:
-    """A frozen depth estimator: `prepare` one image at a time, `estimate` a batch of equal shapes."""
+class UnfitImage(TeacherError):
+    """This teacher cannot see this one photograph; others are fine."""
 
-    def __init__(self, name: str, device: str = "auto") -> None:
-        self.name = name
+
+class Teacher:
+    """A frozen depth estimator: `prepare` one image at a time, `estimate` a batch of equal shapes.
+
+    `size` is a side in pixels that the model sees, by default the checkpoint's own; a multiple of the model's patch.
+    With `aspect` "keep" the photograph is scaled to it as little as possible: its short side becomes `size`, or its
+    long side where the photograph is smaller than `size`; both sides are then rounded to the multiple. With "square"
+    it is squeezed to size × size. What a class does not allow is refused:
+
+    | class | size | aspect |
+    |---|---|---|
+    | DepthAnything V1, V2, metric; PromptDepthAnything | multiple of 14, own 518 | keep, square |
+    | ZoeDepth | multiple of 32, own 384 × 512 | keep; square with a size |
+    | DPT with a BEiT or DINOv2 backbone | multiple of the patch | keep, square |
+    | DPT with a plain ViT; Tipsv2Dpt | multiple of the patch | square |
+    | DepthPro; DPT hybrid or with a SwinV2 backbone | none: the architecture's, 1536 or 384 | square |
+    | GLPN | none: the photograph's, floored to multiples of 32 | keep |
+
+    `dtype` "auto" is float16 on a GPU, float32 on a CPU. `threads` (CPU only; default: all that the process may use)
+    is set by us, because estimates depend on it in their last bits and OMP_NUM_THREADS differs between launchers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        device: str = "auto",
+        *,
+        size: int | None = None,
+        aspect: str = "keep",
+        dtype: str = "auto",
+        compile: bool = False,
+        revision: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        _check(size, aspect, dtype, threads)
+        self.name, self.size, self.aspect, self.compile = name, size, aspect, compile
         self.device = resolve_device(device)
-        self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
-        self.model, self.processor = _load(name)
-        self.model.to(self.device, self.dtype).eval().requires_grad_(False)
+        on_gpu = self.device.type == "cuda"
+        if compile:
+            _require_compiler(on_gpu)
+        self.dtype = _DTYPES[dtype] if dtype != "auto" else torch.float16 if on_gpu else torch.float32
+        self.threads = None if on_gpu else threads or _usable_cpus()
+        self.model, processor, self.revision, idle = _load(name, revision)
+        self._weights_sha256 = _digest(self.model, idle)  # of what the checkpoint holds, before `dtype` rounds it
         facts = _manifest_facts(name, self.model.config)
         self.polarity: str = facts["polarity"]
         self.unit: str = facts["unit"]
+        self._view = _view(self.model.config, processor)
+        who = f"{name!r} ({self.model.config.model_type})"
+        settings = _processor_settings(who, processor, self._view, size, aspect)
+        self.processor = type(processor).from_dict(processor.to_dict() | settings)
+        self.model.to(self.device, self.dtype).eval().requires_grad_(False)
+        self._forward = torch.compile(self.model) if compile else self.model
+        # ZoeDepth with two metric heads (NYU and KITTI) lets the images of a batch vote on one head for all.
+        self._one_by_one = len(getattr(self.model.config, "bin_configurations", None) or ()) > 1
 
     def identity(self) -> dict[str, Any]:
         """Everything the estimates depend on besides the pixels and the batch size."""
-        digest = hashlib.sha256()
-        for key, tensor in sorted(self.model.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        revision = getattr(self.model.config, "_commit_hash", None)
         return {
             "name": self.name,
-            "revision": revision,
-            "weights_sha256": digest.hexdigest(),
+            "revision": self.revision,
+            "weights_sha256": self._weights_sha256,
             "model_type": self.model.config.model_type,
             "processor": {k: v for k, v in self.processor.to_dict().items() if k not in ("processor_class",)},
+            "size": self.size,
+            "aspect": self.aspect,
             "polarity": self.polarity,
             "unit": self.unit,
             "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
-            "num_threads": torch.get_num_threads(),
+            "compile": self.compile,
+            "num_threads": self.threads,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
 
     def prepare(self, rgb: NDArray[np.uint8]) -> torch.Tensor:
-        """uint8 (height, width, 3) to the (3, h, w) float tensor the model wants, by its own processor."""
+        """uint8 (height, width, 3) to the (3, h, w) float32 tensor the model wants, by its own processor."""
+        self._refuse_thin(*rgb.shape[:2])
         pixels = torch.from_numpy(rgb.copy()).permute(2, 0, 1)
-        return self.processor(pixels, return_tensors="pt", input_data_format="channels_first")["pixel_values"][0]
+        with _threads(1):  # many of us run at once: one team of threads each would fight over the cores
+            return self.processor(pixels, return_tensors="pt", input_data_format="channels_first")["pixel_values"][0]
+
+    def _refuse_thin(self, height: int, width: int) -> None:
+        multiple, short = self._view.multiple, min(height, width)
+        if self.aspect == "square":
+            return
+        if self._view.as_is:
+            patches = short // multiple
+        else:
+            own = dict(self.processor.size)
+            scale = min(own["height"] / height, own["width"] / width, key=lambda factor: abs(1 - factor))
+            patches = round(scale * short / multiple)
+        if patches < 1:
+            raise UnfitImage(f"{width}x{height} pixels: too thin for the teacher, whose patch is {multiple} px")
 
     @torch.inference_mode()
     def estimate(self, pixels: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
         """Depth of equally shaped prepared images, each at its (height, width), in the teacher's unit and polarity."""
-        batch = torch.stack(list(pixels)).to(self.device, self.dtype)
-        outputs = self.model(pixel_values=batch)
+        with _threads(self.threads):
+            batch = torch.stack(list(pixels)).to(self.device, self.dtype)
+            step = 1 if self._one_by_one else len(batch)
+            maps: list[torch.Tensor] = []
+            for start in range(0, len(batch), step):
+                maps += self._maps(batch[start : start + step], list(sizes[start : start + step]))
+            # One copy for the batch, because each waits for the GPU. Bicubic upsampling can undershoot; no unit listed
+            # in the manifest goes below zero.
+            flat = torch.cat([one.reshape(-1) for one in maps]).clamp_min(0).cpu()
+        parts = flat.split([height * width for height, width in sizes])
+        return [part.reshape(size).numpy() for part, size in zip(parts, sizes, strict=True)]
+
+    def _maps(self, batch: torch.Tensor, sizes: list[tuple[int, int]]) -> list[torch.Tensor]:
+        outputs = self._forward(pixel_values=batch)
         outputs.predicted_depth = outputs.predicted_depth.float()
-        maps = self.processor.post_process_depth_estimation(outputs, target_sizes=list(sizes))
-        # Bicubic upsampling can undershoot; no unit listed in the manifest goes below zero.
-        return [
-            result["predicted_depth"].reshape(size).clamp_min(0).cpu().numpy()
-            for result, size in zip(maps, sizes, strict=True)
-        ]
+        if getattr(outputs, "field_of_view", None) is not None:
+            outputs.field_of_view = outputs.field_of_view.float()
+        # ZoeDepth alone needs the source's size, to strip what it padded. To the others target sizes are no mere
+        # convenience: without them DepthPro does not apply its field of view, and gives no metres.
+        which = "source_sizes" if self.model.config.model_type == "zoedepth" else "target_sizes"
+        results = self.processor.post_process_depth_estimation(outputs, **{which: sizes})
+        return [result["predicted_depth"] for result in results]
+
+
+@dataclass(frozen=True)
+class _View:
+    """What a model can be shown."""
+
+    multiple: int = 1  # of both sides; anything else the model would floor to silently
+    square_only: bool = False
+    only_side: int | None = None  # the one size the architecture works at
+    as_is: bool = False  # no resizing but to the multiple
+
+
+def _view(config: Any, processor: Any) -> _View:
+    kind, backbone = config.model_type, getattr(config, "backbone_config", None)
+    if kind == "glpn":
+        return _View(multiple=processor.size_divisor, as_is=True)
+    if kind == "depth_pro":  # its smallest copy of the image must be one patch
+        return _View(square_only=True, only_side=round(config.patch_size / min(config.scaled_images_ratios)))
+    if kind == "dpt" and config.is_hybrid:
+        return _View(square_only=True, only_side=config.image_size)
+    if kind == "dpt" and backbone is not None and backbone.model_type == "swinv2":
+        return _View(square_only=True, only_side=backbone.image_size)  # as in MiDaS
+    own = getattr(processor, "ensure_multiple_of", None) or 1
+    # ZoeDepthImageProcessor's default is 1/32, which rounds to nothing; its checkpoints say 32.
+    multiple = math.lcm((backbone or config).patch_size, round(own if own >= 1 else 1 / own))
+    # DPT without a backbone takes the root of the number of tokens for the height of the grid.
+    grid_is_square = kind == "dpt" and backbone is None
+    return _View(multiple, square_only=grid_is_square or not hasattr(processor, "keep_aspect_ratio"))
+
+
+def _processor_settings(who: str, processor: Any, view: _View, size: int | None, aspect: str) -> dict[str, Any]:
+    """What to change in the checkpoint's processor for this size and aspect."""
+    settings: dict[str, Any] = {"do_resize": True}
+    if view.as_is:
+        if size is not None or aspect != "keep":
+            raise TeacherError(
+                f"teacher {who} sees a photograph at its own size, floored to multiples of {view.multiple}: leave out "
+                "--teacher-size and --teacher-aspect"
+            )
+        return settings
+    if aspect == "keep" and view.square_only:
+        raise TeacherError(f"teacher {who} sees squares only: add --teacher-aspect square")
+    if size and view.only_side and size != view.only_side:
+        raise TeacherError(f"teacher {who} works at {view.only_side} px only, got --teacher-size {size}: leave it out")
+    if size and size % view.multiple:
+        below = size // view.multiple * view.multiple
+        either = f"{below} or {below + view.multiple}" if below else f"{view.multiple}"
+        raise TeacherError(f"--teacher-size must be a multiple of {view.multiple} for {who}, got {size}: use {either}")
+    size = size or view.only_side
+    own = dict(processor.size)
+    if size is None and not processor.do_resize:
+        raise TeacherError(f"teacher {who} has no size of its own: give --teacher-size, a multiple of {view.multiple}")
+    if size is None and aspect == "square" and own["height"] != own["width"]:
+        raise TeacherError(f"teacher {who}: its own size is {own['height']}x{own['width']}; give a --teacher-size")
+    if size is not None:
+        settings["size"] = {"height": size, "width": size}
+    if hasattr(processor, "keep_aspect_ratio"):
+        settings |= {"keep_aspect_ratio": aspect == "keep", "ensure_multiple_of": view.multiple}
+    if hasattr(processor, "size_divisor"):  # pads to it where asked to, and never strips that; a multiple needs none
+        settings["do_pad"] = False
+    return settings
 
 
 def resolve_device(device: str) -> torch.device:
@@ -89,7 +236,50 @@ def resolve_device(device: str) -> torch.device:
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _load(name: str) -> tuple[Any, Any]:
+def _check(size: int | None, aspect: str, dtype: str, threads: int | None) -> None:
+    if size is not None and size < 1:
+        raise TeacherError(f"--teacher-size must be at least 1, got {size}")
+    if aspect not in ("keep", "square"):
+        raise TeacherError(f"--teacher-aspect must be keep or square, got {aspect!r}")
+    if dtype not in ("auto", *_DTYPES):
+        raise TeacherError(f"--dtype must be auto, float32, float16 or bfloat16, got {dtype!r}")
+    if threads is not None and threads < 1:
+        raise TeacherError(f"--threads must be at least 1, got {threads}")
+
+
+def _require_compiler(on_gpu: bool) -> None:
+    names = ("cc", "gcc", "clang") if on_gpu else (os.environ.get("CXX", "c++"), "c++", "g++", "clang++", "cl")
+    if not any(map(shutil.which, names)):
+        language = "C" if on_gpu else "C++"
+        raise TeacherError(f"--compile needs a {language} compiler, and none is on the PATH: install one")
+
+
+def _usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Use this many threads in torch, in the calling thread alone: OpenMP keeps the number per thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _digest(model: torch.nn.Module, without: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        if key not in without:
+            digest.update(key.encode())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _load(name: str, revision: str | None) -> tuple[Any, Any, str | None, list[str]]:
+    """Model, processor, commit on the hub, and the weights that are absent because nothing uses them."""
     transformers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     huggingface_hub.utils.logging.set_verbosity_error()  # without a network: eleven lines of retries
@@ -99,29 +289,47 @@ def _load(name: str) -> tuple[Any, Any]:
     if name != "toy" and (Path(name).exists() or name.startswith((".", os.sep))) and not Path(name).is_dir():
         what = "is a file" if Path(name).exists() else "does not exist"
         raise TeacherError(f"teacher folder {name} {what}: give a folder or a hub id such as {_default()}")
+    if revision is not None and Path(location).is_dir():
+        raise TeacherError(f"teacher {name} is a local folder, which has no revisions: leave out --teacher-revision")
     try:
-        model, loading = transformers.AutoModelForDepthEstimation.from_pretrained(location, output_loading_info=True)
-        processor = transformers.AutoImageProcessor.from_pretrained(location)
+        commit = None if Path(location).is_dir() else _commit(location, revision)
+        model, loading = transformers.AutoModelForDepthEstimation.from_pretrained(
+            location, revision=commit, dtype=torch.float32, output_loading_info=True
+        )
+        processor = transformers.AutoImageProcessor.from_pretrained(location, revision=commit)
     except OSError as error:
         if Path(location).is_dir():
             raise TeacherError(f"teacher {name}: {_one_line(error)}") from None
+        at = f" at revision {revision}" if revision else ""
         raise TeacherError(
-            f"teacher {name!r} is neither a local folder nor reachable on the hub ({_one_line(error)}): "
+            f"teacher {name!r}{at} is neither a local folder nor reachable on the hub ({_one_line(error)}): "
             "check the name and the network, download it first and give the folder, or use --teacher toy"
         ) from None
     except SafetensorError as error:
         raise TeacherError(f"teacher {name!r}: its weights are damaged ({_one_line(error)})") from None
-    except (ValueError, KeyError) as error:
+    except RuntimeError as error:
+        if "mismatch" not in str(error):  # its text for weights of other shapes refers to a table that is not printed
+            raise
+        raise TeacherError(f"teacher {name!r}: its weights do not fit its config.json") from None
+    except (ValueError, KeyError, StrictDataclassError) as error:
         raise TeacherError(
             f"teacher {name!r} is not a depth model that AutoModelForDepthEstimation loads ({_one_line(error)})"
         ) from None
-    absent = sorted(loading["missing_keys"])
+    missing = sorted(loading["missing_keys"])
+    absent = [key for key in missing if _IDLE not in key]
     if absent:
         raise TeacherError(
             f"teacher {name!r} lacks {len(absent)} weights of a {model.config.model_type} depth model "
             f"(first: {absent[0]}): it is another model's checkpoint"
         )
-    return model, processor
+    if not hasattr(processor, "post_process_depth_estimation"):
+        raise TeacherError(f"teacher {name!r}: its processor, {type(processor).__name__}, is not one of a depth model")
+    return model, processor, commit, missing
+
+
+def _commit(hub_id: str, revision: str | None) -> str:
+    """The commit that a revision (default: the main branch) is now; the hub's cache names its folders by it."""
+    return Path(transformers.utils.cached_file(hub_id, "config.json", revision=revision)).parent.name
 
 
 def _manifest_facts(name: str, config: Any) -> dict[str, Any]:
@@ -131,8 +339,13 @@ def _manifest_facts(name: str, config: Any) -> dict[str, Any]:
             f"teacher {name!r} is of type {config.model_type!r}; polarity and unit are known for "
             f"{', '.join(types)} (data_manifests/teachers.toml)"
         )
+    if config.model_type == "depth_pro" and not config.use_fov_model:
+        raise TeacherError(f"teacher {name!r} has no field-of-view head, without which DepthPro gives no metres")
     facts = types[config.model_type]
-    return facts["metric"] if getattr(config, "depth_estimation_type", None) == "metric" else facts
+    backbone = getattr(config, "backbone_config", None)
+    for variant in (getattr(config, "depth_estimation_type", None), getattr(backbone, "model_type", None)):
+        facts = facts.get(variant, facts)
+    return facts
 
 
 def _default() -> str:
