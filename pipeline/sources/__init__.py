@@ -1,10 +1,14 @@
 """Where samples come from: one file per source layout, each offering what `Source` asks for.
 
 Adding one: write `sources/<name>.py` with a class that has these members, and a command for it in `pipeline/cli.py`.
+
+A source lists *access units*, the smallest things it can read alone: a file, a member of an indexed tar, a run of rows
+of a parquet row group. The job sorts and shuffles units, never samples, so nothing is read more often than it must be.
+Most units hold one sample, and then the unit and its only item are the same string.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -36,19 +40,31 @@ def printable(name: str) -> str:
 
 class Source(Protocol):
     name: str
-    splits: Sequence[str]
+    splits: Sequence[str]  # those it may hold; one that turns out empty is left out
     class_names: Sequence[str]
     seg_names: Sequence[str]
     depth_fields: Sequence[str]  # depth that comes with the source, in metres, farther is larger
+    listing_in_config: bool  # config() already tells whether the listing changed; else the job lists again on a resume
+    samples_per_unit: int  # the most samples a unit holds; a shard holds samples_per_shard // this many units
 
-    def listing(self, split: str) -> Sequence[str]:
-        """Every item of a split, in an order that depends on the source alone."""
+    def listing(self) -> Iterator[tuple[str, str, int]]:
+        """(split, access unit, its bytes) of everything, streamed in any order: the job sorts it on disk.
+
+        Units are unique within a split and hold no NUL. The bytes (-1 unknown) only help to notice a changed source.
+        """
+
+    def samples(self, unit: str) -> Sequence[str]:
+        """The items of a unit, in order; for a unit of one sample just `[unit]`. Costs no access to the source."""
 
     def key(self, split: str, item: str) -> str:
         """A valid, unique WebDataset key: no dot, no slash, at most 80 characters."""
 
     def load(self, split: str, item: str) -> Photograph:
-        """Decode one item; raises images.UnreadableImage, which makes it a reject. Called from many threads."""
+        """Decode one item; called from many threads.
+
+        images.UnreadableImage makes the item a reject. SourceError ends the job: what was listed is gone, or the
+        storage fails, so that writing on would turn an outage into rejects.
+        """
 
     def config(self) -> dict[str, Any]:
-        """What the samples depend on, for the index and the resume check."""
+        """What the samples depend on, for the index and the resume check; the listing itself is checked by the job."""

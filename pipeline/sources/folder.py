@@ -7,7 +7,7 @@ beside `SRC/val/<class>/*.jpg` (ImageNet as many people keep it) is taken as it 
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,16 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
 
 
 class Folder:
-    """Images below a folder, each an item by its path below it; sorted class names give the indices."""
+    """Images below a folder, each a unit by its path below it; sorted class names give the indices.
+
+    A folder is a class if it holds an image at any depth. Only that much is looked at before the listing.
+    """
 
     name = "folder"
     seg_names: Sequence[str] = ()
     depth_fields: Sequence[str] = ()
+    samples_per_unit = 1
+    listing_in_config = False
 
     def __init__(self, root: Path, short_side: int, val_fraction: float) -> None:
         if not root.is_dir():
@@ -31,34 +36,45 @@ class Folder:
         if not 0 <= val_fraction < 1:
             raise SourceError(f"--val-fraction must be at least 0 and below 1, got {val_fraction}")
         self.root, self.short_side, self.val_fraction = root, short_side, val_fraction
-        items = sorted(_walk(root))
-        if not items:
+        folders, flat = _top_level(root)
+        if not folders and not flat:
             raise SourceError(f"source folder {root} holds no image ({', '.join(sorted(EXTENSIONS))})")
-        self.presplit = {item.split("/")[0] for item in items} == {"train", "val"}
-        self._items: dict[str, list[str]] = {"train": [], "val": []}
-        for item in items:
-            if self.presplit:
-                split = item.split("/")[0]
-            else:
-                split = "val" if _unit_hash(item) < val_fraction else "train"
-            self._items[split].append(item)
-        if not self._items["train"]:
+        self.presplit = folders == ["train", "val"] and not flat
+        if self.presplit:
+            below = {split: _top_level(root / split) for split in ("train", "val")}
+            folders = sorted({name for names, _ in below.values() for name in names})
+            flat = next((f"{split}/{image}" for split, (_, image) in below.items() if image), None)
+        if folders and flat:
             raise SourceError(
-                f"--val-fraction {val_fraction} puts all {len(items)} images of {root} into val: lower it"
+                f"source folder {root} mixes images in class folders with images outside them ({printable(flat)}): "
+                "move these into a class folder or away"
             )
-        self.class_names = _class_names(root, [self._below_split(item) for item in items])
-        self._class_index = {name: index for index, name in enumerate(self.class_names)}
-        self.splits: Sequence[str] = [split for split in ("train", "val") if self._items[split]]
+        if odd := next((name for name in folders if printable(name) != name), None):
+            raise SourceError(f"class folder {printable(odd)} of {root} is not valid UTF-8: rename it")
+        self.class_names: Sequence[str] = folders
+        self._class_index = {name: index for index, name in enumerate(folders)}
+        self.splits: Sequence[str] = ["train", "val"] if self.presplit or val_fraction else ["train"]
 
-    def _below_split(self, item: str) -> str:
-        return item.split("/", 1)[1] if self.presplit else item
+    def listing(self) -> Iterator[tuple[str, str, int]]:
+        for path, size in walk_images(self.root):
+            if self.presplit:
+                split = path.split("/")[0]
+            else:
+                split = "val" if _unit_hash(path) < self.val_fraction else "train"
+            if split not in self.splits or (self.class_names and self._class_of(path) not in self._class_index):
+                name = printable(path)
+                raise SourceError(f"source folder {self.root} changed while it was listed ({name}): run again")
+            yield split, path, size
 
-    def listing(self, split: str) -> Sequence[str]:
-        return self._items[split]
+    def samples(self, unit: str) -> Sequence[str]:
+        return [unit]
+
+    def _class_of(self, path: str) -> str:
+        below_split = path.partition("/")[2] if self.presplit else path
+        return below_split.split("/")[0]
 
     def key(self, split: str, item: str) -> str:
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(item).stem)[:60]
-        return f"{stem}-{_digest(item)[:12]}"
+        return hashed_key(Path(item).stem, item)
 
     def load(self, split: str, item: str) -> Photograph:
         data = read_file(self.root / item)
@@ -68,57 +84,97 @@ class Folder:
             rgb_bytes=stored,
             rgb_extension="rgb.jpg",
             facts={"source": printable(item), "original_width": width, "original_height": height},
-            cls=self._class_index[self._below_split(item).split("/")[0]] if self.class_names else None,
+            cls=self._class_index[self._class_of(item)] if self.class_names else None,
         )
 
     def config(self) -> dict[str, Any]:
-        """Names and sizes of all files stand for their content: reading everything twice would cost a second pass."""
-        listing = hashlib.sha256()
-        for split in self.splits:
-            for item in self._items[split]:
-                listing.update(os.fsencode(f"{split}\0{item}\0{_size(self.root / item)}\n"))
         return {
             "name": self.name,
             "short_side": self.short_side,
             "val_fraction": None if self.presplit else self.val_fraction,
-            "listing_sha256": listing.hexdigest(),
         }
 
 
-def _walk(root: Path) -> list[str]:
-    """Image paths below root; a folder that links lead to twice is walked once, under its first name."""
-    found = []
+def walk_images(root: Path) -> Iterator[tuple[str, int]]:
+    """(path below root, bytes) of every image at any depth; -1 bytes where it cannot be looked at: it will be a reject.
+
+    A folder that links lead to twice is walked once, under its first name. Memory grows with folders, not with files.
+    """
     seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
+    pending = [""]
+    while pending:
+        below = pending.pop()
+        if (identity := _identity(root / below)) in seen:
             continue
-        seen.add((status.st_dev, status.st_ino))
-        folders.sort()
-        below = Path(folder).relative_to(root)
-        found += [(below / name).as_posix() for name in files if Path(name).suffix.lower() in EXTENSIONS]
-    return found
+        seen.add(identity)
+        folders = []
+        for entry in scan(root / below):
+            if is_folder(entry):
+                folders.append(entry.name)
+            elif is_image(entry.name):
+                yield f"{below}{entry.name}", _size(entry)
+        pending += [f"{below}{name}/" for name in sorted(folders, reverse=True)]
 
 
-def _class_names(root: Path, items: Sequence[str]) -> Sequence[str]:
-    nested = [item for item in items if "/" in item]
-    if nested and len(nested) < len(items):
-        flat = next(item for item in items if "/" not in item)
-        raise SourceError(
-            f"source folder {root} mixes images in class folders with images outside them ({flat}): "
-            "move these into a class folder or away"
-        )
-    names = sorted({item.split("/")[0] for item in nested})
-    if odd := next((name for name in names if printable(name) != name), None):
-        raise SourceError(f"class folder {printable(odd)} of {root} is not valid UTF-8: rename it")
-    return names
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file, -1 where it cannot be looked at (it will be a reject)."""
+def scan(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What lies in a folder, streamed; one that cannot be listed ends the job: its images would be lost silently."""
     try:
-        return path.stat().st_size
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError as error:
+        raise _unlistable(folder, error) from error
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def hashed_key(stem: str, unique: str) -> str:
+    """A key that shows what it can of `stem` and differs where `unique` does."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:60]
+    return f"{readable}-{_digest(unique)[:12]}"
+
+
+def _top_level(root: Path) -> tuple[list[str], str | None]:
+    """Sorted folders of root that hold an image, and one image that lies in root itself."""
+    folders, flat = [], None
+    for entry in scan(root):
+        if is_folder(entry):
+            folders.append(entry.name)
+        elif flat is None and is_image(entry.name):
+            flat = entry.name
+    holding, seen = [], set()
+    for name in sorted(folders):
+        if (identity := _identity(root / name)) not in seen and next(walk_images(root / name), None):
+            holding.append(name)
+        seen.add(identity)
+    return holding, flat
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """The same for all links that lead to a folder."""
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        raise _unlistable(folder, error) from error
+    return status.st_dev, status.st_ino
+
+
+def _unlistable(folder: Path, error: OSError) -> SourceError:
+    name = printable(str(folder))
+    return SourceError(f"folder {name} cannot be listed ({error.strerror}): make it readable, or move it away")
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
     except OSError:
         return -1
 

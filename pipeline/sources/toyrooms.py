@@ -1,6 +1,6 @@
 """Procedural RGB-D rooms as a source: `exact`, `real` (sensor, filled), `raw` (sensor) depth, class and labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +19,8 @@ class ToyRooms:
     class_names: Sequence[str] = scenes.CLASS_NAMES
     seg_names: Sequence[str] = scenes.SEG_NAMES
     depth_fields: Sequence[str] = ("exact", "real", "raw")
+    samples_per_unit = 1
+    listing_in_config = True  # nothing is read: seeds and counts decide everything
 
     def __init__(self, samples: int, val_samples: int, seed: int, scene: scenes.SceneConfig) -> None:
         if samples < 1 or val_samples < 1:
@@ -26,8 +28,13 @@ class ToyRooms:
         self.num_samples = {"train": samples, "val": val_samples}
         self.seed, self.scene = seed, scene
 
-    def listing(self, split: str) -> Sequence[str]:
-        return [f"{index:08d}" for index in range(self.num_samples[split])]
+    def listing(self) -> Iterator[tuple[str, str, int]]:
+        for split, count in self.num_samples.items():
+            for index in range(count):
+                yield split, f"{index:08d}", -1
+
+    def samples(self, unit: str) -> Sequence[str]:
+        return [unit]
 
     def key(self, split: str, item: str) -> str:
         return f"room-{item}"

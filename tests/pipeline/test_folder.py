@@ -1,4 +1,7 @@
 import os
+import tracemalloc
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from running import jpeg
@@ -6,6 +9,13 @@ from running import jpeg
 from pipeline.images import UnreadableImage
 from pipeline.sources import SourceError
 from pipeline.sources.folder import Folder
+
+
+def listed(source, split):
+    """Sorted units of a split, each its only item."""
+    units = sorted(unit for found, unit, _ in source.listing() if found == split)
+    assert all(source.samples(unit) == [unit] for unit in units)
+    return units
 
 
 def fill(root, *names):
@@ -19,13 +29,13 @@ def test_classes_are_sorted_folders(tmp_path):
     source = Folder(fill(tmp_path, "b/1.jpg", "a/2.JPEG", "b/deep/3.png"), 384, 0)
     assert source.class_names == ["a", "b"]
     assert source.splits == ["train"]
-    assert [source.load("train", item).cls for item in source.listing("train")] == [0, 1, 1]
+    assert [source.load("train", item).cls for item in listed(source, "train")] == [0, 1, 1]
 
 
 def test_train_beside_val_is_taken_as_it_is_split(tmp_path):
     source = Folder(fill(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "val/b/3.jpg"), 384, 0.5)
     assert source.class_names == ["a", "b"]
-    assert source.listing("val") == ["val/b/3.jpg"]
+    assert listed(source, "val") == ["val/b/3.jpg"]
     assert source.load("val", "val/b/3.jpg").cls == 1
 
 
@@ -38,17 +48,17 @@ def test_a_flat_folder_has_no_classes(tmp_path):
 def test_a_share_goes_to_val_whatever_else_is_there(tmp_path):
     names = [f"a/{number}.jpg" for number in range(300)]
     source = Folder(fill(tmp_path, *names), 384, 0.2)
-    val = set(source.listing("val"))
+    val = set(listed(source, "val"))
     assert 35 < len(val) < 85
     more = Folder(fill(tmp_path, "a/new.jpg"), 384, 0.2)
-    assert val <= set(more.listing("val"))
-    assert not set(more.listing("train")) & val
+    assert val <= set(listed(more, "val"))
+    assert not set(listed(more, "train")) & val
 
 
 def test_keys_are_valid_and_unique(tmp_path):
     names = ["a/x.y.jpg", "a/x_y.jpg", "b/x.y.jpg", "a/ünïcode ☃.jpg", f"a/{'long' * 50}.jpg"]
     source = Folder(fill(tmp_path, *names), 384, 0)
-    keys = [source.key("train", item) for item in source.listing("train")]
+    keys = [source.key("train", item) for item in listed(source, "train")]
     assert len(set(keys)) == 5
     assert all(len(key) <= 80 and "." not in key and "/" not in key and key.isascii() for key in keys)
 
@@ -58,16 +68,18 @@ def test_a_name_that_is_not_unicode_is_fine(tmp_path):
     with open(os.fsencode(tmp_path) + b"/a/\xff\xfe.jpg", "wb") as file:
         file.write(jpeg())
     source = Folder(tmp_path, 384, 0)
-    assert len({source.key("train", item) for item in source.listing("train")}) == 2
-    assert source.config()["listing_sha256"]
+    assert len({source.key("train", item) for item in listed(source, "train")}) == 2
+    assert {size for _, _, size in source.listing()} == {len(jpeg((32, 24))), len(jpeg())}
 
 
 def test_links_that_loop_are_walked_once(tmp_path):
     fill(tmp_path / "photos", "c/1.jpg", "c/2.jpg")
     (tmp_path / "photos" / "c" / "again").symlink_to(tmp_path / "photos" / "c")
-    (tmp_path / "photos" / "d").symlink_to(tmp_path / "photos" / "c")
+    for name in ("c-1", "d"):
+        (tmp_path / "photos" / name).symlink_to(tmp_path / "photos" / "c")
     source = Folder(tmp_path / "photos", 384, 0)
-    assert source.listing("train") == ["c/1.jpg", "c/2.jpg"]
+    assert source.class_names == ["c"]
+    assert listed(source, "train") == ["c/1.jpg", "c/2.jpg"]
 
 
 def test_dead_links_and_pipes_become_rejects(tmp_path):
@@ -75,7 +87,6 @@ def test_dead_links_and_pipes_become_rejects(tmp_path):
     (tmp_path / "c" / "dead.jpg").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "c" / "pipe.jpg")
     source = Folder(tmp_path, 384, 0)
-    assert source.config()["listing_sha256"]
     for item, reason in (("c/dead.jpg", "cannot be read"), ("c/pipe.jpg", "not a regular file")):
         with pytest.raises(UnreadableImage, match=reason):
             source.load("train", item)
@@ -98,7 +109,63 @@ def test_refusals_name_the_folder_and_the_fix(tmp_path, names, val_fraction, mes
         Folder(fill(tmp_path, *names), 384, val_fraction)
 
 
-def test_changed_content_changes_the_config(tmp_path):
-    before = Folder(fill(tmp_path, "a/1.jpg"), 384, 0).config()
+def test_changed_content_changes_the_listing(tmp_path):
+    source = Folder(fill(tmp_path, "a/1.jpg"), 384, 0)
+    before = list(source.listing())
     (tmp_path / "a" / "1.jpg").write_bytes(jpeg((32, 25)))
-    assert Folder(tmp_path, 384, 0).config() != before
+    assert list(source.listing()) != before
+    assert not source.listing_in_config
+
+
+def test_empty_folders_are_no_classes(tmp_path):
+    (tmp_path / "empty" / "deep").mkdir(parents=True)
+    source = Folder(fill(tmp_path, "full/deep/1.jpg", "full/notes.txt"), 384, 0.1)
+    assert source.class_names == ["full"]
+
+
+def test_a_class_that_appears_while_listing_ends_the_job(tmp_path):
+    source = Folder(fill(tmp_path, "a/1.jpg"), 384, 0.1)
+    fill(tmp_path, "b/1.jpg")
+    with pytest.raises(SourceError, match=r"changed while it was listed \(b/1.jpg\)"):
+        list(source.listing())
+    presplit = Folder(fill(tmp_path / "split", "train/1.jpg", "val/1.jpg"), 384, 0.1)
+    fill(tmp_path / "split", "2.jpg")
+    with pytest.raises(SourceError, match=r"changed while it was listed \(2.jpg\)"):
+        list(presplit.listing())
+
+
+def test_a_folder_that_cannot_be_listed_ends_the_job(tmp_path, monkeypatch):
+    source = Folder(fill(tmp_path, "a/1.jpg"), 384, 0.1)
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(SourceError, match=r"cannot be listed \(Permission denied\): make it readable"):
+        list(source.listing())
+
+
+def test_a_vanished_image_ends_the_job(tmp_path):
+    source = Folder(fill(tmp_path, "a/1.jpg"), 384, 0.1)
+    (tmp_path / "a" / "1.jpg").unlink()
+    with pytest.raises(SourceError, match="is gone"):
+        source.load("train", "a/1.jpg")
+
+
+def test_listing_takes_no_memory_per_image(monkeypatch, tmp_path):
+    """A million names would take 100 MB as a list; a fake folder serves a hundred thousand."""
+    source = Folder(fill(tmp_path, "a/1.jpg"), 384, 0.1)
+    entry = SimpleNamespace(is_dir=lambda: False, stat=lambda: SimpleNamespace(st_size=7))
+
+    @contextmanager
+    def crowded(path):
+        yield (SimpleNamespace(**vars(entry), name=f"{number:08d}.jpg") for number in range(100_000))
+
+    source.class_names = []
+    monkeypatch.setattr(os, "scandir", crowded)
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in source.listing()) == 100_000
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
