@@ -1,66 +1,121 @@
-"""A z-standardised depth map as bytes (`.pdz`), with a stated error bound.
+"""A z-standardised depth map as bytes (`.pdz`), with an error bound known before anything is written.
 
-Layout: a 20-byte header `magic 'PDZ1' | bits u8 | 3 zero bytes | height u16 | width u16 | lo f32 | hi f32`
-(little endian), then a Blosc frame holding uint16 codes, differenced along each row. Code 0 is an invalid pixel (NaN
-after decoding); code c > 0 is the value `lo + (c - 1) * (hi - lo) / (2**bits - 2)`. So the error of a decoded value is
-at most `error_bound(lo, hi, bits)`, half a quantisation step.
+Layout, little endian: `magic 'PDZ2' | height u16 | width u16 | step f32 | CRC-32 of these 12 bytes, u32`, then one
+Zstandard frame (with its own checksum) of 2 * height * width bytes, made so:
+1. each pixel becomes the whole number `level` nearest to z / step, from -32767 to 32767; -32768 is an invalid pixel;
+2. each row but the first is replaced by its difference to the row above, modulo 2**16;
+3. 128 is added, so that every small difference, of either sign, has a high byte of 0;
+4. all high bytes come first, then all low bytes, both in reading order.
+Decoding undoes this and gives level * step in float32, exactly so where the step is a power of two; NaN where invalid.
+
+Why: a fixed step gives every map the same bound, and differences down the columns are summed whole rows at a time.
+tests/benchmarks/codec.py measures this against the alternatives; codec.json beside it is what it found.
 """
 
 import struct
+import zlib
 
 import numpy as np
-from numcodecs import Blosc, blosc
+from numcodecs import Zstd
 from numpy.typing import NDArray
 
 EXTENSION = "pdz"
-PSEUDO_BITS = 12  # half a step over a range of 10 z is 0.0012 z
-METRIC_BITS = 16  # over 10 m half a step is 0.08 mm; 12 bits would be 1.2 mm
+PSEUDO_STEP = 2.0**-8  # in z; bfloat16 autocast rounds a z just above 1 by up to twice as much as this does
+METRIC_STEP_M = 0.001  # in metres: divide by the standard deviation that z was made with
 
-_HEADER = struct.Struct("<4sB3xHHff")
-_MAGIC = b"PDZ1"
-_BLOSC = Blosc(cname="zstd", clevel=3, shuffle=Blosc.BITSHUFFLE)
-blosc.use_threads = False  # one thread per sample: bytes must not depend on the machine's core count
+_MAGIC = b"PDZ2"
+_HEADER = struct.Struct("<4sHHf")
+_CRC = struct.Struct("<I")
+_INVALID, _MAX_LEVEL = -32768, 32767
+_ZSTD = Zstd(level=3, checksum=True)
 
 
 class CodecError(ValueError):
-    """The bytes are not a depth map this version can read."""
+    """A map that cannot be stored, or bytes that are not a depth map this version can read."""
 
 
-def error_bound(lo: float, hi: float, bits: int) -> float:
-    """Largest |decoded - original| in z for a map whose values span [lo, hi]."""
-    return (hi - lo) / (2 * (2**bits - 2))
+def error_bound(step: float) -> float:
+    """Largest |decoded - original| in z: half a step, and float32's rounding of the largest level times the step.
+
+    The second term is never needed where the step is a power of two.
+    """
+    return step * (0.5 + 2**-9)
 
 
-def encode(z: NDArray[np.floating], bits: int) -> bytes:
+def encode(z: NDArray[np.floating], step: float) -> bytes:
     """Encode a map of shape (height, width); NaN marks invalid pixels, other values must be finite."""
-    valid = ~np.isnan(z)
-    if z.ndim != 2 or max(z.shape) > 0xFFFF:
-        raise CodecError(f"a depth map must be 2-D with sides up to 65535, got shape {z.shape}")
-    if np.isinf(z).any():
-        raise CodecError("a depth map must be finite (NaN marks invalid pixels), got infinity")
-    lo, hi = (np.float32(z[valid].min()), np.float32(z[valid].max())) if valid.any() else (np.float32(0), np.float32(0))
-    step = (float(hi) - float(lo)) / (2**bits - 2)
-    codes = np.zeros(z.shape, np.uint16)
-    if step > 0:
-        levels = np.rint((z.astype(np.float64) - float(lo)) / step)
-        codes[valid] = (np.clip(levels[valid], 0, 2**bits - 2) + 1).astype(np.uint16)
-    else:
-        codes[valid] = 1
-    differences = np.diff(codes, axis=1, prepend=np.uint16(0))  # wraps modulo 2**16, undone by the wrapping sum
-    header = _HEADER.pack(_MAGIC, bits, z.shape[0], z.shape[1], lo, hi)
-    return header + bytes(_BLOSC.encode(np.ascontiguousarray(differences)))
+    if z.ndim != 2 or not 1 <= min(z.shape) <= max(z.shape) <= 0xFFFF:
+        raise CodecError(f"a depth map must be 2-D with sides from 1 to 65535, got shape {z.shape}")
+    if not 2**-64 <= step <= 2**64:
+        raise CodecError(f"the step of a depth map must be positive, from 2**-64 to 2**64, got {step}")
+    step = float(np.float32(step))  # as decoding will see it
+    largest = float(np.fmax.reduce(np.abs(z), axis=None, initial=0))
+    if largest > _MAX_LEVEL * step:
+        if np.isinf(largest):
+            raise CodecError("a depth map must be finite (NaN marks invalid pixels), got infinity")
+        raise CodecError(
+            f"a depth map stored in steps of {step:.3g} must lie within ±{_MAX_LEVEL * step:.3g}, got {largest:.6g}"
+        )
+    nearest = np.rint(np.asarray(z, np.float64) / step)
+    levels = np.where(np.isnan(nearest), _INVALID, nearest).astype(np.int16)
+    differences = np.diff(levels, axis=0, prepend=np.int16(0)) + np.int16(128)  # wrap, and are unwrapped by the sum
+    planes = np.empty((2, *z.shape), np.uint8)
+    planes[0], planes[1] = differences.view(np.uint16) >> 8, differences.view(np.uint16) & 0xFF
+    header = _HEADER.pack(_MAGIC, *z.shape, step)
+    return header + _CRC.pack(zlib.crc32(header)) + bytes(_ZSTD.encode(planes))
 
 
 def decode(data: bytes) -> NDArray[np.float32]:
     """Decode to float32 of shape (height, width); invalid pixels are NaN."""
-    if len(data) < _HEADER.size or data[:4] != _MAGIC:
-        raise CodecError(f"a depth map must start with {_MAGIC!r}, got {data[:4]!r}")
-    _, bits, height, width, lo, hi = _HEADER.unpack_from(data)
+    start = _HEADER.size + _CRC.size
+    if data[:4] == b"PDZ1":
+        raise CodecError("a depth map was written by an earlier version of this codec ('PDZ1'): make the shards again")
+    if len(data) < start or data[:4] != _MAGIC:
+        raise CodecError(f"a depth map must start with {_MAGIC!r} and {start - 4} more bytes, got {data[:start]!r}")
+    if _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(data[: _HEADER.size]):
+        raise CodecError("a depth map's header is damaged: its checksum does not match")
+    _, height, width, step = _HEADER.unpack_from(data)
+    frame = data[start:]
+    num_bytes = 2 * height * width
+    # Before anything of that size is allocated; a Zstandard block of 2**17 bytes takes at least 4.
+    if _frame_content_size(frame) != num_bytes or num_bytes > len(frame) << 15:
+        raise CodecError(f"a depth map of {height}x{width} must hold {num_bytes} bytes; its Zstandard frame does not")
     try:
-        differences = np.frombuffer(_BLOSC.decode(data[_HEADER.size :]), np.uint16).reshape(height, width)
+        planes = np.frombuffer(_ZSTD.decode(frame), np.uint8)
     except (RuntimeError, ValueError) as error:
         raise CodecError(f"a depth map of {height}x{width} does not decode: {error}") from error
-    codes = np.add.accumulate(differences, axis=1, dtype=np.uint16)
-    z = (codes.astype(np.float32) - 1) * np.float32((hi - lo) / (2**bits - 2)) + np.float32(lo)
-    z[codes == 0] = np.nan
+    if planes.size != num_bytes:
+        raise CodecError(f"a depth map of {height}x{width} must hold {num_bytes} bytes, got {planes.size}")
+    high, low = planes.reshape(2, height, width)
+    differences = high.astype(np.int16)
+    differences <<= 8
+    differences |= low
+    differences -= np.int16(128)
+    levels = _sum_down(differences)
+    z = levels.astype(np.float32)
+    z *= np.float32(step)
+    z[levels == _INVALID] = np.nan
     return z
+
+
+def _sum_down(rows: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Cumulative sum down the columns, modulo 2**16; uses `rows` up. By doubling, as np.cumsum is slower."""
+    other = np.empty_like(rows)
+    reach = 1
+    while reach < len(rows):  # each row holds the sum of the `reach` rows that end in it
+        other[:reach] = rows[:reach]
+        np.add(rows[reach:], rows[:-reach], out=other[reach:])
+        rows, other = other, rows
+        reach *= 2
+    return rows
+
+
+def _frame_content_size(frame: bytes) -> int:
+    """What a Zstandard frame says it decodes to, in bytes (RFC 8878, section 3.1.1.1); -1 where it does not say."""
+    if len(frame) < 18:  # the longest frame header
+        frame = frame.ljust(18, b"\0")
+    single_segment, width_flag = frame[4] >> 5 & 1, frame[4] >> 6
+    if frame[4] & 3 or not (single_segment or width_flag):  # a dictionary, or no size
+        return -1
+    width, start = 1 << width_flag, 6 - single_segment
+    return int.from_bytes(frame[start : start + width], "little") + (256 if width == 2 else 0)
