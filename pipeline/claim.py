@@ -1,55 +1,158 @@
-"""A job's hold on its output folder: one job at a time, and always the configuration it began with."""
+"""Who may write to an output folder: each rank once, always with the configuration the job began with.
 
+Ranks own shards and write the same bytes whoever they are, so nothing here is needed for correctness across machines;
+it saves work (what all ranks need is made by whoever comes first) and mistakes (the same line started twice).
+"""
+
+import errno
 import fcntl
 import json
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from pipeline import shards
+from pipeline.shards import Store
+
+_EVERYONE = 1 << 62  # the length of a lock over all ranks
 
 
 class JobError(ValueError):
     """The job cannot start or did not end well; one line that names the cause and the fix."""
 
 
-@contextmanager
-def only_job(out: Path) -> Iterator[None]:
-    """Hold `out`/.lock; the kernel releases it even after kill -9."""
-    with open(out / ".lock", "w") as lock:
+class Hold:
+    """A rank's locks on `out`/.lock: POSIX byte locks, which the kernel releases even after kill -9.
+
+    Byte 0 is held while something all ranks need is made, byte (world size << 20) + rank by that rank. Where there are
+    no locks (object stores, some network file systems) ranks repeat each other's preparations, to the same bytes.
+    """
+
+    def __init__(self, out: Store, descriptor: int | None, rank: int, world_size: int) -> None:
+        self.out, self._descriptor = out, descriptor
+        self._byte = (world_size << 20) + rank
+
+    def first(self, name: str, make: Callable[[], None], waiting: Callable[[], None]) -> None:
+        """Have `make` publish the file `name` in `out`, unless it exists; other ranks wait until it does.
+
+        Where the maker dies, the next one takes over. `waiting` is called once, before a wait.
+        """
+        told = False
+        folder, _, file = name.rpartition("/")
+        where = self.out / folder if folder else self.out
+        while not shards.exists(where, file):
+            if self._lock(0, 1):
+                try:
+                    if not shards.exists(where, file):
+                        make()
+                finally:
+                    self._unlock(0, 1)
+            else:
+                if not told:
+                    waiting()
+                    told = True
+                time.sleep(0.1)
+
+    def alone(self) -> bool:
+        """No other rank works here; False where that cannot be known."""
+        if self._descriptor is None:
+            return False
+        if self._lock(1, _EVERYONE):
+            self._unlock(1, _EVERYONE)
+            return self.take()
+        return False
+
+    def take(self) -> bool:
+        return self._lock(self._byte, 1)
+
+    def _lock(self, start: int, length: int) -> bool:
+        if self._descriptor is None:
+            return True
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise JobError(
-                f"another precompute-depth is writing to {out}: wait for it or choose another folder"
-            ) from None
-        yield
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            self._descriptor = None  # a file system without locks
+        return True
+
+    def _unlock(self, start: int, length: int) -> None:
+        if self._descriptor is not None:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, length, start)
 
 
-def claim(out: Path, config: dict[str, Any]) -> None:
-    path = out / "job.json"
-    if not path.exists():
-        shards.write_atomically(path, json.dumps(config, indent=1).encode())
+@contextmanager
+def only_rank(out: Store, rank: int, world_size: int) -> Iterator[Hold]:
+    """Hold `out` as this rank; JobError where the same rank of the same world size holds it already."""
+    if out.local is None:
+        yield Hold(out, None, rank, world_size)
         return
+    descriptor = os.open(out.local / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        earlier = json.loads(path.read_bytes())
+        hold = Hold(out, descriptor, rank, world_size)
+        if not hold.take():
+            who = f" as rank {rank} of {world_size}" if world_size > 1 else ""
+            raise JobError(f"another precompute-depth is writing to {out}{who}: wait for it or choose another folder")
+        yield hold
+    finally:
+        os.close(descriptor)
+
+
+def claim(hold: Hold, config: dict[str, Any], waiting: Callable[[], None]) -> None:
+    """Write the configuration on the first run, compare it on every other; raises JobError naming what changed."""
+    out = hold.out
+    content = json.dumps(config, indent=1).encode()
+    hold.first("job.json", lambda: shards.publish(out, "job.json", content), waiting)
+    earlier = read_json(out, "job.json")
+    changed = differences(_comparable(earlier), _comparable(json.loads(content)))
+    if not changed:
+        return
+    if not shards.exists(out, "stats.json") and hold.alone():  # that job ended before it wrote anything: begin anew
+        for name in (out / "plan").sizes():
+            (out / "plan").delete(name)
+        shards.publish(out, "job.json", content)
+        return
+    raise JobError(begun_differently(str(out), changed))
+
+
+def _comparable(config: dict[str, Any]) -> dict[str, Any]:
+    """Without names of places: weights and constants are compared themselves, wherever they lie."""
+    teacher, options = config.get("teacher"), config.get("options")
+    return config | {
+        "teacher": teacher and {k: v for k, v in teacher.items() if k != "name"},
+        "options": options and {k: v for k, v in options.items() if k != "stats_from"},
+    }
+
+
+def begun_differently(where: str, changed: list[str]) -> str:
+    more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+    return (
+        f"{where} was begun with another configuration: {'; '.join(changed[:4])}{more}. "
+        "Use the same or choose another folder"
+    )
+
+
+def read_json(store: Store, name: str) -> dict[str, Any]:
+    """A small JSON of the job's own; JobError where it is damaged."""
+    try:
+        content = json.loads(store.read(name))
     except ValueError:
-        raise JobError(f"{path} is damaged: move {out} away and start again") from None
-    changed = _differences(earlier, json.loads(json.dumps(config)))
-    if changed and not (out / "stats.json").exists():  # that job ended before it wrote anything: begin anew
-        shards.write_atomically(path, json.dumps(config, indent=1).encode())
-    elif changed:
-        raise JobError(
-            f"{out} was begun with another configuration: {'; '.join(changed[:4])}"
-            f"{f' and {len(changed) - 4} more' if len(changed) > 4 else ''}. Use the same or choose another folder"
-        )
+        content = None
+    if not isinstance(content, dict):
+        raise JobError(f"{store}/{name} is damaged: restore it, or move {store} away and start again")
+    return content
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    if path == "source.listing_sha256" and old != new:
-        return ["the source's files (names or sizes) have changed"]
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """`a.b was 1, now 2` for every entry in which two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
-    return [] if old == new else [f"{path} was {old!r}, now {new!r}"]
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
+    return [] if old == new else [f"{path} was {_short(old)}, now {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

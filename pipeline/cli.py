@@ -1,16 +1,17 @@
-"""precompute-depth: folder | toyrooms | verify | inspect. Heavy imports happen inside the commands."""
+"""precompute-depth: imagenet | nyu | folder | toyrooms | verify | inspect. Heavy imports happen inside the commands."""
 
+import inspect as introspection
 import os
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 if TYPE_CHECKING:
-    from pipeline.job import Options, SplitSummary
     from pipeline.sources import Source
 
 app = typer.Typer(
@@ -23,51 +24,207 @@ app = typer.Typer(
 console = Console()
 
 DEFAULT_TEACHER = "depth-anything/Depth-Anything-V2-Small-hf"
+_TEACHER, _BYTES, _RUN = "Teacher", "What is written", "How this run works"
 
 Out = Annotated[
-    Path, typer.Argument(metavar="OUT", help="Folder to write: train/ and val/ with tars and an index.json each.")
-]
-Shards = Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder made by precompute-depth.")]
-TeacherName = Annotated[
     str,
-    typer.Option(
-        "--teacher",
-        show_default="Depth-Anything-V2-Small",
-        help=f"Hub id (default {DEFAULT_TEACHER}) or local folder of a depth model; toy = the embedded one.",
+    typer.Argument(
+        metavar="OUT",
+        help="Folder or fsspec URL (s3://...) to write: train/ and val/ with tars and an index.json each.",
     ),
 ]
-Stats = Annotated[
-    str, typer.Option("--stats", help="auto: mean and std from a first pass; or MEAN,STD in the teacher's own unit.")
+Shards = Annotated[str, typer.Argument(metavar="SHARDS", help="A folder or URL written by precompute-depth.")]
+ShortSide = Annotated[
+    int, typer.Option("--short-side", min=0, help="Shrink so that the short side is this; 0 keeps the size.")
 ]
-PerShard = Annotated[int, typer.Option("--samples-per-shard", help="Samples in one tar.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Images per teacher call; part of the fingerprint.")]
-Workers = Annotated[int, typer.Option("--workers", help="Threads that decode and encode.")]
-MaxRejects = Annotated[
-    float,
-    typer.Option(
-        "--max-rejects", help="Share of rejects, rounded up to whole images, above which the job fails at its end."
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Decides which sample lands in which shard.", min=0, max=2**62)]
 
 
-@app.command()
+@dataclass(frozen=True)
+class JobOptions:
+    """The options of every labelling command."""
+
+    teacher: Annotated[
+        str,
+        typer.Option(
+            show_default=False, rich_help_panel=_TEACHER,
+            help=f"Hub id or local folder of a depth model (default {DEFAULT_TEACHER}); toy = the embedded one; none = "
+            "only the depth that comes with the source.",
+        ),
+    ] = DEFAULT_TEACHER  # fmt: skip
+    teacher_size: Annotated[
+        int | None,
+        typer.Option(
+            show_default="the teacher's own, 518 for DepthAnything", rich_help_panel=_TEACHER,
+            help="Side in pixels the teacher sees; the thesis used 224.",
+        ),
+    ] = None  # fmt: skip
+    teacher_aspect: Annotated[
+        str, typer.Option(rich_help_panel=_TEACHER, help="keep the image's aspect, or square.")
+    ] = "keep"
+    teacher_revision: Annotated[
+        str | None,
+        typer.Option(show_default="newest", rich_help_panel=_TEACHER, help="Commit of the hub repository to pin."),
+    ] = None
+    dtype: Annotated[
+        str,
+        typer.Option(rich_help_panel=_TEACHER, help="auto (fp16 on a GPU, fp32 on a CPU), fp32, fp16 or bf16."),
+    ] = "auto"
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", rich_help_panel=_TEACHER, help="torch.compile the teacher: slow start, then faster."),
+    ] = False
+    device: Annotated[str, typer.Option(rich_help_panel=_TEACHER, help="auto, cpu or cuda.")] = "auto"
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, show_default="all cores", rich_help_panel=_TEACHER,
+            help="CPU threads of the teacher; estimates depend on it in their last bits.",
+        ),
+    ] = None  # fmt: skip
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            rich_help_panel=_TEACHER, help="Images per teacher call; estimates depend on it in their last bits."
+        ),
+    ] = 32
+    stats: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=_BYTES, help="auto: mean and std from a first pass; or MEAN,STD in the teacher's own unit."
+        ),
+    ] = "auto"
+    stats_from: Annotated[
+        str,
+        typer.Option(
+            show_default=False, metavar="SHARDS", rich_help_panel=_BYTES,
+            help="Standardise as another data set does (val as train, NYU's pseudo-depth as ImageNet's).",
+        ),
+    ] = ""  # fmt: skip
+    samples_per_shard: Annotated[int, typer.Option(rich_help_panel=_BYTES, help="Samples in one tar.")] = 1000
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**62, rich_help_panel=_BYTES, help="Decides which sample lands in which shard.")
+    ] = 0
+    max_rejects: Annotated[
+        float,
+        typer.Option(
+            rich_help_panel=_RUN,
+            help="Share of rejects, rounded up to whole images, above which the job fails at its end.",
+        ),
+    ] = 0.01
+    workers: Annotated[int, typer.Option(rich_help_panel=_RUN, help="Threads that decode and encode.")] = 2
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            show_default="torchrun's or SLURM's", rich_help_panel=_RUN, help="This process's part: 0 to world size - 1."
+        ),
+    ] = None
+    world_size: Annotated[
+        int | None,
+        typer.Option(show_default="torchrun's or SLURM's", rich_help_panel=_RUN, help="Processes that share the job."),
+    ] = None
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", rich_help_panel=_RUN, help="Label a few images, print shards, size and time; write nothing."
+        ),
+    ] = False
+    line: tuple[str, ...] = ()  # the command itself, as `_line` words it
+
+
+def _labelling(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command that takes JobOptions (with other `defaults`) after parameters of its own, as `job`."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in introspection.signature(function).parameters.values() if p.name != "job"]
+        shared = {k: p for k, p in introspection.signature(JobOptions).parameters.items() if k != "line"}
+        options = [p.replace(default=defaults.get(p.name, p.default)) for p in shared.values()]
+
+        def command(**given: Any) -> None:
+            line = _line(function.__name__, parameters, given)
+            job = JobOptions(**{name: given.pop(name) for name in shared}, line=line)
+            function(**given, job=job)
+
+        parameters = [p.replace(kind=introspection.Parameter.KEYWORD_ONLY) for p in (*own, *options)]
+        command.__signature__ = introspection.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        app.command()(command)
+        return command
+
+    return register
+
+
+@_labelling(workers=4)
+def imagenet(
+    src: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC",
+            help="Folder that holds ImageNet-1k: the official tars, train/ and val/ folders, Kaggle's, the hub's "
+            "parquet, or WebDataset tars.",
+        ),
+    ],
+    out: Out,
+    split: Annotated[
+        str, typer.Option("--split", help="train or val; label train first, val then shares its constants.")
+    ],
+    layout: Annotated[
+        str, typer.Option("--layout", help="auto, or official, folders, kaggle, parquet or webdataset.")
+    ] = "auto",
+    short_side: ShortSide = 384,
+    *,
+    job: JobOptions,
+) -> None:
+    """Label ImageNet-1k as it lies on your disk; nothing needs unpacking.
+
+    Interrupt it whenever you like: the same line again finishes what is missing, to the same bytes. Start it on as many
+    GPUs as you have (torchrun, srun, a SLURM array, or --rank and --world-size): the bytes stay the same.
+
+    Examples:
+
+        precompute-depth imagenet /data/imagenet imagenet-rgbd --split train --short-side 256 --batch-size 128 --dry-run
+
+        torchrun --nproc-per-node 8 -m pipeline.cli imagenet /data/imagenet imagenet-rgbd --split train
+
+        precompute-depth imagenet /data/imagenet imagenet-rgbd --split val
+    """
+    from pipeline.sources.imagenet import ImageNet
+
+    _refuse_inside(src, out)
+    source = ImageNet(src, split, short_side, max(1, job.samples_per_shard // 10), layout)
+    _label(source, out, job)
+
+
+@_labelling(samples_per_shard=100, batch_size=16)
+def nyu(
+    src: Annotated[Path, typer.Argument(metavar="MAT", help="nyu_depth_v2_labeled.mat as its authors publish it.")],
+    out: Out,
+    *,
+    job: JobOptions,
+) -> None:
+    """Label NYUDepthV2: RGB, sensor depth with holes filled (real) and as measured (raw), pseudo-depth, 40 classes.
+
+    Writes the standard 795 training and 654 test images (as val) at full size, RGB as PNG.
+
+    Examples:
+
+        precompute-depth nyu nyu_depth_v2_labeled.mat nyu-rgbd --stats-from imagenet-rgbd
+
+        precompute-depth inspect nyu-rgbd
+    """
+    from pipeline.sources.nyu import Nyu
+
+    _label(Nyu(src), out, job)
+
+
+@_labelling()
 def folder(
     src: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of images; SRC/CLASS/*.jpg gives classes.")],
     out: Out,
-    teacher: TeacherName = DEFAULT_TEACHER,
-    short_side: Annotated[
-        int, typer.Option("--short-side", min=0, help="Shrink so that the short side is this; 0 keeps the size.")
-    ] = 384,
+    short_side: ShortSide = 384,
     val_fraction: Annotated[float, typer.Option("--val-fraction", help="Share of images for val, by name hash.")] = 0.1,
-    stats: Stats = "auto",
-    samples_per_shard: PerShard = 1000,
-    batch_size: BatchSize = 32,
-    device: Device = "auto",
-    workers: Workers = 2,
-    max_rejects: MaxRejects = 0.01,
-    seed: Seed = 0,
+    *,
+    job: JobOptions,
 ) -> None:
     """Label any folder of photographs.
 
@@ -78,45 +235,30 @@ def folder(
 
         precompute-depth folder photos photos-rgbd --teacher toy
 
-        precompute-depth folder imagenet imagenet-rgbd --short-side 256 --batch-size 128 --workers 16
+        precompute-depth folder photos photos-rgbd --short-side 256 --batch-size 128 --workers 16
     """
-    from pipeline.job import Options
-    from pipeline.sources import SourceError
     from pipeline.sources.folder import Folder
 
-    if out.resolve().is_relative_to(src.resolve()):
-        raise SourceError(f"{out} lies inside the source {src}: choose a folder outside it")
-    _label(
-        Folder(src, short_side, val_fraction), out, teacher, device,
-        Options(
-            samples_per_shard=samples_per_shard, batch_size=batch_size, stats=stats, max_rejects=max_rejects, seed=seed,
-            workers=workers,
-        ),
-    )  # fmt: skip
+    _refuse_inside(src, out)
+    _label(Folder(src, short_side, val_fraction), out, job)
 
 
-@app.command()
+@_labelling(teacher="toy", batch_size=64)
 def toyrooms(
     out: Out,
-    teacher: Annotated[
-        str, typer.Option("--teacher", help="toy = the embedded one; none = exact and sensor depth only; or any other.")
-    ] = "toy",
     samples: Annotated[int, typer.Option("--samples", help="Training scenes.")] = 6000,
     val_samples: Annotated[int, typer.Option("--val-samples", help="Validation scenes.")] = 2000,
     size: Annotated[int, typer.Option("--size", help="Width and height in pixels.")] = 64,
     camouflage: Annotated[
         float, typer.Option("--camouflage", help="0: objects plain in RGB; 1: seen in depth only.")
     ] = 0.5,
-    stats: Stats = "auto",
-    samples_per_shard: PerShard = 1000,
-    batch_size: BatchSize = 64,
-    device: Device = "auto",
-    workers: Workers = 2,
-    seed: Seed = 0,
+    *,
+    job: JobOptions,
 ) -> None:
     """Render procedural rooms with exact depth, a simulated depth sensor, classes and labels.
 
-    The data set of the demo: everything can be tried on it in minutes, and the truth is known.
+    The data set of the demo: everything can be tried on it in minutes, and the truth is known. --seed also chooses the
+    rooms.
 
     Examples:
 
@@ -124,7 +266,6 @@ def toyrooms(
 
         precompute-depth toyrooms teacher-rooms --teacher none --samples 120000 --seed 1000
     """
-    from pipeline.job import Options
     from pipeline.scenes import SceneConfig
     from pipeline.sources import SourceError
     from pipeline.sources.toyrooms import ToyRooms
@@ -133,82 +274,126 @@ def toyrooms(
         scene = SceneConfig(size_px=size, camouflage=camouflage)
     except ValueError as error:
         raise SourceError(str(error)) from None
-    _label(
-        ToyRooms(samples, val_samples, seed, scene), out, teacher, device,
-        Options(
-            samples_per_shard=samples_per_shard, batch_size=batch_size, stats=stats, seed=seed, workers=workers,
-        ),
-    )  # fmt: skip
+    _label(ToyRooms(samples, val_samples, job.seed, scene), out, job)
 
 
 @app.command()
-def verify(shards: Shards) -> None:
-    """Read every byte of every shard again and compare it with the index; names each damaged shard and sample."""
-    from pipeline.inspect import verify as check
+def verify(
+    shards: Shards,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make the damaged shards again, and only those, from the source.")
+    ] = False,
+) -> None:
+    """Read every byte of every shard again and compare it with the index; names each damaged shard and sample.
 
-    problems, num_samples, num_shards = check(shards, console)
-    for problem in problems:
+    With --repair the command that made the shards runs again for what is damaged. It needs the source and the teacher
+    where they were; where they have moved, run that command yourself: it sees the marks and does the same.
+    """
+    from pipeline.verify import commands, mark, restore_constants
+    from pipeline.verify import verify as check
+
+    found = check(shards, console)
+    if found.problems and repair:
+        for problem in found.problems:
+            console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+        restore_constants(shards)
+        mark(shards, found)
+        for line in commands(shards):
+            console.print(f"repairing: precompute-depth {' '.join(line)}", highlight=False, soft_wrap=True)
+            app(_with_out(line, shards), standalone_mode=False)
+        found = check(shards, console)
+    for problem in found.problems:
         console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
-    if problems:
-        console.print(f"{len(problems)} problem(s) in {shards}: delete the shards named above and run the job again")
+    if found.problems:
+        fix = (
+            "it could not be repaired" if repair else "mend it with --repair, or run the job again if it is unfinished"
+        )
+        console.print(f"{len(found.problems)} problem(s) in {shards}: {fix}", soft_wrap=True, highlight=False)
         sys.exit(1)
-    console.print(f"{shards}: {num_samples:,} samples in {num_shards:,} shards, all as the index says", highlight=False)
+    console.print(
+        f"{shards}: {found.num_samples:,} samples in {found.num_shards:,} shards, all as the index says",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 @app.command()
 def inspect(
     shards: Shards,
     out: Annotated[
-        Path | None, typer.Option("--out", help="PNG to write; default contact-sheet.png inside the folder.")
+        Path | None,
+        typer.Option("--out", help="PNG to write; default contact-sheet.png inside the folder (beside you for a URL)."),
     ] = None,
     samples: Annotated[int, typer.Option("--samples", min=1, max=64, help="Rows of the sheet.")] = 8,
     split: Annotated[str, typer.Option("--split", help="train or val.")] = "train",
 ) -> None:
-    """Write a contact sheet (RGB, every depth field, labels) to look at before you train on anything."""
+    """Write a contact sheet (RGB, every depth field, labels, histograms) to look at before you train on anything."""
     from pipeline.inspect import contact_sheet
 
-    target = out or shards / "contact-sheet.png"
+    target = out or Path("." if "://" in shards else shards) / "contact-sheet.png"
     contact_sheet(shards, split, samples, target)
     console.print(f"contact sheet: {target}", highlight=False, soft_wrap=True)
 
 
-def _label(source: "Source", out: Path, teacher: str, device: str, options: "Options") -> None:
-    from pipeline import job
+def _refuse_inside(src: Path, out: str) -> None:
+    from pipeline.sources import SourceError
 
+    if "://" not in out and Path(out).resolve().is_relative_to(src.resolve()):
+        raise SourceError(f"{out} lies inside the source {src}: choose a folder outside it")
+
+
+def _label(source: "Source", out: str, job: JobOptions) -> None:
+    from pipeline import job as labelling
+    from pipeline import ranks, summary
+
+    rank = ranks.resolve(job.rank, job.world_size)
+    options = labelling.Options(
+        samples_per_shard=job.samples_per_shard, batch_size=job.batch_size, stats=job.stats, stats_from=job.stats_from,
+        max_rejects=job.max_rejects, seed=job.seed, workers=job.workers,
+    )  # fmt: skip
+    if rank.world_size > 1:
+        console.print(f"{rank}: shards {rank.rank}, {rank.rank + rank.world_size}, ...", highlight=False)
     loaded = None
-    if teacher != "none":
+    if job.teacher == "none":
+        labelling.check(source, None, options)
+    else:
         from pipeline.teachers import Teacher
 
-        loaded = Teacher(teacher, device)
-    summaries = job.run(source, loaded, out, options, console)
-    _summary(summaries, out)
-    if message := job.too_many_rejects(summaries, options.max_rejects):
-        raise job.JobError(message)
-
-
-def _summary(summaries: "list[SplitSummary]", out: Path) -> None:
-    table = Table("split", "listed", "kept", "rejected", "shards", "MB", "images/s", "teacher alone")
-    for s in summaries:
-        rate = f"{s.written_now / s.seconds:,.1f}" if s.written_now else "done before"
-        alone = f"{s.written_now / s.teacher_seconds:,.1f}" if s.teacher_seconds else "-"
-        table.add_row(
-            s.split, f"{s.listed:,}", f"{s.kept:,}", f"{s.rejected:,}", f"{s.num_shards:,}", f"{s.bytes / 1e6:,.1f}",
-            rate, alone,
+        loaded = Teacher(
+            job.teacher, job.device, size=job.teacher_size, aspect=job.teacher_aspect, dtype=job.dtype,
+            compile=job.compile, revision=job.teacher_revision, threads=job.threads,
         )  # fmt: skip
-    console.print(table)
-    for s in summaries:
-        assert s.index is not None
-        for name, depth in s.index.depth.items():
-            console.print(
-                f"{s.split} {name}: z = {depth.sign:+.0f} x (depth - {depth.mean:.4f}) / {depth.std:.4f} "
-                f"({depth.constants_from}); realised mean {depth.realised_mean:.4f}, std {depth.realised_std:.4f}; "
-                f"error <= {depth.max_error_z:.5f} z",
-                highlight=False, soft_wrap=True,
-            )  # fmt: skip
-        for reject in s.index.rejects[:10]:
-            line = f"rejected {reject.source}: {reject.reason}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"shards: {out}", highlight=False, soft_wrap=True)
+    if job.dry_run:
+        from pipeline.dry_run import estimate
+
+        estimate(source, loaded, out, options, rank, console)
+        return
+    summaries = labelling.run(source, loaded, out, options, rank=rank, console=console, command=job.line)
+    summary.show(summaries, out, rank, console)
+    finished = all(s.missing_shards == 0 for s in summaries)
+    if finished and (message := labelling.too_many_rejects(summaries, options.max_rejects)):
+        raise labelling.JobError(message)
+
+
+def _line(name: str, parameters: list[introspection.Parameter], given: dict[str, Any]) -> tuple[str, ...]:
+    """A command with every path made absolute and no rank, so that a repair can run it from anywhere."""
+    line = [name]
+    for parameter in parameters:
+        value, option = given[parameter.name], f"--{parameter.name.replace('_', '-')}"
+        if parameter.name in ("src", "teacher", "stats_from") and value != "toy" and value and os.path.exists(value):
+            value = os.path.abspath(value)
+        if parameter.default is introspection.Parameter.empty and parameter.name in ("src", "out"):
+            line.append(str(value))
+        elif value is True:
+            line.append(option)
+        elif value is not None and value is not False and value != "" and parameter.name not in ("rank", "world_size"):
+            line += [option, str(value)]
+    return tuple(line)
+
+
+def _with_out(line: Sequence[str], out: str) -> list[str]:
+    """A recorded line, for the folder as it is called now and for one process."""
+    place = 1 if line[0] == "toyrooms" else 2
+    return [*line[:place], out, *line[place + 1 :], "--rank", "0", "--world-size", "1"]
 
 
 def main() -> None:

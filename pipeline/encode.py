@@ -3,14 +3,11 @@
 import json
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from pipeline import depth_codec, shards
 from pipeline.label import Depths
-from pipeline.shards import Reject
+from pipeline.shards import Reject, Store
 from pipeline.sources import Photograph
 from pipeline.standardize import Moments, Standardisation
 
@@ -20,42 +17,44 @@ class Encoded:
     key: str
     members: dict[str, bytes]
     moments: dict[str, Moments]
-    max_error_z: dict[str, float]
 
 
-def encode(key: str, depths: Depths, photo: Photograph, constants: dict[str, Standardisation]) -> Encoded:
+def step_z(name: str, constants: Standardisation) -> float:
+    """The step, in z, to which a depth field is stored: fixed for estimates, a fixed length for metres."""
+    return depth_codec.PSEUDO_STEP if name == "pseudo" else depth_codec.METRIC_STEP_M / constants.std
+
+
+def encode(key: str, depths: Depths, photo: Photograph, constants: dict[str, Standardisation]) -> Encoded | Reject:
+    """The sample's members; a Reject where a depth is too far from the data set's mean to be stored."""
     members = {photo.rgb_extension: photo.rgb_bytes}
     facts: dict[str, Any] = dict(photo.facts)
-    moments, max_error_z = {}, {}
+    moments = {}
     for name, depth in depths.items():
-        z = constants[name].apply(depth)
-        bits = depth_codec.PSEUDO_BITS if name == "pseudo" else depth_codec.METRIC_BITS
-        members[f"{name}.{depth_codec.EXTENSION}"] = depth_codec.encode(z, bits)
+        try:
+            data = depth_codec.encode(constants[name].apply(depth), step_z(name, constants[name]))
+        except depth_codec.CodecError as error:
+            return Reject(source=facts["source"], reason=f"{name} depth cannot be stored: {error}")
+        members[f"{name}.{depth_codec.EXTENSION}"] = data
         moments[name] = Moments.of(depth)
-        lo, hi = (float(np.nanmin(z)), float(np.nanmax(z))) if np.isfinite(z).any() else (0.0, 0.0)
-        max_error_z[name] = depth_codec.error_bound(lo, hi, bits)
         facts[name] = shards.depth_statistics(depth)
     if photo.cls is not None:
         members["cls"] = str(photo.cls).encode()
     if photo.seg is not None:
         members["seg.png"] = shards.png_bytes(photo.seg)
     members["json"] = json.dumps(facts, sort_keys=True).encode()
-    return Encoded(key, members, moments, max_error_z)
+    return Encoded(key, members, moments)
 
 
-def write(folder: Path, name: str, encoded: list[Encoded], rejects: list[Reject]) -> None:
+def write(store: Store, name: str, encoded: list[Encoded], rejects: list[Reject]) -> None:
     moments: dict[str, Moments] = defaultdict(Moments)
-    max_error_z: dict[str, float] = defaultdict(float)
     for sample in encoded:
         for depth_field, values in sample.moments.items():
             moments[depth_field] = moments[depth_field].merge(values)
-            max_error_z[depth_field] = max(max_error_z[depth_field], sample.max_error_z[depth_field])
     shards.write_shard(
-        folder,
+        store,
         name,
         ((sample.key, sample.members) for sample in encoded),
         num_listed=len(encoded) + len(rejects),
         rejects=rejects,
         moments=moments,
-        max_error_z=max_error_z,
     )

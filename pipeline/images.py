@@ -1,12 +1,16 @@
 """Opening any photograph safely, and the stored form of its RGB."""
 
+import errno
 import io
+import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipeline.sources import SourceError
 
 MAX_PIXELS = 150_000_000  # above it a file is taken for a decompression bomb; Pillow itself stops at 179 million
 MAX_ASPECT = 20  # teachers keep the aspect: a longer strip makes a token sequence that fits no memory
@@ -74,11 +78,19 @@ def stored_jpeg(data: bytes, short_side: int) -> tuple[bytes, NDArray[np.uint8],
     return stored, np.asarray(Image.open(io.BytesIO(stored)).convert("RGB")), image.size
 
 
+# The storage, not the file: writing on would turn an outage into rejects.
+_OUTAGES = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.EMFILE, errno.ENFILE}
+
+
 def read_file(path: Path) -> bytes:
-    """The file's bytes; UnreadableImage where the file cannot be read."""
+    """The file's bytes; UnreadableImage where it cannot be read, SourceError where it is gone or the storage fails."""
     try:
         if path.exists() and not path.is_file():
             raise UnreadableImage("not a regular file")
         return path.read_bytes()
     except OSError as error:
+        if error.errno in _OUTAGES:
+            raise SourceError(f"{path} cannot be read ({error.strerror}): run the job again when it can") from error
+        if not os.path.lexists(path):
+            raise SourceError(f"{path} was listed and is gone: put it back, or choose a new folder to write") from error
         raise UnreadableImage(f"cannot be read: {error.strerror}") from error

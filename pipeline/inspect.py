@@ -1,173 +1,128 @@
-"""Looking at shards: a verification that reads everything, and contact sheets for people."""
+"""Contact sheets: shards to look at before anything is trained on them."""
 
-import json
-import tarfile
-import zlib
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
 
 from pipeline import shards
-from pipeline.progress import Meter
-from pipeline.shards import DEPTH_FIELDS, ShardError, Split
-from pipeline.standardize import Standardisation
+from pipeline.shards import DEPTH_FIELDS, Sample, Split
 
-_TILE = 160  # px
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SMALL_TILE, _LARGE_TILE = 160, 240  # px, the longer side; large where the images themselves are larger than that
+_MIN_WIDTH = 720
 _MARGIN = 6
-_HEADER = 22
+_LINE = 20
+_HISTOGRAM_HEIGHT = 340
+_HISTOGRAM_PIXELS = 100_000  # about as many of each map, evenly spaced
+_MANY_LABELS = 12  # above it the legend lists only labels that occur on the sheet, and colours are spread for contrast
+_TITLES = {"rgb": "RGB", "pseudo": "pseudo (teacher)", "real": "real (sensor)", "raw": "raw (sensor)", "seg": "labels"}
+_LINES = {"pseudo": ("#0072B2", "-"), "real": ("#E69F00", "-"), "raw": ("#009E73", "--"), "exact": ("#CC79A7", ":")}
+
+_Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
-def verify(data: Path, console: Console) -> tuple[list[str], int, int]:
-    """Problems found (each names shard and key), samples and shards read."""
-    problems: list[str] = []
-    num_samples = num_shards = 0
-    for name in shards.SPLITS:
-        if (data / name).is_dir() and not (data / name / "index.json").exists():
-            problems.append(f"{data / name} has no index.json: the job is not finished, run it again")
-    for split in shards.splits_of(data):
-        problems += _constants_changed(data, split)
-        keys: set[str] = set()
-        counted = 0
-        with Meter(console, f"verify {split.index.split}", len(split)) as meter:
-            for summary in split.index.shards:
-                num_shards += 1
-                try:
-                    record = shards.load_record(split.folder / f"{summary.name}.json")
-                except ShardError as error:
-                    problems.append(str(error))
-                    continue
-                problems += _verify_shard(split, summary, record, keys, meter)
-                counted += len(record.samples)
-                keys.update(entry.key for entry in record.samples)
-                if record.num_listed != len(record.samples) + len(record.rejects):
-                    problems.append(f"{split.folder / record.name}.json: kept + rejected differs from listed")
-        if counted != len(split) and not problems:
-            problems.append(f"{split.folder}/index.json counts {len(split)} samples, the shards hold {counted}")
-        index = split.index
-        if index.num_listed != index.num_samples + index.num_rejects:
-            problems.append(f"{split.folder}/index.json: kept + rejected differs from listed")
-        num_samples += counted
-    return problems, num_samples, num_shards
-
-
-def _constants_changed(data: Path, split: Split) -> list[str]:
-    """The index must standardise as the job's stats.json says."""
-    path = data / "stats.json"
-    if not path.exists():
-        return []
-    try:
-        constants = json.loads(path.read_bytes())["constants"]
-        expected = {name: Standardisation(**values) for name, values in constants.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return [f"{path} is damaged"]
-    found = {name: depth.standardisation for name, depth in split.index.depth.items()}
-    return [] if found == expected else [f"{split.folder}/index.json: depth constants differ from stats.json"]
-
-
-def _verify_shard(
-    split: Split, summary: shards.ShardSummary, record: shards.ShardRecord, keys: set[str], meter: Meter
-) -> list[str]:
-    path = split.folder / f"{summary.name}.tar"
-    if not path.exists():
-        return [f"{path} is missing"]
-    problems = []
-    if record.sha256 != summary.sha256:
-        problems.append(f"{split.folder / record.name}.json does not belong to index.json (sha256 differs)")
-    if shards.file_sha256(path) != record.sha256:
-        problems.append(f"{path}: sha256 differs from {record.name}.json")
-    with open(path, "rb") as file:
-        for entry in record.samples:
-            meter.advance()
-            if entry.key in keys:
-                problems.append(f"{path}, key {entry.key}: the key occurs twice")
-            shapes = set()
-            for extension, (offset, length, crc) in entry.members.items():
-                file.seek(offset)
-                data = file.read(length)
-                where = f"{path}, key {entry.key}, member {extension}"
-                if len(data) != length or zlib.crc32(data) != crc:
-                    problems.append(f"{where}: damaged (checksum differs)")
-                    continue
-                try:
-                    value = shards.decode_member(extension, data)
-                except (OSError, ValueError) as error:
-                    problems.append(f"{where}: does not decode ({error})")
-                    continue
-                if isinstance(value, np.ndarray):
-                    shapes.add(value.shape[:2])
-            if len(shapes) > 1:
-                problems.append(f"{path}, key {entry.key}: RGB, depth and labels differ in size ({shapes})")
-    if not problems:
-        problems += _walk_headers(path, record)
-    return problems
-
-
-def _walk_headers(path: Path, record: shards.ShardRecord) -> list[str]:
-    """What a plain tar reader sees must be what the JSON says."""
-    expected = [f"{entry.key}.{extension}" for entry in record.samples for extension in sorted(entry.members)]
-    with tarfile.open(path) as tar:
-        found = tar.getnames()
-    return [] if found == expected else [f"{path}: tar members differ from {record.name}.json"]
-
-
-# --- contact sheet -------------------------------------------------------------------------------------------------
-
-
-def contact_sheet(data: Path, split_name: str, num_samples: int, out: Path) -> None:
-    """A PNG with one row a sample, evenly spaced over the split: RGB | depth fields | labels."""
-    split = shards.open_split(data, split_name)
-    columns = ["rgb", *(f for f in DEPTH_FIELDS if f in split.index.depth)]
-    if split.index.seg_names:
-        columns.append("seg")
-    chosen = np.unique(np.linspace(0, len(split) - 1, min(num_samples, len(split))).round().astype(int))
-    pitch = _TILE + _MARGIN
-    label_height = 18
-    legend_height = 24 + 20 * len(split.index.seg_names) if split.index.seg_names else 24
-    width = max(len(columns) * pitch + _MARGIN, 640)
-    height = _HEADER + len(chosen) * (pitch + label_height) + legend_height + _MARGIN
-    sheet = Image.new("RGB", (width, height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for column, name in enumerate(columns):
-        draw.text((_MARGIN + column * pitch, 4), _TITLES.get(name, name), "black", font)
-    for row, position in enumerate(chosen):
-        sample = split.read(int(position))
-        top = _HEADER + row * (pitch + label_height)
-        for column, name in enumerate(columns):
-            tile = _tile(name, sample[name], len(split.index.seg_names))
-            sheet.paste(tile, (_MARGIN + column * pitch, top + label_height))
-        draw.text((_MARGIN, top + 1), _caption(split, sample), "black", font)
-    bottom = _HEADER + len(chosen) * (pitch + label_height)
-    _draw_legend(draw, font, split, bottom)
+def contact_sheet(data: Path | str, split_name: str, num_samples: int, out: Path) -> None:
+    """Write `sheet` of a split as a PNG."""
+    image = sheet(shards.open_split(data, split_name), num_samples)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
-    sheet.save(partial, "PNG")
+    image.save(partial, "PNG")
     partial.replace(out)
 
 
-_TITLES = {"rgb": "RGB", "pseudo": "pseudo (teacher)", "real": "real (sensor)", "raw": "raw (sensor)", "seg": "labels"}
+def sheet(split: Split, num_samples: int) -> Image.Image:
+    """One row a sample, evenly spaced over the split: RGB | depth fields | labels; below, legend and histograms."""
+    chosen = np.unique(np.linspace(0, len(split) - 1, min(num_samples, len(split))).round().astype(int))
+    columns = ["rgb", *_fields(split)]
+    if split.index.seg_names:
+        columns.append("seg")
+    font = ImageFont.load_default(13)
+    z: dict[str, list[NDArray[np.float32]]] = {field: [] for field in _fields(split)}
+    labels: set[int] = set()
+    parts: list[Image.Image] = []
+    tile = width = 0
+    for position in chosen:
+        sample = split.read(int(position))
+        if not parts:
+            tile = _LARGE_TILE if max(sample["rgb"].shape) > _LARGE_TILE else _SMALL_TILE
+            width = max(len(columns) * (tile + _MARGIN) + _MARGIN, _MIN_WIDTH)
+            parts.append(_header(columns, width, tile, font))
+        parts.append(_row(split, sample, columns, width, tile, font))
+        labels.update(np.unique(sample["seg"]).tolist() if "seg" in sample else ())
+        for field, values in z.items():
+            some = sample[field].ravel()[:: max(1, sample[field].size // _HISTOGRAM_PIXELS)]
+            values.append(some[np.isfinite(some)])
+    parts.append(_legend(split, labels, width, font))
+    parts.append(_histograms(split, {field: np.concatenate(values) for field, values in z.items()}, width))
+    whole = Image.new("RGB", (width, sum(part.height for part in parts) + _MARGIN), "white")
+    top = 0
+    for part in parts:
+        whole.paste(part, (0, top))
+        top += part.height
+    return whole
 
 
-def _tile(name: str, values: NDArray[np.generic], num_labels: int) -> Image.Image:
-    if name == "seg":
-        pixels = label_colours(num_labels)[values]
-    elif name == "rgb":
-        pixels = values
+def _fields(split: Split) -> list[str]:
+    return [field for field in DEPTH_FIELDS if field in split.index.depth]
+
+
+def _header(columns: Sequence[str], width: int, tile: int, font: _Font) -> Image.Image:
+    part = Image.new("RGB", (width, _LINE + 2), "white")
+    for number, name in enumerate(columns):
+        ImageDraw.Draw(part).text((_MARGIN + number * (tile + _MARGIN), 4), _TITLES.get(name, name), "black", font)
+    return part
+
+
+def _row(split: Split, sample: Sample, columns: Sequence[str], width: int, tile: int, font: _Font) -> Image.Image:
+    """A caption over one tile a column."""
+    tiles = [_tile(split, sample, name, tile) for name in columns]
+    part = Image.new("RGB", (width, _LINE + max(image.height for image in tiles) + _MARGIN), "white")
+    draw = ImageDraw.Draw(part)
+    draw.text((_MARGIN, 3), _shortened(draw, _caption(split, sample), width - 2 * _MARGIN, font), "black", font)
+    for number, image in enumerate(tiles):
+        part.paste(image, (_MARGIN + number * (tile + _MARGIN), _LINE))
+    return part
+
+
+def _tile(split: Split, sample: Sample, name: str, tile: int) -> Image.Image:
+    if name == "rgb":
+        pixels = sample[name]
+    elif name == "seg":
+        pixels = label_colours(len(split.index.seg_names))[sample[name]]
     else:
-        pixels = depth_colours(values.astype(np.float32))
+        pixels = depth_colours(sample[name], *_range(split, sample, name))
     image = Image.fromarray(np.ascontiguousarray(pixels, np.uint8))
-    scale = _TILE / max(image.size)
+    scale = tile / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     resample = Image.Resampling.NEAREST if scale > 1 or name == "seg" else Image.Resampling.BOX
     return image.resize(size, resample)
 
 
-def depth_colours(z: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """z to colours, each map on its own range (2nd to 98th percentile): bright is near, dark far, red not measured."""
+def _range(split: Split, sample: Sample, name: str) -> tuple[float, float]:
+    """2nd to 98th percentile of z over all fields of this sample that share the field's unit and constants."""
+    like = split.index.depth[name]
+    fields = [
+        field
+        for field, depth in split.index.depth.items()
+        if (depth.unit, depth.standardisation) == (like.unit, like.standardisation)
+    ]
+    z = np.concatenate([sample[field].ravel() for field in fields])
+    valid = z[np.isfinite(z)]
+    if valid.size == 0:
+        return 0.0, 1.0
+    low, high = np.percentile(valid, (2, 98))
+    return float(low), float(high)
+
+
+def depth_colours(z: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
+    """z to colours: bright at `low` (near), dark at `high` (far), red where not measured."""
     valid = np.isfinite(z)
-    low, high = np.percentile(z[valid], (2, 98)) if valid.any() else (0.0, 1.0)
     near = 1 - np.clip((np.nan_to_num(z) - low) / max(high - low, 1e-6), 0, 1)
     anchors = np.array([[0, 34, 77], [65, 77, 107], [124, 123, 120], [188, 174, 108], [255, 234, 70]])  # cividis
     position = near * (len(anchors) - 1)
@@ -180,32 +135,126 @@ def depth_colours(z: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def label_colours(count: int) -> NDArray[np.uint8]:
     """(256, 3) colours of label values; 255 (void) is white."""
-    hues = (np.arange(256) * 0.618034) % 1.0
-    lightness = np.where(np.arange(256) % 2, 200, 140)
-    channels = [np.abs(((hues * 6 + shift) % 6) - 3) - 1 for shift in (0, 4, 2)]
-    colours = np.stack([np.clip(c, 0, 1) for c in channels], 1) * lightness[:, None] + 40
-    colours[0] = 70
+    if count > _MANY_LABELS:
+        colours = _spread_colours(count)
+    else:
+        hues = (np.arange(256) * 0.618034) % 1.0
+        lightness = np.where(np.arange(256) % 2, 200, 140)
+        channels = [np.abs(((hues * 6 + shift) % 6) - 3) - 1 for shift in (0, 4, 2)]
+        colours = np.stack([np.clip(c, 0, 1) for c in channels], 1) * lightness[:, None] + 40
+        colours[0] = 70
     colours[shards.VOID] = 255
     return colours.round().astype(np.uint8)
 
 
-def _caption(split: Split, sample: shards.Sample) -> str:
+def _spread_colours(count: int) -> NDArray[np.float64]:
+    """(256, 3), the first `count` each as far in OKLab (Ottosson 2020) from white and all before it as sRGB allows."""
+    levels = np.arange(16, 256, 30) / 255
+    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
+    linear = np.vstack([np.ones(3), np.where(candidates > 0.04045, ((candidates + 0.055) / 1.055) ** 2.4, 0)])
+    to_lms = np.array([[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]])
+    to_lab = np.array([[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]])
+    white, *lab = np.cbrt(linear @ to_lms.T) @ to_lab.T
+    distance = np.linalg.norm(np.array(lab) - white, axis=1)
+    colours = np.zeros((256, 3))
+    for number in range(min(count, shards.VOID)):
+        farthest = int(distance.argmax())
+        colours[number] = candidates[farthest] * 255
+        distance = np.minimum(distance, np.linalg.norm(np.array(lab) - lab[farthest], axis=1))
+    return colours
+
+
+def _caption(split: Split, sample: Sample) -> str:
+    """Class, key, scene, and the range of each depth field: metres where it is metric, else z."""
     name = split.index.class_names[sample["cls"]] if "cls" in sample and split.index.class_names else ""
-    parts = [name, sample["key"]]
-    for field in split.index.depth:
-        z = sample[field]
-        parts.append(f"{field} z {np.nanmin(z):.1f}..{np.nanmax(z):.1f}")
+    parts = [name, sample["key"], str(sample.get("json", {}).get("scene", ""))]
+    for field in _fields(split):
+        depth, valid, unit = split.index.depth[field], sample[field][np.isfinite(sample[field])], "z"
+        if depth.unit == "m":
+            valid, unit = depth.standardisation.invert(valid), "m"
+        extent = f"{valid.min():.1f} to {valid.max():.1f} {unit}" if valid.size else "nothing measured"
+        parts.append(f"{field} {extent}")
     return "   ".join(part for part in parts if part)
 
 
-def _draw_legend(
-    draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, split: Split, top: int
-) -> None:
-    draw.text(
-        (_MARGIN, top + 2), "depth: bright = near, dark = far, each on its own range; red = not measured", "black", font
-    )
-    colours = label_colours(len(split.index.seg_names))
-    for number, name in enumerate(split.index.seg_names):
-        y = top + 22 + 20 * number
-        draw.rectangle((_MARGIN, y, _MARGIN + 14, y + 14), fill=tuple(int(c) for c in colours[number]))
-        draw.text((_MARGIN + 20, y), name, "black", font)
+def _shortened(draw: ImageDraw.ImageDraw, text: str, width: int, font: _Font) -> str:
+    """`text`, cut with an ellipsis where it is wider than `width` px."""
+    if draw.textlength(text, font) <= width:
+        return text
+    while text and draw.textlength(text + "...", font) > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def _legend(split: Split, present: Collection[int], width: int, font: _Font) -> Image.Image:
+    """What the depth colours mean; a swatch a label, in one column, or in several where there are many."""
+    names = split.index.seg_names
+    shown = list(range(len(names)))
+    lines = ["depth: bright = near, dark = far, ranges by row and unit; red = not measured"]
+    num_columns = 1
+    if names:
+        lines.append("labels; white = void")
+        if len(names) > _MANY_LABELS:
+            shown = [number for number in shown if number in present]
+            num_columns = max(1, (width - _MARGIN) // 150)
+            lines[-1] = f"labels: the {len(shown)} of {len(names)} that occur above; white = void"
+    num_rows = -(-len(shown) // num_columns)
+    part = Image.new("RGB", (width, _LINE * (len(lines) + num_rows) + 2 * _MARGIN), "white")
+    draw = ImageDraw.Draw(part)
+    for line, text in enumerate(lines):
+        draw.text((_MARGIN, 2 + line * _LINE), _shortened(draw, text, width - 2 * _MARGIN, font), "black", font)
+    colours = label_colours(len(names))
+    for position, number in enumerate(shown):
+        left = _MARGIN + position // num_rows * 150
+        top = 2 + _LINE * (len(lines) + position % num_rows)
+        draw.rectangle((left, top, left + 14, top + 14), tuple(int(c) for c in colours[number]), "#888888")
+        draw.text((left + 20, top), _shortened(draw, names[number], 126, font), "black", font)
+    return part
+
+
+def _histograms(split: Split, z: dict[str, NDArray[np.float32]], width: int) -> Image.Image:
+    """Valid pixels of the sheet's samples: in each native unit, then z beside the standard normal density."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    depth = split.index.depth
+    native = {field: depth[field].standardisation.invert(values) for field, values in z.items()}
+    units = list(dict.fromkeys(depth[field].unit for field in z))
+    figure = Figure((width / 100, _HISTOGRAM_HEIGHT / 100), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    *before, after = figure.subplots(1, len(units) + 1, squeeze=False)[0]
+    for axes, unit in zip(before, units, strict=True):
+        _draw_histogram(axes, {field: native[field] for field in native if depth[field].unit == unit})
+        axes.set_title("in metres" if unit == "m" else "as the teacher gives it", fontsize=9)
+        axes.set_xlabel(unit, fontsize=8)
+    figure.suptitle("density of the depth measured in the images above", x=0.005, ha="left", fontsize=9)
+    _draw_histogram(after, z)
+    left, right = after.get_xlim()
+    steps = np.linspace(left, right, 200)
+    after.plot(steps, np.exp(-(steps**2) / 2) / np.sqrt(2 * np.pi), color="0.55", linewidth=1, label="mean 0, std 1")
+    after.axvline(0, color="0.8", linewidth=1, zorder=0)
+    after.set_title("standardised, as stored", fontsize=9)
+    after.set_xlabel("z (farther is larger)", fontsize=8)
+    for axes in (*before, after):
+        axes.tick_params(labelsize=8)
+        axes.set_yticks([])
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        if axes.has_data():  # else nothing was measured
+            axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _draw_histogram(axes: "Axes", values: dict[str, NDArray[np.float32]]) -> None:
+    """One outline a field, bins shared: the 0.2nd to 99.8th percentile of them all; mean and std beside the name."""
+    some = [field_values for field_values in values.values() if field_values.size]
+    if not some:
+        return
+    low, high = np.percentile(np.concatenate(some), (0.2, 99.8))
+    edges = np.linspace(low, max(high, low + 1e-3), 61)
+    for field, field_values in values.items():
+        if field_values.size:
+            density = np.histogram(field_values, edges)[0] / (field_values.size * (edges[1] - edges[0]))
+            colour, style = _LINES[field]
+            label = f"{field}: mean {field_values.mean():.2f}, std {field_values.std():.2f}"
+            axes.stairs(density, edges, color=colour, linestyle=style, linewidth=1.3, label=label)

@@ -1,42 +1,50 @@
 """The labelling job: plan, calibrate, then per shard load -> infer -> encode -> write -> commit.
 
 Idempotent: a shard exists once its JSON does; a rerun redoes what has none and nothing else. Which sample lands in
-which shard, and which samples share an inference batch, follow from the listing and the options alone, so an
-interrupted job ends with the same bytes as an uninterrupted one.
+which shard, and which samples share an inference batch, follow from the listing and the options alone, so any number of
+ranks, interrupted at any time, end with the same bytes.
 """
 
+import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 
-from pipeline import depth_codec, shards
-from pipeline.claim import JobError, claim, only_job
-from pipeline.encode import Encoded, encode, write
-from pipeline.label import Depths, Labeller, Loaded, calibrate, prefetched
+from pipeline import calibrate, depth_codec, plan, shards
+from pipeline.calibrate import Constants, parse_stats
+from pipeline.claim import Hold, JobError, begun_differently, claim, differences, only_rank
+from pipeline.encode import Encoded, encode, step_z, write
+from pipeline.label import Depths, Labeller, Loaded
+from pipeline.plan import Plan
 from pipeline.progress import Meter
-from pipeline.shards import Reject
-from pipeline.sources import Photograph, Source
-from pipeline.standardize import Moments, Standardisation
+from pipeline.ranks import Rank
+from pipeline.shards import Reject, Store
+from pipeline.shards.storage import LocalStore
+from pipeline.sources import Photograph, Source, SourceError
+from pipeline.standardize import Moments
 
 if TYPE_CHECKING:
     from pipeline.teachers import Teacher
 
+DAMAGED = ".damaged"  # `shard-000001.damaged` asks the next run to make that shard again (verify --repair)
+
 
 @dataclass(frozen=True)
 class Options:
-    """How the job runs. All but `workers` decide the bytes."""
+    """How the job runs. All but `workers` and `max_rejects` decide the bytes."""
 
     samples_per_shard: int = 1000
     batch_size: int = 32
     stats: str = "auto"  # "auto" or "MEAN,STD" of the pseudo-depth in native unit and polarity
+    stats_from: str = ""  # a data set whose constants to use
     calibration_images: int = 512
     max_rejects: float = 0.01
     seed: int = 0
@@ -45,40 +53,81 @@ class Options:
 
 @dataclass
 class SplitSummary:
-    """What a run did for one split; `seconds` and the rates cover this run only."""
+    """What there is of one split, and what this run did; of a rank's own shards while other ranks still work."""
 
     split: str
     listed: int = 0
     kept: int = 0
     rejected: int = 0
     num_shards: int = 0
+    missing_shards: int = 0  # shards nobody has finished yet
     bytes: int = 0
+    rejects: list[Reject] = field(default_factory=list)  # the first INDEX_REJECTS
     written_now: int = 0
     seconds: float = 0.0
     teacher_seconds: float = 0.0
+    waited: dict[str, float] = field(default_factory=dict)  # seconds the teacher stood still for: reading, writing
     index: shards.ShardIndex | None = field(default=None, repr=False)
 
+    def add(self, shard: "_Finished") -> None:
+        self.listed += shard.listed
+        self.kept += shard.kept
+        self.rejected += len(shard.rejects)
+        self.bytes += shard.bytes
+        self.num_shards += 1
+        self.rejects += shard.rejects[: shards.INDEX_REJECTS - len(self.rejects)]
 
-def run(source: Source, teacher: "Teacher | None", out: Path, options: Options, console: Console) -> list[SplitSummary]:
-    """Label every split of `source` into `out`; returns one summary a split. Raises JobError, SourceError."""
-    _check(source, teacher, options)
-    if out.exists() and not out.is_dir():
-        raise JobError(f"{out} is a file: choose a folder to write")
-    out.mkdir(parents=True, exist_ok=True)
-    if not (out / "job.json").exists() and (stray := next((p for p in out.iterdir() if p.name != ".lock"), None)):
-        raise JobError(f"{out} is not empty ({stray.name}) and holds no precompute-depth job: choose another folder")
-    with only_job(out):
-        config = _config(source, teacher, options)
-        claim(out, config)
-        labeller = Labeller(source, teacher, options.batch_size, options.workers)
+
+def run(
+    source: Source,
+    teacher: "Teacher | None",
+    out: "str | Path",
+    options: Options,
+    *,
+    rank: Rank = Rank(),
+    console: Console | None = None,
+    command: Sequence[str] = (),
+) -> list[SplitSummary]:
+    """Do this rank's part of labelling `source` into `out` (a folder or URL); returns one summary a split.
+
+    The rank that finds every shard finished writes the index. `command` is the line to repeat, for verify --repair.
+    Raises JobError, SourceError, CalibrationError.
+    """
+    console = console or Console()
+    check(source, teacher, options)
+    store = shards.open_store(out)
+    _refuse_foreign(store)
+
+    def waiting() -> None:
+        console.print(f"{rank}: another rank prepares the job, waiting", highlight=False)
+
+    with only_rank(store, rank.rank, rank.world_size) as hold:
+        teacher_facts = teacher.identity() if teacher else None
+        config = _config(source, teacher_facts, options)
+        known = calibrate.borrowed(options.stats_from, teacher_facts)
+        claim(hold, config, waiting)
+        plans = _plans(hold, source, options, rank, command, waiting, console)
         with ThreadPoolExecutor(options.workers) as pool:
-            constants, constants_from = calibrate(
-                out, labeller, pool, parse_stats(options.stats), options.calibration_images, console
-            )
-            summaries = [
-                _run_split(labeller, split, out / split, options, constants, constants_from, config, pool, console)
-                for split in source.splits
-            ]
+            labeller = Labeller(source, teacher, options.batch_size, pool, options.workers)
+            first = next(iter(plans))
+
+            def settle() -> None:
+                constants, origin = calibrate.calibrate(
+                    labeller, first, plans[first], parse_stats(options.stats), known, options.stats_from,
+                    options.calibration_images, console,
+                )  # fmt: skip
+                calibrate.publish(store, constants, origin)
+
+            hold.first("stats.json", settle, waiting)
+            constants, origin = calibrate.read(store)
+            summaries = []
+            for split, planned in plans.items():
+                job = _SplitJob(labeller, split, planned, store / split, options, rank, constants, console)
+                summary = job.run()
+                if summary.missing_shards == 0:
+                    facts = plan.facts(store / "plan", split)
+                    _write_index(store, job, summary, config | {"source": facts["source"]}, origin)
+                summaries.append(summary)
     return summaries
 
 
@@ -93,18 +142,11 @@ def too_many_rejects(summaries: Sequence[SplitSummary], max_rejects: float) -> s
     )
 
 
-# --- plan ----------------------------------------------------------------------------------------------------------
+# --- prepare -------------------------------------------------------------------------------------------------------
 
 
-def plan(source: Source, split: str, options: Options) -> list[list[str]]:
-    """Items of each shard: the listing, shuffled by the seed, cut into equal runs."""
-    listing = source.listing(split)
-    order = np.random.Generator(np.random.Philox(options.seed)).permutation(len(listing))
-    size = options.samples_per_shard
-    return [[listing[i] for i in order[start : start + size]] for start in range(0, len(listing), size)]
-
-
-def _check(source: Source, teacher: "Teacher | None", options: Options) -> None:
+def check(source: Source, teacher: "Teacher | None", options: Options) -> None:
+    """Raise JobError for options that no job can run with."""
     for name in ("samples_per_shard", "batch_size", "calibration_images", "workers"):
         if getattr(options, name) < 1:
             raise JobError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
@@ -112,164 +154,264 @@ def _check(source: Source, teacher: "Teacher | None", options: Options) -> None:
         raise JobError(f"--max-rejects is a share between 0 and 1, got {options.max_rejects}")
     if teacher is None and not source.depth_fields:
         raise JobError(f"source '{source.name}' has no depth of its own: it needs a --teacher")
+    if options.stats != "auto" and options.stats_from:
+        raise JobError("--stats and --stats-from exclude each other: give one")
     parse_stats(options.stats)
 
 
-def parse_stats(stats: str) -> tuple[float, float] | None:
-    """None for `auto`, else (mean, std)."""
-    if stats == "auto":
-        return None
-    try:
-        mean, std = (float(part) for part in stats.split(","))
-    except ValueError:
-        raise JobError(f"--stats must be 'auto' or 'MEAN,STD' such as 2.5785,1.6296, got {stats!r}") from None
-    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-        raise JobError(f"--stats needs a finite mean and a std above 0, got {stats!r}")
-    return mean, std
+def _refuse_foreign(store: Store) -> None:
+    """Never write among somebody's files."""
+    if store.local is None:
+        names = set(store.sizes())
+    elif store.local.exists() and not store.local.is_dir():
+        raise JobError(f"{store} is a file: choose a folder to write")
+    else:
+        store.local.mkdir(parents=True, exist_ok=True)
+        names = {p.name for p in store.local.iterdir() if p.suffix != ".partial" and p.name != ".lock"}
+    if names and "job.json" not in names and not shards.exists(store, "job.json"):
+        raise JobError(f"{store} is not empty ({min(names)}) and holds no precompute-depth job: choose another folder")
 
 
-def _config(source: Source, teacher: "Teacher | None", options: Options) -> dict[str, Any]:
+def _config(source: Source, teacher: dict[str, Any] | None, options: Options) -> dict[str, Any]:
+    """What every split of the data set shares; each split's own source is compared with its plan."""
     decides_bytes = {k: v for k, v in asdict(options).items() if k not in ("workers", "max_rejects")}
+    meaning = {"class_names": list(source.class_names), "seg_names": list(source.seg_names)}
     return {
         "schema_version": shards.SCHEMA_VERSION,
-        "source": source.config(),
-        "teacher": teacher.identity() if teacher else None,
+        "source": {
+            "name": source.name,
+            "labels_sha256": shards.config_hash(meaning),
+            "depth_fields": list(source.depth_fields),
+        },
+        "teacher": teacher,
         "options": decides_bytes,
     }
+
+
+def _plans(
+    hold: Hold,
+    source: Source,
+    options: Options,
+    rank: Rank,
+    command: Sequence[str],
+    waiting: Callable[[], None],
+    console: Console,
+) -> dict[str, Plan]:
+    """The plan of each split that has images; made by the first rank, and by rank 0 compared with the source."""
+    store = hold.out / "plan"
+    made = False
+
+    def make() -> None:
+        nonlocal made
+        made = True
+        plan.make(source, store, command, lambda count: console.print(f"listing: {count:,} so far", highlight=False))
+
+    for split in source.splits:
+        hold.first(f"plan/{split}.json", make, waiting)
+    if not made and (changed := _changes(source, store, rank)):
+        if shards.exists(hold.out, "stats.json") or not hold.alone():
+            raise JobError(begun_differently(str(hold.out), changed))
+        make()  # that job ended before it wrote anything: begin anew
+    facts = {split: plan.facts(store, split) for split in source.splits}
+    plans = {s: Plan(store, s, facts[s], options.seed, options.samples_per_shard) for s in source.splits}
+    if not plans[source.splits[0]].num_units:
+        message = f"source '{source.name}' has no image for split '{source.splits[0]}'"
+        total = sum(p.num_units for p in plans.values())
+        raise SourceError(f"{message}, all {total} are in another: lower --val-fraction" if total else message)
+    return {split: planned for split, planned in plans.items() if planned.num_units}
+
+
+def _changes(source: Source, store: Store, rank: Rank) -> list[str]:
+    """How the source differs from its plan; only rank 0 lists it again where only that can tell."""
+    facts = {split: plan.facts(store, split) for split in source.splits}
+    now = json.loads(json.dumps(source.config()))
+    changed = [d for split in source.splits for d in differences(facts[split].get("source"), now, "source")]
+    if not changed and rank.rank == 0 and not source.listing_in_config:
+        for split, listed in plan.listing_sums(source).items():
+            if listed.hex != facts[split]["listing"]:
+                what = f"{split} listed {facts[split]['num_units']:,} files, now {listed.count:,}"
+                changed.append(f"the source's files (names or sizes) have changed: {what}")
+    return changed
 
 
 # --- write ---------------------------------------------------------------------------------------------------------
 
 
-def _run_split(
-    labeller: Labeller,
-    split: str,
-    folder: Path,
-    options: Options,
-    constants: dict[str, Standardisation],
-    constants_from: dict[str, str],
-    config: dict[str, Any],
-    pool: ThreadPoolExecutor,
-    console: Console,
-) -> SplitSummary:
-    folder.mkdir(exist_ok=True)
-    for leftover in folder.glob(".*.partial"):
-        leftover.unlink()
-    source = labeller.source
-    planned = plan(source, split, options)
-    names = [f"shard-{number:06d}" for number in range(len(planned))]
-    pending = [number for number, name in enumerate(names) if not _is_complete(folder, name)]
-    start, teacher_before = time.perf_counter(), labeller.teacher_seconds
-    items = [item for number in pending for item in planned[number]]
-    with Meter(console, f"{split} images", len(items)) as meter, ThreadPoolExecutor(1) as writer:
-        loaded = prefetched(
-            pool, lambda item: labeller.load(split, item), items, options.batch_size + 4 * options.workers
-        )
-        writing: Future[Any] | None = None
-        for number in pending:
+@dataclass(frozen=True)
+class _Finished:
+    """What the index needs to know of a finished shard."""
 
-            def of_this_shard(count: int = len(planned[number])) -> Iterator[Loaded | Reject]:
-                for _ in range(count):
-                    yield next(loaded)
-                    meter.advance()
+    name: str
+    listed: int
+    kept: int
+    bytes: int
+    sha256: str
+    rejects: list[Reject]
+    moments: dict[str, Moments]
 
-            encoding: dict[int, Future[Encoded]] = {}
 
-            def done(
-                slot: int,
-                depths: Depths,
-                photo: Photograph,
-                items: list[str] = planned[number],
-                encoding: dict[int, Future[Encoded]] = encoding,
-            ) -> None:
-                key = source.key(split, items[slot])
-                encoding[slot] = pool.submit(encode, key, depths, photo, constants)
+class _SplitJob:
+    """One rank's part of one split."""
 
-            rejects = labeller.label(of_this_shard(), done)
-            encoded = [encoding[slot].result() for slot in sorted(encoding)]
-            if writing:
-                writing.result()
-            writing = writer.submit(write, folder, names[number], encoded, [rejects[s] for s in sorted(rejects)])
+    def __init__(
+        self,
+        labeller: Labeller,
+        split: str,
+        planned: Plan,
+        store: Store,
+        options: Options,
+        rank: Rank,
+        constants: Constants,
+        console: Console,
+    ) -> None:
+        self.labeller, self.split, self.plan, self.store, self.options = labeller, split, planned, store, options
+        self.rank, self.constants, self.console = rank, constants, console
+        self.source = labeller.source
+        self.finished: dict[int, _Finished] = {}
+        self.waited = {"reading": 0.0, "writing": 0.0}
+
+    def run(self) -> SplitSummary:
+        self._look()
+        pending = [n for n in range(len(self.plan)) if self.rank.owns(n) and n not in self.finished]
+        start, teacher_before = time.perf_counter(), self.labeller.teacher_seconds
+        num_items = self._label(pending) if pending else 0
+        if pending:
+            self._look()
+        summary = SplitSummary(self.split, missing_shards=len(self.plan) - len(self.finished))
+        for number in sorted(self.finished):
+            if summary.missing_shards == 0 or self.rank.owns(number):
+                summary.add(self.finished[number])
+        summary.written_now, summary.seconds = num_items, time.perf_counter() - start
+        summary.teacher_seconds, summary.waited = self.labeller.teacher_seconds - teacher_before, self.waited
+        return summary
+
+    def _look(self) -> None:
+        """Take note of shards that are finished, whoever made them."""
+        sizes = self.store.sizes()
+        for number in range(len(self.plan)):
+            name = shard_name(number)
+            complete = f"{name}.json" in sizes and f"{name}.tar" in sizes and f"{name}{DAMAGED}" not in sizes
+            if not complete:
+                self.finished.pop(number, None)
+            elif number not in self.finished:
+                try:
+                    record = shards.load_record(self.store, name)
+                except shards.NewerSchemaError:
+                    raise
+                except shards.ShardError:
+                    continue  # a damaged JSON: make the shard again
+                if record.bytes == sizes[f"{name}.tar"]:
+                    self.finished[number] = _Finished(
+                        name, record.num_listed, len(record.keys), record.bytes, record.sha256, record.rejects,
+                        shards.moments_of(record),
+                    )  # fmt: skip
+
+    def _label(self, pending: list[int]) -> int:
+        """Make the shards `pending`; returns the number of items they list."""
+        num_items = 0
+        total = min(len(pending) * self.plan.units_per_shard, self.plan.num_units) * self.source.samples_per_unit
+        label = f"{self.split} images" + (f", {self.rank}" if self.rank.world_size > 1 else "")
+        with Meter(self.console, label, total) as meter, ThreadPoolExecutor(1) as writer:
+            every_item = (item for number in pending for item in self._items(number))
+            loaded = self._timed(self.labeller.loaded(self.split, every_item), meter)
+            writing: Future[Any] | None = None
+            for number in pending:
+                items, encoding = self._items(number), dict[int, Future[Encoded | Reject]]()
+
+                def done(
+                    slot: int,
+                    depths: Depths,
+                    photo: Photograph,
+                    items: list[str] = items,
+                    encoding: dict[int, Future[Encoded | Reject]] = encoding,
+                ) -> None:
+                    key = self.source.key(self.split, items[slot])
+                    encoding[slot] = self.labeller.pool.submit(encode, key, depths, photo, self.constants)
+
+                rejects = self.labeller.label(islice(loaded, len(items)), done)
+                self._wait(writing)
+                writing = writer.submit(self._commit, number, encoding, rejects)
+                num_items += len(items)
+            self._wait(writing)
+        return num_items
+
+    def _items(self, number: int) -> list[str]:
+        return [item for unit in self.plan[number] for item in self.source.samples(unit)]
+
+    def _commit(self, number: int, encoding: dict[int, Future[Encoded | Reject]], rejects: dict[int, Reject]) -> None:
+        encoded = []
+        for slot in sorted(encoding):
+            result = encoding.pop(slot).result()
+            if isinstance(result, Reject):
+                rejects[slot] = result
+            else:
+                encoded.append(result)
+        write(self.store, shard_name(number), encoded, [rejects[slot] for slot in sorted(rejects)])
+        self.store.delete(f"{shard_name(number)}{DAMAGED}")
+
+    def _timed(self, loaded: Iterator[Loaded | Reject], meter: Meter) -> Iterator[Loaded | Reject]:
+        while True:
+            start = time.perf_counter()
+            item = next(loaded, None)
+            self.waited["reading"] += time.perf_counter() - start
+            if item is None:
+                return
+            meter.advance()
+            yield item
+
+    def _wait(self, writing: "Future[Any] | None") -> None:
         if writing:
+            start = time.perf_counter()
             writing.result()
-    summary = _write_index(source, split, folder, names, constants, constants_from, config)
-    summary.written_now = len(items)
-    summary.seconds = time.perf_counter() - start
-    summary.teacher_seconds = labeller.teacher_seconds - teacher_before
-    return summary
+            self.waited["writing"] += time.perf_counter() - start
 
 
-def _is_complete(folder: Path, name: str) -> bool:
-    record, tar = folder / f"{name}.json", folder / f"{name}.tar"
-    if not (record.exists() and tar.exists()):
-        return False
-    try:
-        return shards.load_record(record).bytes == tar.stat().st_size
-    except shards.NewerSchemaError:
-        raise
-    except shards.ShardError:
-        return False  # a damaged JSON: make the shard again
+def shard_name(number: int) -> str:
+    return f"shard-{number:06d}"
 
 
 def _write_index(
-    source: Source,
-    split: str,
-    folder: Path,
-    names: list[str],
-    constants: dict[str, Standardisation],
-    constants_from: dict[str, str],
-    config: dict[str, Any],
-) -> SplitSummary:
-    summary = SplitSummary(split, num_shards=len(names))
+    out: Store, job: _SplitJob, summary: SplitSummary, config: dict[str, Any], origin: dict[str, str]
+) -> None:
     moments: dict[str, Moments] = defaultdict(Moments)
-    max_error_z: dict[str, float] = defaultdict(float)
-    rejects: list[Reject] = []
-    listed_shards = []
-    for name in names:
-        record = shards.load_record(folder / f"{name}.json")
-        summary.listed += record.num_listed
-        summary.kept += len(record.samples)
-        summary.rejected += len(record.rejects)
-        summary.bytes += record.bytes
-        rejects += record.rejects[: shards.INDEX_REJECTS - len(rejects)]
-        listed_shards.append(
-            shards.ShardSummary(name=name, num_samples=len(record.samples), bytes=record.bytes, sha256=record.sha256)
-        )
-        for depth_field, values in shards.moments_of(record).items():
-            moments[depth_field] = moments[depth_field].merge(values)
-            max_error_z[depth_field] = max(max_error_z[depth_field], record.max_error_z[depth_field])
+    finished = [job.finished[number] for number in sorted(job.finished)]
+    for shard in finished:
+        for name, values in shard.moments.items():
+            moments[name] = moments[name].merge(values)
     if summary.kept == 0:
-        first = f" (first: {rejects[0].source}: {rejects[0].reason})" if rejects else ""
-        raise JobError(f"all {summary.listed} images of split '{split}' were rejected{first}: nothing to train on")
+        first = f" (first: {summary.rejects[0].source}: {summary.rejects[0].reason})" if summary.rejects else ""
+        raise JobError(f"all {summary.listed} images of split '{job.split}' were rejected{first}: nothing to train on")
     teacher = config["teacher"]
     depth = {
         name: shards.describe_depth(
-            constants[name],
+            constants,
             unit=teacher["unit"] if name == "pseudo" else "m",
-            constants_from=constants_from[name],
-            bits=depth_codec.PSEUDO_BITS if name == "pseudo" else depth_codec.METRIC_BITS,
-            max_error_z=max_error_z[name],
+            constants_from=origin[name],
+            step_z=step_z(name, constants),
+            max_error_z=depth_codec.error_bound(step_z(name, constants)),
             realised_mean=moments[name].mean,
             realised_std=moments[name].std,
             num_pixels=moments[name].count,
         )
-        for name in constants
+        for name, constants in job.constants.items()
     }
-    index = shards.ShardIndex(
-        source=source.name,
-        split=split,
-        class_names=list(source.class_names),
-        seg_names=list(source.seg_names),
+    summary.index = shards.ShardIndex(
+        source=job.source.name,
+        split=job.split,
+        class_names=list(job.source.class_names),
+        seg_names=list(job.source.seg_names),
         num_listed=summary.listed,
         num_samples=summary.kept,
         num_rejects=summary.rejected,
-        rejects=rejects,
-        shards=listed_shards,
+        rejects=summary.rejects,
+        shards=[shards.ShardSummary(name=s.name, num_samples=s.kept, bytes=s.bytes, sha256=s.sha256) for s in finished],
         depth=depth,
         teacher=teacher,
         config=config,
         config_hash=shards.config_hash(config),
     )
-    shards.write_atomically(folder / "index.json", index.model_dump_json(indent=1).encode())
-    summary.index = index
-    return summary
+    shards.publish(job.store, "index.json", summary.index.model_dump_json(indent=1).encode())
+    # Every shard is there: whoever still writes one is a second job, and finds it published.
+    for store in (job.store, out / "plan", out):
+        if isinstance(store, LocalStore):
+            store.sweep()

@@ -1,33 +1,23 @@
-"""Loading items, asking the teacher in fixed batches, and the first pass that fixes the standardisation."""
+"""Loading items and asking the teacher, in batches that depend on nothing but the items' order."""
 
-import json
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
-from pipeline import shards
 from pipeline.images import UnreadableImage
-from pipeline.progress import Meter
 from pipeline.shards import Reject
 from pipeline.sources import Photograph, Source, printable
-from pipeline.standardize import Moments, Standardisation
 
 if TYPE_CHECKING:
     from pipeline.teachers import Teacher
 
 Depths = dict[str, NDArray[np.float32]]  # field -> (height, width), native unit
-
-
-class CalibrationError(ValueError):
-    """No constants can be had; one line that says why."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +27,26 @@ class Loaded:
 
 
 class Labeller:
-    """Loads items and asks the teacher, in batches that never depend on anything outside the given sequence."""
+    """A source and a teacher, with the threads of `pool` to read and encode; `teacher_seconds` were spent in it."""
 
-    def __init__(self, source: Source, teacher: "Teacher | None", batch_size: int, workers: int) -> None:
-        self.source, self.teacher, self.batch_size, self.workers = source, teacher, batch_size, workers
+    def __init__(
+        self, source: Source, teacher: "Teacher | None", batch_size: int, pool: ThreadPoolExecutor, workers: int
+    ) -> None:
+        self.source, self.teacher, self.batch_size, self.pool = source, teacher, batch_size, pool
+        self._ahead = batch_size + 4 * workers  # items read before they are asked for
         self.teacher_seconds = 0.0
 
-    def load(self, split: str, item: str) -> Loaded | Reject:
+    def loaded(self, split: str, items: Iterable[str]) -> Iterator[Loaded | Reject]:
+        """The items, in order, read and prepared by the pool."""
+        futures: deque[Future[Loaded | Reject]] = deque()
+        for item in items:
+            futures.append(self.pool.submit(self._load, split, item))
+            if len(futures) >= self._ahead:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
+
+    def _load(self, split: str, item: str) -> Loaded | Reject:
         try:
             photo = self.source.load(split, item)
         except UnreadableImage as error:
@@ -52,10 +55,14 @@ class Labeller:
 
     def label(
         self,
-        loaded: Iterator[Loaded | Reject],
+        loaded: Iterable[Loaded | Reject],
         done: Callable[[int, Depths, Photograph], None],
     ) -> dict[int, Reject]:
-        """Call `done(slot, field -> native depth, photo)` for each usable slot; returns the rejects by slot."""
+        """Call `done(slot, field -> native depth, photo)` for each usable slot; returns the rejects by slot.
+
+        A batch is made of consecutive items of one prepared shape. It never reaches beyond `loaded`, so that estimates
+        (which depend on the batch in their last bits) are the same wherever and whenever these items are labelled.
+        """
         rejects: dict[int, Reject] = {}
         waiting: dict[tuple[int, ...], list[tuple[int, Loaded]]] = defaultdict(list)
         for slot, item in enumerate(loaded):
@@ -87,89 +94,3 @@ class Labeller:
                 rejects[slot] = Reject(source=item.photo.facts["source"], reason="teacher gave constant depth")
             else:
                 done(slot, {"pseudo": depth, **item.photo.depth_m}, item.photo)
-
-
-def prefetched(
-    pool: ThreadPoolExecutor, function: Callable[[Any], Any], items: Sequence[Any], ahead: int
-) -> Iterator[Any]:
-    """Results in order, at most `ahead` of them computed before they are asked for."""
-    futures: deque[Future[Any]] = deque()
-    for item in items:
-        futures.append(pool.submit(function, item))
-        if len(futures) >= ahead:
-            yield futures.popleft().result()
-    while futures:
-        yield futures.popleft().result()
-
-
-def calibrate(
-    out: Path,
-    labeller: Labeller,
-    pool: ThreadPoolExecutor,
-    stats: tuple[float, float] | None,
-    num_images_wanted: int,
-    console: Console,
-) -> tuple[dict[str, Standardisation], dict[str, str]]:
-    """Constants of every depth field, from a first pass over evenly spaced training images; kept in stats.json.
-
-    `stats`: (mean, std) given by hand for the pseudo-depth (for all depth where there is no teacher), or None.
-    """
-    path = out / "stats.json"
-    if path.exists():
-        try:
-            stored = json.loads(path.read_bytes())
-            return {f: Standardisation(**c) for f, c in stored["constants"].items()}, stored["from"]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise CalibrationError(f"{path} is damaged: move {out} away and start again") from None
-    source, teacher = labeller.source, labeller.teacher
-    given = stats
-    metric = list(source.depth_fields)
-    fields = [*metric] if teacher is None else ["pseudo", *metric]
-    moments = {name: Moments() for name in fields}
-    num_images = 0
-    if given is None or (teacher and metric):
-        split = source.splits[0]
-        listing = source.listing(split)
-        chosen = np.unique(np.linspace(0, len(listing) - 1, min(num_images_wanted, len(listing))).round())
-        items = [listing[int(i)] for i in chosen]
-
-        def add(slot: int, depths: Depths, photo: Photograph) -> None:
-            nonlocal num_images
-            num_images += 1
-            for name, depth in depths.items():
-                moments[name] = moments[name].merge(Moments.of(depth))
-
-        with Meter(console, "calibrate", len(items)) as meter:
-
-            def loaded() -> Iterator[Loaded | Reject]:
-                for result in prefetched(pool, lambda item: labeller.load(split, item), items, 4 * labeller.workers):
-                    meter.advance()
-                    yield result
-
-            rejects = labeller.label(loaded(), add)
-        if num_images == 0:
-            first = next(iter(rejects.values()))
-            raise CalibrationError(
-                f"none of the {len(items)} images tried can be used (first: {first.source}: {first.reason}): "
-                "look at the source"
-            )
-    constants, constants_from = {}, {}
-    # Fields in metres share the constants of the filled sensor depth, so that their z can be compared.
-    metric_moments = moments["real"] if "real" in metric else (moments[metric[0]] if metric else Moments())
-    for name in fields:
-        by_hand = given is not None and (name == "pseudo" or teacher is None)
-        mean, std = (
-            given
-            if by_hand and given
-            else (
-                (moments[name].mean, moments[name].std)
-                if name == "pseudo"
-                else (metric_moments.mean, metric_moments.std)
-            )
-        )
-        polarity = teacher.polarity if teacher and name == "pseudo" else "farther_is_larger"
-        constants[name] = Standardisation(mean, std, polarity)
-        constants_from[name] = "given" if by_hand else f"calibration over {num_images} images"
-    content = {"constants": {f: asdict(c) for f, c in constants.items()}, "from": constants_from}
-    shards.write_atomically(path, json.dumps(content, indent=1).encode())
-    return constants, constants_from

@@ -1,12 +1,15 @@
 """Progress for people: a bar with rate and ETA on a terminal, a plain line every ten seconds elsewhere."""
 
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _LINE_EVERY_S = 10.0
+_Item = TypeVar("_Item")
 
 
 class Meter:
@@ -40,6 +43,12 @@ class Meter:
     @property
     def rate(self) -> float:
         return self.done / max(time.perf_counter() - self._start, 1e-9)
+
+    def counting(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        """The items, each counted as it passes."""
+        for item in items:
+            yield item
+            self.advance()
 
     def advance(self, count: int = 1) -> None:
         self.done += count

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from running import command
+from running import command, label, spawn
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -73,3 +73,18 @@ def bundled_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             crop = Image.fromarray(image[10 * number : 10 * number + 240, 20 * number : 20 * number + 320])
             crop.save(source / name / f"{name}.{number}.jpg", quality=92)
     return source
+
+
+@pytest.fixture(scope="session")
+def labelled_once(bundled_photos: Path, random_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("labelled") / "shards"
+    done = label(bundled_photos, out, random_teacher, run=spawn)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture
+def labelled(labelled_once: Path, tmp_path: Path) -> Path:
+    """Finished shards that a test may damage."""
+    shutil.copytree(labelled_once, tmp_path / "shards")
+    return tmp_path / "shards"

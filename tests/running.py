@@ -65,3 +65,27 @@ def jpeg(size: tuple[int, int] = (64, 48), mode: str = "RGB", **options: object)
     buffer = io.BytesIO()
     image.save(buffer, options.pop("format", "JPEG"), **options)  # type: ignore[arg-type]
     return buffer.getvalue()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every tar and JSON of a data set, without its plan (which remembers the command) and locks."""
+    found = (p for p in folder.rglob("*") if p.suffix in (".tar", ".json") and "plan" not in p.parts)
+    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
+
+
+def label(photos: Path, out: object, teacher: object, *options: object, run=command):
+    """Label a dozen photographs into five shards: ragged batches, shapes of two kinds, two splits."""
+    return run(*_label_words(photos, out, teacher, *options))
+
+
+def label_line(photos: Path, out: object, teacher: object, *options: object) -> list[str]:
+    """The same for subprocess."""
+    name, *words = map(str, _label_words(photos, out, teacher, *options))
+    return [str(BIN / name), *words]
+
+
+def _label_words(photos: Path, out: object, teacher: object, *options: object) -> list[object]:
+    return [
+        "precompute-depth", "folder", photos, out, "--teacher", teacher, "--short-side", 96, "--val-fraction", 0.25,
+        "--samples-per-shard", 4, "--batch-size", 3, "--device", "cpu", *options,
+    ]  # fmt: skip

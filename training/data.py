@@ -21,8 +21,6 @@ from pipeline import shards
 from training import augment
 from training.config import Config
 
-_FEISTEL_ROUNDS = 8
-
 
 class DataError(ValueError):
     """The shards do not have what the run needs; one line that names it and the fix."""
@@ -47,25 +45,8 @@ class Batch:
 
 def shuffled(positions: NDArray[np.integer], count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Where the permutation of range(count) that belongs to (seed, epoch) sends each position."""
-    half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
-    mask = np.uint64((1 << int(half)) - 1)
-    keys = augment.generator(seed, "order", epoch).integers(0, 2**63, _FEISTEL_ROUNDS, dtype=np.uint64)
-    values = positions.astype(np.uint64)
-    outside = np.ones(len(values), bool)
-    while outside.any():  # the network permutes 2**(2 half) values; walk until back inside range(count)
-        left, right = values[outside] >> half, values[outside] & mask
-        for key in keys:
-            left, right = right, left ^ (_scramble(right ^ key) & mask)
-        values[outside] = (left << half) | right
-        outside = values >= count
-    return values.astype(np.int64)
-
-
-def _scramble(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """splitmix64's finaliser (Steele, Lea and Flood 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    keys = augment.generator(seed, "order", epoch).integers(0, 2**63, shards.ORDER_ROUNDS, dtype=np.uint64)
+    return shards.permuted(positions, count, keys)
 
 
 class TrainBatches(Dataset[Batch]):
@@ -124,9 +105,7 @@ def classes_sha256(split: shards.Split) -> str:
 def check_classes(split: shards.Split, expected_sha256: str) -> None:
     """Refuse shards whose labels are not those a run was trained on."""
     if classes_sha256(split) != expected_sha256:
-        raise DataError(
-            f"{split.folder} has other classes than the run was trained on: give shards of the same classes"
-        )
+        raise DataError(f"{split.store} has other classes than the run was trained on: give shards of the same classes")
 
 
 def open_shards(data: Path, split: str, depth_field: str) -> shards.Split:

@@ -59,7 +59,7 @@ def plan_dump(
         checkpoint=saved.folder.name,
         checkpoint_sha256=saved.info.sha256,
         epoch=saved.info.epoch,
-        data=str(split.folder.parent),
+        data=split.data,
         split=split.index.split,
         fingerprint=split.index.fingerprint,
         depth_field=config.data.depth,

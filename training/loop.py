@@ -279,5 +279,5 @@ def _check_classes(config: Config, split: shards.Split) -> None:
     have = len(split.index.class_names)
     if config.model.num_classes < have:
         raise TrainingError(
-            f"model.num_classes must be at least the {have} classes of {split.folder}, got {config.model.num_classes}"
+            f"model.num_classes must be at least the {have} classes of {split.store}, got {config.model.num_classes}"
         )

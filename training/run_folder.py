@@ -130,7 +130,7 @@ def as_evaluation(
         model=config.model.name,
         checkpoint=name,
         epoch=epoch,
-        data=str(split.folder.parent),
+        data=split.data,
         split=split.index.split,
         fingerprint=split.index.fingerprint,
         depth_field=depth_field,

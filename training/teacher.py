@@ -92,7 +92,7 @@ class InverseDepths:
         self.split = split
         if "exact" not in split.index.depth:
             raise TeacherError(
-                f"{split.folder} must hold 'exact' depth, got {', '.join(split.index.depth) or 'none'}: "
+                f"{split.store} must hold 'exact' depth, got {', '.join(split.index.depth) or 'none'}: "
                 "make it with precompute-depth toyrooms."
             )
         self.depth = split.index.depth["exact"]
@@ -104,7 +104,7 @@ class InverseDepths:
     def __getitem__(self, position: int) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
         sample = self.split.read(position, ("rgb", "exact", "seg"))
         if sample["rgb"].shape != self.shape:
-            raise TeacherError(f"{self.split.folder}: {sample['key']} must be {self.shape}, got {sample['rgb'].shape}.")
+            raise TeacherError(f"{self.split.store}: {sample['key']} must be {self.shape}, got {sample['rgb'].shape}.")
         depth_m = self.depth.mean + self.depth.sign * self.depth.std * sample["exact"]
         return sample["rgb"], 1 / np.maximum(depth_m, 0.1, dtype=np.float32), sample["seg"]
 

@@ -1,4 +1,4 @@
-"""CONTRACT: RGB-D shards. `records`: index and per-shard JSON; `write`; `read`. Imports no torch.
+"""CONTRACT: RGB-D shards. `records`: index and per-shard JSON; `write`; `read`; `storage`; `order`. Imports no torch.
 
 A data set is `OUT/<split>/shard-000000.tar` (plain WebDataset tars), one `shard-000000.json` beside each tar (keys,
 byte ranges, checksums, rejects) and one `index.json` (written last). Fields of a sample:
@@ -18,6 +18,8 @@ Every depth field is z-standardised and farther-is-larger; `index.depth[field]` 
 the same inputs: names sorted, mtime and owner zero.
 """
 
+from pipeline.shards.order import ROUNDS as ORDER_ROUNDS
+from pipeline.shards.order import permuted
 from pipeline.shards.read import (
     Sample,
     Split,
@@ -32,9 +34,9 @@ from pipeline.shards.records import (
     SPLITS,
     VOID,
     DepthField,
+    Extents,
     NewerSchemaError,
     Reject,
-    SampleEntry,
     ShardError,
     ShardIndex,
     ShardRecord,
@@ -46,40 +48,41 @@ from pipeline.shards.records import (
     load_record,
     moments_of,
 )
-from pipeline.shards.write import (
-    file_sha256,
-    png_bytes,
-    write_atomically,
-    write_shard,
-)
+from pipeline.shards.storage import StorageError, Store, exists, open_store, publish
+from pipeline.shards.write import png_bytes, write_shard
 
 __all__ = [
     "DEPTH_FIELDS",
     "INDEX_REJECTS",
+    "ORDER_ROUNDS",
     "SCHEMA_VERSION",
     "SPLITS",
     "VOID",
     "DepthField",
+    "Extents",
     "NewerSchemaError",
     "Reject",
     "Sample",
-    "SampleEntry",
     "ShardError",
     "ShardIndex",
     "ShardRecord",
     "ShardSummary",
     "Split",
+    "StorageError",
+    "Store",
     "config_hash",
     "decode_member",
     "depth_statistics",
     "describe_depth",
-    "file_sha256",
+    "exists",
     "load_index",
     "load_record",
     "moments_of",
     "open_split",
+    "open_store",
+    "permuted",
     "png_bytes",
+    "publish",
     "splits_of",
-    "write_atomically",
     "write_shard",
 ]

@@ -4,16 +4,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from pipeline.shards.storage import Store
 from pipeline.standardize import Moments, Standardisation
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DEPTH_FIELDS = ("pseudo", "real", "raw", "exact")
 SPLITS = ("train", "val")
 VOID = 255
@@ -50,8 +50,8 @@ class DepthField(_Record):
     polarity: str
     unit: str
     constants_from: str  # "calibration over N images", "given", ...
-    bits: int
-    max_error_z: float  # bound over everything written
+    step_z: float  # values are stored as multiples of it
+    max_error_z: float  # bound on |stored - estimated|
     realised_mean: float  # of everything written, native unit; drift from `mean` shows here
     realised_std: float
     num_pixels: int
@@ -65,25 +65,44 @@ class DepthField(_Record):
         return Standardisation(self.mean, self.std, self.polarity)
 
 
-class SampleEntry(_Record):
-    """Where a sample's members lie in the tar: extension -> (byte offset, length, crc32)."""
+class Extents(_Record):
+    """Where one member of each sample lies in the tar, and its CRC-32; length -1 where a sample lacks it."""
 
-    key: str
-    members: dict[str, tuple[int, int, int]]
+    offset: list[int]
+    length: list[int]
+    crc32: list[int]
 
 
 class ShardRecord(_Record):
-    """The JSON beside a tar, written after it; a shard without one does not exist."""
+    """The JSON beside a tar, written after it; a shard without one does not exist.
+
+    Columns, not rows: a million samples' JSON must parse in seconds. The k-th entry of every list is sample k.
+    """
 
     schema_version: int = SCHEMA_VERSION
     name: str
     bytes: int
     sha256: str
     num_listed: int
-    samples: list[SampleEntry]
+    keys: list[str]
+    members: dict[str, Extents]  # by extension
     rejects: list[Reject]
     moments: dict[str, tuple[int, float, float]]  # native unit, per depth field: count, mean, sum of sq. deviations
-    max_error_z: dict[str, float]
+
+    @model_validator(mode="after")
+    def _columns_agree(self) -> "ShardRecord":
+        lengths = {len(column) for e in self.members.values() for column in (e.offset, e.length, e.crc32)}
+        if lengths - {len(self.keys)}:
+            raise ValueError(f"{len(self.keys)} keys, but columns of {sorted(lengths)}")
+        return self
+
+    def extents(self, sample: int) -> dict[str, tuple[int, int, int]]:
+        """extension -> (byte offset, length, CRC-32) of the members that sample has."""
+        return {
+            extension: (e.offset[sample], e.length[sample], e.crc32[sample])
+            for extension, e in self.members.items()
+            if e.length[sample] >= 0
+        }
 
 
 class ShardSummary(_Record):
@@ -121,30 +140,35 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def load_record(path: Path) -> ShardRecord:
-    """Read a shard's JSON; raises ShardError naming the file."""
-    return _load(ShardRecord, path)
+def load_record(store: Store, name: str) -> ShardRecord:
+    """Read `name`.json of a shard; raises ShardError naming the file."""
+    return _load(ShardRecord, store, f"{name}.json")
 
 
-def load_index(path: Path) -> ShardIndex:
-    """Read an index.json; raises ShardError naming the file."""
-    return _load(ShardIndex, path)
+def load_index(store: Store) -> ShardIndex:
+    """Read a split's index.json; raises ShardError naming the file."""
+    return _load(ShardIndex, store, "index.json")
 
 
-def _load(kind: type[_RecordT], path: Path) -> _RecordT:
+def _load(kind: type[_RecordT], store: Store, name: str) -> _RecordT:
+    where = f"{store}/{name}"
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(store.read(name))
         version = content.get("schema_version", 0)
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise NewerSchemaError(
-                f"{path} has schema version {version}, this version reads up to {SCHEMA_VERSION}: update pseudodepth"
+                f"{where} has schema version {version}, this version reads {SCHEMA_VERSION}: update pseudodepth"
+            )
+        if isinstance(version, int) and 0 < version < SCHEMA_VERSION:
+            raise ShardError(
+                f"{where} has schema version {version}, this version reads {SCHEMA_VERSION}: make the shards again"
             )
         return kind.model_validate(content)
     except FileNotFoundError:
-        raise ShardError(f"{path} does not exist: finish the job with precompute-depth") from None
+        raise ShardError(f"{where} does not exist: finish the job with precompute-depth") from None
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, ValidationError) as error:
         reason = str(error).splitlines()[0]
-        raise ShardError(f"{path} is damaged ({reason}): delete it and run precompute-depth again") from None
+        raise ShardError(f"{where} is damaged ({reason}): mend it with precompute-depth verify --repair") from None
 
 
 def depth_statistics(depth: NDArray[np.floating]) -> dict[str, float]:

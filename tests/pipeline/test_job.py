@@ -7,42 +7,12 @@ import signal
 import subprocess
 import tarfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from running import BIN, command, fails_in_one_line, jpeg, spawn
+from running import BIN, command, contents, fails_in_one_line, jpeg, label, label_line
 
 from pipeline import shards
-from pipeline.shards import ShardError
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every data file below a folder, without logs and locks."""
-    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.suffix in (".tar", ".json")}
-
-
-def label(photos, out, teacher, *options, run=command):
-    return run(
-        "precompute-depth", "folder", photos, out, "--teacher", teacher, "--short-side", 96, "--val-fraction", 0.25,
-        "--samples-per-shard", 4, "--batch-size", 3, "--device", "cpu", *options,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def labelled_once(bundled_photos, random_teacher, tmp_path_factory):
-    out = tmp_path_factory.mktemp("labelled") / "shards"
-    done = label(bundled_photos, out, random_teacher, run=spawn)
-    assert done.returncode == 0, done.stderr
-    return out
-
-
-@pytest.fixture
-def labelled(labelled_once, tmp_path):
-    """Finished shards that a test may damage."""
-    shutil.copytree(labelled_once, tmp_path / "shards")
-    return tmp_path / "shards"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its files open
@@ -99,14 +69,8 @@ def test_kill_in_the_middle_then_rerun_gives_the_same_bytes(photos, random_teach
     out = tmp_path / "killed"
     for wanted in (1, 2):
         process = subprocess.Popen(
-            [
-                str(BIN / "precompute-depth"), "folder", str(photos), str(out), "--teacher", str(random_teacher),
-                "--short-side", "96", "--val-fraction", "0.25", "--samples-per-shard", "4", "--batch-size", "3",
-                "--device", "cpu",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            label_line(photos, out, random_teacher), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
             if len(list(out.rglob("shard-*.tar"))) >= wanted:
@@ -128,6 +92,26 @@ def test_kill_between_tar_and_json_redoes_that_shard_alone(labelled, photos, ran
     assert label(photos, labelled, random_teacher).returncode == 0
     assert contents(labelled) == before
     assert (labelled / "train" / "shard-000000.tar").stat().st_mtime_ns == kept
+
+
+def test_kill_between_tar_and_json(photos, random_teacher, tmp_path, labelled):
+    """For real: the process kills itself where the second shard's JSON would be published."""
+    out = tmp_path / "out"
+    code = (
+        "import os, signal, sys; from pipeline import shards; from pipeline.shards import write\n"
+        "publish = write.publish\n"
+        "def kill(store, name, data):\n"
+        "    if name == 'shard-000001.json': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    publish(store, name, data)\n"
+        "sys.modules['pipeline.shards.write'].publish = kill\n"
+        "from pipeline.cli import main; sys.argv[0] = 'precompute-depth'; main()"
+    )
+    line = [str(BIN / "python"), "-c", code, *label_line(photos, out, random_teacher)[1:]]
+    killed = subprocess.run(line, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert (out / "train" / "shard-000001.tar").exists() and not (out / "train" / "shard-000001.json").exists()
+    assert label(photos, out, random_teacher).returncode == 0
+    assert contents(out) == contents(labelled)
 
 
 def test_workers_do_not_change_a_byte(labelled, photos, random_teacher, tmp_path):
@@ -164,13 +148,19 @@ def test_too_many_rejects_fail_at_the_end_with_the_shards_kept(photos, random_te
 
 
 def test_a_second_job_on_the_same_folder_is_refused(photos, random_teacher, tmp_path):
-    import fcntl
-
     out = tmp_path / "out"
     out.mkdir()
-    with open(out / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        fails_in_one_line(label(photos, out, random_teacher), "another precompute-depth is writing")
+    hold = (
+        "import sys; from pipeline.claim import only_rank; from pipeline.shards import open_store\n"
+        "with only_rank(open_store(sys.argv[1]), 0, 1): print('held', flush=True); sys.stdin.read()"
+    )
+    first = subprocess.Popen(
+        [str(BIN / "python"), "-c", hold, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert first.stdout.readline() == "held\n"
+    fails_in_one_line(label(photos, out, random_teacher), "another precompute-depth is writing")
+    first.kill()  # the kernel releases its hold
+    first.communicate()
     assert label(photos, out, random_teacher).returncode == 0
 
 
@@ -189,11 +179,7 @@ def test_disk_full_leaves_the_old_state_and_a_rerun_finishes(photos, random_teac
         "from pipeline.cli import main; sys.argv[0] = 'precompute-depth'; main()"
     )
     done = subprocess.run(
-        [
-            str(BIN / "python"), "-c", code, "folder", str(photos), str(out), "--teacher", str(random_teacher),
-            "--short-side", "96", "--val-fraction", "0.25", "--samples-per-shard", "4", "--batch-size", "3",
-            "--device", "cpu",
-        ],
+        [str(BIN / "python"), "-c", code, *label_line(photos, out, random_teacher)[1:]],
         capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     fails_in_one_line(done, "File too large")
@@ -203,75 +189,90 @@ def test_disk_full_leaves_the_old_state_and_a_rerun_finishes(photos, random_teac
     assert contents(out) == contents(labelled)
 
 
-# --- damage --------------------------------------------------------------------------------------------------------
+def test_a_full_disk_for_real(photos, random_teacher, tmp_path, labelled):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a tmpfs is not allowed here; the test above limits the file size instead")
+    try:
+        fails_in_one_line(label(photos, disk / "out", random_teacher), "No space left on device")
+        assert not list(disk.rglob("*.partial"))
+        whole = list(disk.rglob("shard-*.json"))
+        subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
+        before = {path: path.stat().st_mtime_ns for path in whole}
+        assert label(photos, disk / "out", random_teacher).returncode == 0
+        assert contents(disk / "out") == contents(labelled)
+        assert {path: path.stat().st_mtime_ns for path in whole} == before
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.77, 0.999])
-def test_a_cut_tar_is_named_by_verify_and_by_the_reader(labelled, share):
-    tar = labelled / "train" / "shard-000001.tar"
-    data = tar.read_bytes()
-    tar.write_bytes(data[: int(len(data) * share)])
-    done = command("precompute-depth", "verify", labelled)
-    assert done.returncode == 1
-    assert str(tar) in done.stdout
-    split = shards.open_split(labelled, "train")
-    if share < 0.9:
-        with pytest.raises(ShardError, match=r"shard-000001\.tar, key .*damaged"):
-            [split[i] for i in range(len(split))]
+def test_a_teacher_that_gives_nan_stores_nothing(photos, random_teacher, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "teacher"
+    shutil.copytree(random_teacher, copy)
+    weights = load_file(copy / "model.safetensors")
+    weights["head.conv3.bias"][:] = float("nan")
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    done = label(photos, tmp_path / "out", copy)
+    fails_in_one_line(done, "none of the 10 images tried can be used", "teacher gave non-finite depth")
+    done = label(photos, tmp_path / "given", copy, "--stats", "1,1")
+    fails_in_one_line(done, "all 10 images of split 'train' were rejected", "teacher gave non-finite depth")
+    assert not any(
+        record["keys"] for record in map(json.loads, (p.read_text() for p in tmp_path.rglob("shard-*.json")))
+    )
 
 
-def test_a_flipped_bit_anywhere_is_found_and_its_sample_named(labelled):
-    tar = labelled / "train" / "shard-000000.tar"
-    data = tar.read_bytes()
-    record = shards.load_record(tar.with_suffix(".json"))
-    rng = np.random.default_rng(0)
-    for entry in record.samples[:2]:
-        for extension, (offset, length, _) in entry.members.items():
-            damaged = bytearray(data)
-            damaged[offset + int(rng.integers(length))] ^= 1 << int(rng.integers(8))
-            tar.write_bytes(damaged)
-            with pytest.raises(ShardError, match=f"key {entry.key}, member {extension} is damaged"):
-                [shards.open_split(labelled, "train")[i] for i in range(4)]
-    damaged = bytearray(data)
-    damaged[0] ^= 1  # a header
-    tar.write_bytes(damaged)
-    done = command("precompute-depth", "verify", labelled)
-    assert done.returncode == 1
-    assert "sha256 differs" in done.stdout
+def test_constants_that_put_depth_out_of_reach_make_rejects(photos, random_teacher, tmp_path):
+    done = label(photos, tmp_path / "out", random_teacher, "--stats", "1,0.0001")
+    fails_in_one_line(done, "were rejected", "pseudo depth cannot be stored")
 
 
-def test_missing_and_foreign_files_are_named(labelled):
-    index = labelled / "train" / "index.json"
-    saved = index.read_bytes()
-    index.write_bytes(saved[:100])
-    with pytest.raises(ShardError, match=r"index\.json is damaged"):
-        shards.open_split(labelled, "train")
-    newer = json.loads(saved) | {"schema_version": 99}
-    index.write_text(json.dumps(newer))
-    with pytest.raises(ShardError, match="schema version 99"):
-        shards.open_split(labelled, "train")
-    index.write_bytes(saved)
-    (labelled / "train" / "shard-000000.tar").unlink()
-    done = command("precompute-depth", "verify", labelled)
-    assert done.returncode == 1
-    assert "shard-000000.tar is missing" in done.stdout
-    with pytest.raises(ShardError, match="does not exist"):
-        shards.open_split(labelled / "nowhere", "train")
+def test_constants_of_another_data_set(photos, random_teacher, tmp_path, labelled):
+    for number, location in enumerate((labelled, labelled / "train", labelled / "train" / "index.json")):
+        out = tmp_path / f"out{number}"
+        done = label(photos, out, random_teacher, "--stats-from", location, "--batch-size", 2)
+        assert done.returncode == 0, done.stderr
+        ours, theirs = (shards.open_split(where, "val").index.depth["pseudo"] for where in (out, labelled))
+        assert ours.standardisation == theirs.standardisation
+        assert str(location) in ours.constants_from
+    fails_in_one_line(label(photos, tmp_path / "a", "toy", "--stats-from", labelled), "weights_sha256 differs")
+    fails_in_one_line(
+        label(photos, tmp_path / "b", random_teacher, "--stats-from", tmp_path / "no"), "no finished split"
+    )
+    both = ("--stats", "1,1", "--stats-from", labelled)
+    fails_in_one_line(label(photos, tmp_path / "c", random_teacher, *both), "exclude each other")
 
 
-def test_verify_names_an_unfinished_split_and_edited_constants(labelled):
-    index = labelled / "train" / "index.json"
-    saved = index.read_text()
-    index.unlink()
-    done = command("precompute-depth", "verify", labelled)
-    assert done.returncode == 1
-    assert "train has no index.json" in done.stdout
-    content = json.loads(saved)
-    content["depth"]["pseudo"]["mean"] += 1
-    index.write_text(json.dumps(content))
-    done = command("precompute-depth", "verify", labelled)
-    assert done.returncode == 1
-    assert "depth constants differ from stats.json" in done.stdout
+def test_another_teacher_is_refused_by_name(labelled, photos):
+    fails_in_one_line(label(photos, labelled, "toy"), "weights_sha256")
+
+
+def test_a_teacher_may_move(labelled, photos, random_teacher, tmp_path):
+    shutil.copytree(random_teacher, tmp_path / "elsewhere")
+    assert label(photos, labelled, tmp_path / "elsewhere").returncode == 0
+
+
+def test_a_dry_run_says_what_the_job_will_be_and_writes_nothing(photos, random_teacher, tmp_path, labelled):
+    (photos / "china" / "bad.jpg").write_bytes(b"bad")
+    done = label(photos, tmp_path / "out", random_teacher, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "out").exists()
+    row = next(line for line in done.stdout.splitlines() if "train" in line)
+    cells = [cell.strip() for cell in row.split("│")]
+    assert cells[2:4] == ["11", "3"]
+    real = sum(path.stat().st_size for path in (labelled / "train").glob("*.tar")) * 11 / 10
+    assert cells[4].endswith(" MB")
+    assert float(cells[4].split()[0]) == pytest.approx(real / 1e6, rel=0.35)
+    assert "would reject china/bad.jpg: does not decode" in done.stdout
+
+
+def test_the_summary_separates_the_teacher_and_names_the_bottleneck(photos, random_teacher, tmp_path):
+    done = label(photos, tmp_path / "out", random_teacher)
+    assert "teacher alone" in done.stdout
+    assert "train: the bottleneck was" in done.stdout
 
 
 def test_a_rerun_makes_a_shard_with_damaged_json_again(labelled, photos, random_teacher):

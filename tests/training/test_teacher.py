@@ -18,7 +18,7 @@ CONSOLE = Console(quiet=True)
 @pytest.fixture(scope="module")
 def rooms(tmp_path_factory):
     out = tmp_path_factory.mktemp("rooms") / "shards"
-    job.run(ToyRooms(192, 24, 5, scenes.SceneConfig(camouflage=0.0)), None, out, job.Options(), CONSOLE)
+    job.run(ToyRooms(192, 24, 5, scenes.SceneConfig(camouflage=0.0)), None, out, job.Options(), console=CONSOLE)
     return out
 
 

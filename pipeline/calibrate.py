@@ -1,0 +1,154 @@
+"""The constants of standardisation, settled once for a data set before its first shard: measured, given or borrowed."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from pipeline import shards
+from pipeline.label import Depths, Labeller
+from pipeline.plan import Plan
+from pipeline.progress import Meter
+from pipeline.shards import Store
+from pipeline.sources import Photograph, Source
+from pipeline.standardize import Moments, Standardisation
+
+Constants = dict[str, Standardisation]  # by depth field
+
+
+class CalibrationError(ValueError):
+    """No constants can be had; one line that says why."""
+
+
+def parse_stats(stats: str) -> tuple[float, float] | None:
+    """None for `auto`, else (mean, std)."""
+    if stats == "auto":
+        return None
+    try:
+        mean, std = (float(part) for part in stats.split(","))
+    except ValueError:
+        raise CalibrationError(f"--stats must be 'auto' or 'MEAN,STD' such as 2.5785,1.6296, got {stats!r}") from None
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        raise CalibrationError(f"--stats needs a finite mean and a std above 0, got {stats!r}")
+    return mean, std
+
+
+def borrowed(location: str, teacher: Mapping[str, Any] | None) -> Constants:
+    """Constants of another data set's index (a data set, a split's folder or its index.json), by depth field.
+
+    Pseudo-depth can only be borrowed from shards of a teacher with the same weights: other estimates, other constants.
+    """
+    if not location:
+        return {}
+    store = shards.open_store(location.removesuffix("index.json").rstrip("/") or ".")
+    index = shards.splits_of(store)[0].index
+    theirs = index.teacher or {}
+    for fact in ("weights_sha256", "polarity", "unit") if teacher and "pseudo" in index.depth else ():
+        assert teacher is not None
+        if theirs.get(fact) != teacher[fact]:
+            raise CalibrationError(
+                f"--stats-from {location}: its pseudo-depth is by {theirs.get('name')}, whose {fact} differs from that "
+                f"of {teacher['name']}: use the same teacher, --stats auto, or --stats MEAN,STD to insist"
+            )
+    return {name: depth.standardisation for name, depth in index.depth.items()}
+
+
+def calibrate(
+    labeller: Labeller,
+    split: str,
+    plan: Plan,
+    given: tuple[float, float] | None,
+    known: Constants,
+    known_from: str,
+    num_images_wanted: int,
+    console: Console,
+) -> tuple[Constants, dict[str, str]]:
+    """Constants of every depth field and where each is from.
+
+    `given`: mean and std by hand, of the pseudo-depth (of all depth where there is no teacher). `known`: borrowed from
+    `known_from`. The rest is measured over `num_images_wanted` images evenly spaced over `split`.
+    """
+    teacher, metric = labeller.teacher, list(labeller.source.depth_fields)
+    fields = [*metric] if teacher is None else ["pseudo", *metric]
+    by_hand = {name: given for name in fields if given and (name == "pseudo" or teacher is None)}
+    # Fields in metres share the constants of the filled sensor depth, so that their z can be compared.
+    leading = "real" if "real" in metric else (metric[0] if metric else "")
+    moments: dict[str, Moments] = {}
+    num_images = 0
+    if any(name not in by_hand and name not in known for name in fields):
+        moments, num_images = _measure(labeller, split, plan, fields, num_images_wanted, console)
+    constants: Constants = {}
+    origin: dict[str, str] = {}
+    for name in fields:
+        polarity = teacher.polarity if teacher and name == "pseudo" else "farther_is_larger"
+        if name in by_hand:
+            mean, std = by_hand[name] or (0.0, 1.0)
+            constants[name], origin[name] = Standardisation(mean, std, polarity), "given"
+        elif name in known:
+            constants[name], origin[name] = known[name], f"the index of {known_from}"
+        else:
+            measured = moments[name if name == "pseudo" else leading]
+            constants[name] = Standardisation(measured.mean, measured.std, polarity)
+            origin[name] = f"calibration over {num_images} {split} images"
+    return constants, origin
+
+
+def _measure(
+    labeller: Labeller,
+    split: str,
+    plan: Plan,
+    fields: list[str],
+    num_images_wanted: int,
+    console: Console,
+) -> tuple[dict[str, Moments], int]:
+    items = spread(labeller.source, plan, num_images_wanted)
+    moments = {name: Moments() for name in fields}
+    num_images = 0
+
+    def add(slot: int, depths: Depths, photo: Photograph) -> None:
+        nonlocal num_images
+        num_images += 1
+        for name, depth in depths.items():
+            moments[name] = moments[name].merge(Moments.of(depth))
+
+    with Meter(console, "calibrate", len(items)) as meter:
+        rejects = labeller.label(meter.counting(labeller.loaded(split, items)), add)
+    if num_images == 0:
+        first = next(iter(rejects.values()))
+        raise CalibrationError(
+            f"none of the {len(items)} images tried can be used (first: {first.source}: {first.reason}): "
+            "look at the source"
+        )
+    return moments, num_images
+
+
+def spread(source: Source, plan: Plan, count: int) -> list[str]:
+    """About `count` items, evenly spaced over the listing; several of a unit where there are fewer units."""
+    units = plan.evenly_spaced(count)
+    each = -(-count // len(units))
+    items = []
+    for unit in units:
+        inside = source.samples(unit)
+        places = np.unique(np.linspace(0, len(inside) - 1, min(each, len(inside))).round().astype(int))
+        items += [inside[place] for place in places]
+    return items
+
+
+def publish(store: Store, constants: Constants, origin: Mapping[str, str]) -> None:
+    content = {"constants": {field: asdict(c) for field, c in constants.items()}, "from": dict(origin)}
+    shards.publish(store, "stats.json", json.dumps(content, indent=1).encode())
+
+
+def read(store: Store) -> tuple[Constants, dict[str, str]]:
+    """The constants of a data set's stats.json and where they are from."""
+    try:
+        stored = json.loads(store.read("stats.json"))
+        return {f: Standardisation(**c) for f, c in stored["constants"].items()}, dict(stored["from"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CalibrationError(
+            f"{store}/stats.json is damaged: mend it with precompute-depth verify --repair, or start in a new folder"
+        ) from None

@@ -1,0 +1,105 @@
+"""What a job would cost: everything is listed, a few images are labelled for real, nothing is kept."""
+
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import plan
+from pipeline.calibrate import spread
+from pipeline.encode import Encoded, encode
+from pipeline.job import Options, check
+from pipeline.label import Depths, Labeller
+from pipeline.plan import Plan
+from pipeline.ranks import Rank
+from pipeline.shards import Reject
+from pipeline.shards.storage import LocalStore
+from pipeline.sources import Photograph, Source
+from pipeline.standardize import Moments, Standardisation
+
+if TYPE_CHECKING:
+    from pipeline.teachers import Teacher
+
+_BATCHES = 4  # labelled; the first, which pays for warming up, is not timed
+_TAR_BYTES = 512 + 256  # header and mean padding of a member
+
+
+def estimate(
+    source: Source, teacher: "Teacher | None", out: str, options: Options, rank: Rank, console: Console
+) -> None:
+    """Print shards, samples, size and time of the job that `options` describe."""
+    check(source, teacher, options)
+    table = Table("split", "images", "shards", "size", "images/s a process", f"time with {rank.world_size} process(es)")
+    with tempfile.TemporaryDirectory(prefix="pseudodepth-") as scratch:
+        store = LocalStore(Path(scratch))
+        plan.make(source, store, [], lambda count: console.print(f"listing: {count:,} so far", highlight=False))
+        plans = {
+            s: Plan(store, s, plan.facts(store, s), options.seed, options.samples_per_shard) for s in source.splits
+        }
+        for split, planned in plans.items():
+            if not planned.num_units:
+                continue
+            images = planned.num_units * source.samples_per_unit
+            num_bytes, rate, rejects = _try(source, teacher, split, planned, options)
+            table.add_row(
+                split, f"{images:,}", f"{len(planned):,}", _size(images * num_bytes), f"{rate:,.1f}",
+                _duration(images / rate / rank.world_size) if rate else "-",
+            )  # fmt: skip
+            for reject in rejects[:3]:
+                line = f"would reject {reject.source}: {reject.reason}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print(f"dry run: nothing was written to {out}", highlight=False, soft_wrap=True)
+
+
+def _try(
+    source: Source, teacher: "Teacher | None", split: str, planned: Plan, options: Options
+) -> tuple[float, float, list[Reject]]:
+    """Mean bytes of a sample in its tar, images/s, and the rejects among the images tried."""
+    items = spread(source, planned, _BATCHES * options.batch_size)[: _BATCHES * options.batch_size]
+    warm, timed = items[: options.batch_size], items[options.batch_size :] or items
+    with ThreadPoolExecutor(options.workers) as pool:
+        labeller = Labeller(source, teacher, options.batch_size, pool, options.workers)
+
+        def label(items: Iterable[str]) -> tuple[list[int], dict[int, Reject]]:
+            sizes = []
+
+            def done(slot: int, depths: Depths, photo: Photograph) -> None:
+                constants = {name: _own_constants(depth, name) for name, depth in depths.items()}
+                sizes.append(pool.submit(encode, "key", depths, photo, constants))
+
+            rejects = labeller.label(labeller.loaded(split, items), done)
+            encoded = [s.result() for s in sizes]
+            return [
+                sum(len(m) + _TAR_BYTES for m in e.members.values()) for e in encoded if isinstance(e, Encoded)
+            ], rejects
+
+        _, rejects = label(warm)
+        start = time.perf_counter()
+        sizes, more = label(timed)
+        seconds = time.perf_counter() - start
+    return (
+        sum(sizes) / max(len(sizes), 1),
+        len(timed) / seconds,
+        [*rejects.values(), *(more.values() if len(items) > len(warm) else ())],
+    )
+
+
+def _own_constants(depth: object, name: str) -> Standardisation:
+    """The map's own mean and std: its size as bytes is about that under the data set's."""
+    own = Moments.of(depth)  # type: ignore[arg-type]
+    return Standardisation(own.mean, own.std or 1.0, "farther_is_larger")
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:,.0f} GB" if num_bytes > 1e10 else f"{num_bytes / 1e6:,.2f} MB"
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"

@@ -1,0 +1,158 @@
+"""Which sample lands in which shard: fixed by the source's listing and the seed alone.
+
+The listing is sorted on disk and kept in OUT/plan, units one after another with an array of their ends; a shard takes
+consecutive places of a seeded permutation of it. Both are mapped, not read: a plan of any size costs the same memory.
+"""
+
+import hashlib
+import heapq
+import json
+import mmap
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import shards
+from pipeline.claim import JobError, read_json
+from pipeline.shards import Store
+from pipeline.sources import Source, printable
+
+_SORTED_IN_MEMORY = 1_000_000  # units; more are sorted in runs of this many and merged
+_BLOCK = 1 << 16  # bytes of each run in memory while they are merged
+
+
+def make(source: Source, store: Store, command: Sequence[str], listed: Callable[[int], None]) -> None:
+    """List `source` once and write `<split>.units`, `.ends` and, last, `.json` for each of its splits.
+
+    `command` is kept for verify --repair; `listed` is called now and then with the number of units seen so far.
+    """
+    sorters = {split: _Sorter() for split in source.splits}
+    sums = {split: ListingSum() for split in source.splits}
+    for number, (split, unit, size) in enumerate(source.listing(), 1):
+        sorters[split].add(os.fsencode(unit))
+        sums[split].add(unit, size)
+        if number % 10_000 == 0:
+            listed(number)
+    for split in source.splits:
+        ends, end = bytearray(), 0
+        previous = None
+        with store.writing(f"{split}.units") as units_file, store.writing(f"{split}.ends") as ends_file:
+            for name in sorters[split]:
+                if name == previous:
+                    raise JobError(f"source '{source.name}' lists {printable(os.fsdecode(name))} twice")
+                previous = name
+                units_file.write(name + b"\n")
+                end += len(name) + 1
+                ends += end.to_bytes(8, "little")
+                if len(ends) >= _BLOCK:
+                    ends_file.write(ends)
+                    ends.clear()
+            ends_file.write(ends)
+        content = {
+            "num_units": sums[split].count,
+            "samples_per_unit": source.samples_per_unit,
+            "listing": sums[split].hex,
+            "source": source.config(),
+            "command": list(command),
+        }
+        shards.publish(store, f"{split}.json", json.dumps(content, indent=1).encode())
+
+
+def facts(store: Store, split: str) -> dict[str, Any]:
+    """What `make` wrote about a split; JobError where it is damaged."""
+    return read_json(store, f"{split}.json")
+
+
+def listing_sums(source: Source) -> "dict[str, ListingSum]":
+    """The source's listing as it is now, without sorting it."""
+    sums = {split: ListingSum() for split in source.splits}
+    for split, unit, size in source.listing():
+        sums[split].add(unit, size)
+    return sums
+
+
+class ListingSum:
+    """Names and sizes of a listing, in any order, as one number: the sum of their hashes."""
+
+    def __init__(self) -> None:
+        self.count = self._sum = 0
+
+    def add(self, unit: str, size: int) -> None:
+        digest = hashlib.sha256(os.fsencode(f"{unit}\0{size}")).digest()
+        self._sum = (self._sum + int.from_bytes(digest, "little")) % (1 << 256)
+        self.count += 1
+
+    @property
+    def hex(self) -> str:
+        return f"{self._sum:064x}"
+
+
+class Plan:
+    """One split's plan: `plan[k]` are the units of shard k."""
+
+    def __init__(self, store: Store, split: str, facts: dict[str, Any], seed: int, samples_per_shard: int) -> None:
+        self.num_units: int = facts["num_units"]
+        self.units_per_shard = max(1, samples_per_shard // max(1, facts["samples_per_unit"]))
+        digest = hashlib.blake2b(f"{seed}\0{split}".encode(), digest_size=16).digest()
+        generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest, np.uint64)))
+        self._keys = generator.integers(0, 2**63, shards.ORDER_ROUNDS, dtype=np.uint64)
+        if self.num_units == 0:
+            return
+        with store.local_copy(f"{split}.ends") as ends, store.local_copy(f"{split}.units") as units:
+            if os.fstat(ends.fileno()).st_size == 8 * self.num_units:
+                self._ends: NDArray[np.uint64] = np.memmap(ends, np.uint64, "r")
+                if os.fstat(units.fileno()).st_size == int(self._ends[-1]):
+                    self._units = mmap.mmap(units.fileno(), 0, access=mmap.ACCESS_READ)
+                    return
+        raise JobError(f"{store}/{split}.units or .ends is damaged: delete {store} and run the same line again")
+
+    def __len__(self) -> int:
+        """Number of shards."""
+        return -(-self.num_units // self.units_per_shard)
+
+    def __getitem__(self, shard: int) -> list[str]:
+        first = shard * self.units_per_shard
+        positions = np.arange(first, min(first + self.units_per_shard, self.num_units))
+        return [self._unit(int(place)) for place in shards.permuted(positions, self.num_units, self._keys)]
+
+    def evenly_spaced(self, count: int) -> list[str]:
+        """`count` units (or all there are) at equal distances of the sorted listing."""
+        places = np.unique(np.linspace(0, self.num_units - 1, min(count, self.num_units)).round().astype(np.int64))
+        return [self._unit(int(place)) for place in places]
+
+    def _unit(self, place: int) -> str:
+        start = int(self._ends[place - 1]) if place else 0
+        return os.fsdecode(self._units[start : int(self._ends[place]) - 1])
+
+
+class _Sorter:
+    """Byte strings without NUL, sorted: in memory while they are few, else in runs on disk."""
+
+    def __init__(self) -> None:
+        self._pending: list[bytes] = []
+        self._runs: list[IO[bytes]] = []
+
+    def add(self, item: bytes) -> None:
+        self._pending.append(item)
+        if len(self._pending) == _SORTED_IN_MEMORY:
+            run = tempfile.TemporaryFile(prefix="pseudodepth-")  # noqa: SIM115 (read later, gone when closed)
+            run.write(b"".join(item + b"\0" for item in sorted(self._pending)))
+            self._runs.append(run)
+            self._pending = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        runs: Sequence[Iterator[bytes]] = [_items(run) for run in self._runs]
+        return heapq.merge(sorted(self._pending), *runs)
+
+
+def _items(run: IO[bytes]) -> Iterator[bytes]:
+    with run:
+        run.seek(0)
+        rest = b""
+        while block := run.read(_BLOCK):
+            *items, rest = (rest + block).split(b"\0")
+            yield from items

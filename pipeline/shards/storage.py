@@ -1,0 +1,210 @@
+"""Where shards lie: a local folder, or a folder at any fsspec URL, behind the few operations that shards need.
+
+Whatever appears under a name appears whole: a local file is written beside it, flushed to disk and renamed; a remote
+object is uploaded from a finished temporary file.
+"""
+
+import io
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+_PARTIAL = ".partial"
+
+
+class StorageError(OSError):
+    """A folder or URL cannot be used; one line that names it and the cause."""
+
+
+class Store(Protocol):
+    """A folder. Names are plain file names; a missing one raises FileNotFoundError, other failures OSError."""
+
+    local: Path | None  # the folder itself, where it is one of this machine
+
+    def __str__(self) -> str: ...
+    def __truediv__(self, name: str) -> "Store": ...
+    def sizes(self) -> dict[str, int]:
+        """name -> bytes of every file directly in the folder; empty where there is no folder."""
+
+    def read(self, name: str) -> bytes: ...
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        """Fewer bytes than `length` where the file ends before."""
+
+    def writing(self, name: str) -> "Any":
+        """`with store.writing(name) as file:` a seekable binary file, published under `name` when the block ends well.
+
+        Where it ends badly nothing changes.
+        """
+
+    def delete(self, name: str) -> None:
+        """Does nothing where there is no such file."""
+
+    def open_for_reading(self, name: str) -> IO[bytes]: ...
+    def local_copy(self, name: str) -> IO[bytes]:
+        """The file as an open file of this machine, for mapping into memory."""
+
+
+def exists(store: Store, name: str) -> bool:
+    return name in store.sizes() if store.local is None else (store.local / name).exists()
+
+
+def publish(store: Store, name: str, data: bytes) -> None:
+    """Publish `data` under `name`, whole or not at all."""
+    with store.writing(name) as file:
+        file.write(data)
+
+
+def open_store(location: "str | os.PathLike[str] | Store") -> Store:
+    """A local path, or a URL such as s3://bucket/prefix or memory://name (the protocol's package must be installed)."""
+    if isinstance(location, LocalStore | RemoteStore):
+        return location
+    text = os.fspath(location)  # type: ignore[arg-type]
+    if "://" not in text:
+        return LocalStore(Path(text))
+    if text.startswith("file://"):
+        return LocalStore(Path(text.removeprefix("file://")))
+    return RemoteStore.at(text)
+
+
+class LocalStore:
+    def __init__(self, folder: Path) -> None:
+        self.local: Path | None = folder
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def __truediv__(self, name: str) -> "LocalStore":
+        return LocalStore(self.folder / name)
+
+    def sizes(self) -> dict[str, int]:
+        try:
+            with os.scandir(self.folder) as entries:
+                return {e.name: e.stat().st_size for e in entries if e.is_file() and not e.name.endswith(_PARTIAL)}
+        except FileNotFoundError:
+            return {}
+
+    def read(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        with open(self.folder / name, "rb") as file:
+            return os.pread(file.fileno(), length, offset)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Two processes may write the same file (the same bytes): each beside it, under a name of its own.
+        partial = self.folder / f".{name}.{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}{_PARTIAL}"
+        try:
+            with open(partial, "w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.replace(partial, self.folder / name)
+            except FileNotFoundError:
+                if not (self.folder / name).exists():  # else another process published it and swept ours away
+                    raise
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def sweep(self) -> None:
+        """Remove what killed writers left; for when everything that belongs here is here."""
+        for partial in self.folder.glob(f".*{_PARTIAL}"):
+            partial.unlink(missing_ok=True)
+
+    def delete(self, name: str) -> None:
+        (self.folder / name).unlink(missing_ok=True)
+
+    def open_for_reading(self, name: str) -> IO[bytes]:
+        return open(self.folder / name, "rb")
+
+    local_copy = open_for_reading
+
+
+class RemoteStore:
+    """A folder of an fsspec file system. Listings are never taken from its cache: other ranks write there too."""
+
+    local: Path | None = None
+
+    def __init__(self, fs: Any, folder: str, url: str) -> None:
+        self.fs, self.folder, self.url = fs, folder.rstrip("/"), url.rstrip("/")
+
+    @classmethod
+    def at(cls, url: str) -> "RemoteStore":
+        import fsspec
+
+        try:
+            fs, folder = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise StorageError(f"{url} cannot be opened: {error}") from None
+        return cls(fs, folder, url)
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str) -> "RemoteStore":
+        return RemoteStore(self.fs, f"{self.folder}/{name}", f"{self.url}/{name}")
+
+    def sizes(self) -> dict[str, int]:
+        def look() -> list[dict[str, Any]]:
+            self.fs.invalidate_cache()
+            return self.fs.ls(self.folder, detail=True)
+
+        try:
+            found = self._try("listed", look)
+        except FileNotFoundError:
+            return {}
+        return {info["name"].rsplit("/", 1)[-1]: int(info["size"] or 0) for info in found if info["type"] == "file"}
+
+    def read(self, name: str) -> bytes:
+        return self._try("read", lambda: self.fs.cat_file(f"{self.folder}/{name}"), name)
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        def fetch() -> bytes:
+            return self.fs.cat_file(f"{self.folder}/{name}", start=offset, end=offset + length)
+
+        return self._try("read", fetch, name) if length else b""
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        with tempfile.NamedTemporaryFile(prefix="pseudodepth-") as file:
+            yield file
+            file.flush()
+
+            try:
+                self._try("written", lambda: self.fs.put_file(file.name, f"{self.folder}/{name}"), name)
+            except FileNotFoundError as error:
+                raise StorageError(f"{self.url}/{name} cannot be written: {error}") from None
+
+    def delete(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self._try("deleted", lambda: self.fs.rm_file(f"{self.folder}/{name}"), name)
+
+    def open_for_reading(self, name: str) -> IO[bytes]:
+        return io.BufferedReader(self._try("read", lambda: self.fs.open(f"{self.folder}/{name}", "rb"), name))
+
+    def local_copy(self, name: str) -> IO[bytes]:
+        copy = tempfile.TemporaryFile(prefix="pseudodepth-")  # noqa: SIM115 (the caller closes it)
+        with self.open_for_reading(name) as remote:
+            shutil.copyfileobj(remote, copy, 1 << 22)
+        copy.flush()
+        return copy
+
+    def _try(self, what: str, act: Callable[[], Any], name: str = "") -> Any:
+        """Each protocol raises errors of its own (no credentials, no route): they are the user's, in one line."""
+        try:
+            return act()
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            where = f"{self.url}/{name}" if name else self.url
+            raise StorageError(f"{where} cannot be {what}: {' '.join(str(error).split()) or error!r}") from error
