@@ -356,8 +356,9 @@ def _label(source: "Source", out: str, job: JobOptions) -> None:
     if job.teacher == "none":
         labelling.check(source, None, options)
     else:
-        from pipeline.teachers import Teacher
+        from pipeline.teachers import Teacher, use_gpu
 
+        use_gpu(rank.local)
         loaded = Teacher(
             job.teacher, job.device, size=job.teacher_size, aspect=job.teacher_aspect, dtype=job.dtype,
             compile=job.compile, revision=job.teacher_revision, threads=job.threads,

@@ -49,9 +49,9 @@ class Labeller:
     def _load(self, split: str, item: str) -> Loaded | Reject:
         try:
             photo = self.source.load(split, item)
+            return Loaded(photo, self.teacher.prepare(photo.rgb) if self.teacher else None)
         except UnreadableImage as error:
             return Reject(source=printable(item), reason=str(error))
-        return Loaded(photo, self.teacher.prepare(photo.rgb) if self.teacher else None)
 
     def label(
         self,

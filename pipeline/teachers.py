@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 import data_manifests
+from pipeline.images import UnreadableImage
 
 TOY_FOLDER = Path(__file__).parent / "toy_teacher"
 
@@ -40,8 +41,8 @@ class TeacherError(ValueError):
     """The teacher cannot be used; one line that names it and the fix."""
 
 
-class UnfitImage(TeacherError):
-    """This teacher cannot see this one photograph; others are fine."""
+class UnfitImage(UnreadableImage):
+    """This teacher cannot see this one photograph, which makes it a reject; others are fine."""
 
 
 class Teacher:
@@ -142,7 +143,7 @@ class Teacher:
     @torch.inference_mode()
     def estimate(self, pixels: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
         """Depth of equally shaped prepared images, each at its (height, width), in the teacher's unit and polarity."""
-        with _threads(self.threads):
+        with _threads(self.threads), _one_line_when_memory_is_short(len(pixels)):
             batch = torch.stack(list(pixels)).to(self.device, self.dtype)
             step = 1 if self._one_by_one else len(batch)
             maps: list[torch.Tensor] = []
@@ -236,6 +237,12 @@ def resolve_device(device: str) -> torch.device:
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def use_gpu(local_rank: int) -> None:
+    """Give each process of a machine a GPU of its own; does nothing without one."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+
+
 def _check(size: int | None, aspect: str, dtype: str, threads: int | None) -> None:
     if size is not None and size < 1:
         raise TeacherError(f"--teacher-size must be at least 1, got {size}")
@@ -267,6 +274,17 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _one_line_when_memory_is_short(batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise TeacherError(
+            f"the GPU's memory does not hold a batch of {batch_size} images: lower --batch-size (and, where shards are "
+            "already written, choose another folder)"
+        ) from error
 
 
 def _digest(model: torch.nn.Module, without: Sequence[str]) -> str:

@@ -48,7 +48,6 @@ from rich.table import Table
 from pipeline import depth_codec, job, shards
 from pipeline.encode import encode, write
 from pipeline.images import open_rgb, shrink, stored_jpeg
-from pipeline.ranks import Rank
 from pipeline.shards.storage import LocalStore
 from pipeline.sources import Photograph
 from pipeline.sources.folder import Folder
@@ -56,8 +55,7 @@ from pipeline.standardize import Moments, Standardisation
 from pipeline.teachers import Teacher
 
 SHORT_SIDE, BATCH_SIZE, WORKERS = 256, 32, 2
-SMALL_SIZE = 224
-NUM_TOY, NUM_SMALL, REPETITIONS, NUM_STAGES = 200, 32, 3, 24
+NUM_STAGES = 24  # photographs whose stages are timed, and that constants are measured on
 MEMORY_COUNTS = (200, 2000)
 
 Prepared = tuple[tuple[int, int], Any]  # (height, width) of the map wanted, what the teacher prepared
@@ -128,8 +126,7 @@ def run_py(teacher: Teacher, folder: Path) -> None:
 def label(teacher: Teacher, folder: Path, stats: str, short_side: int = SHORT_SIDE) -> job.SplitSummary:
     options = job.Options(batch_size=BATCH_SIZE, stats=stats, workers=WORKERS)
     with tempfile.TemporaryDirectory() as out:
-        quiet = Console(file=io.StringIO())
-        [summary] = job.run(Folder(folder, short_side, 0), teacher, out, options, Rank(0, 1), quiet, ["folder"])
+        [summary] = job.run(Folder(folder, short_side, 0), teacher, out, options, console=Console(file=io.StringIO()))
     return summary
 
 
@@ -142,7 +139,7 @@ def calibrated(teacher: Teacher, folder: Path) -> str:
     return f"{moments.mean},{moments.std}"
 
 
-def speed(teacher: Teacher, folder: Path, stats: str) -> dict[str, Any]:
+def speed(teacher: Teacher, folder: Path, stats: str, repetitions: int) -> dict[str, Any]:
     """Medians over alternating repetitions of every arm, and the ratios asked about."""
     arms: dict[str, Callable[[], Any]] = {
         "bare": partial(bare, teacher, folder),
@@ -155,9 +152,8 @@ def speed(teacher: Teacher, folder: Path, stats: str) -> dict[str, Any]:
     wall: dict[str, list[float]] = defaultdict(list)
     cpu: dict[str, list[float]] = defaultdict(list)
     around = []  # of the job: listing, plan, constants, index
-    for repetition in range(REPETITIONS):
-        names = list(arms)
-        for name in names[repetition:] + names[:repetition]:  # so that none always follows the same one
+    for repetition in range(repetitions):
+        for name in list(arms) if repetition % 2 else reversed(arms):
             start, cpu_start = time.perf_counter(), time.process_time()
             result = arms[name]()
             wall[name].append(time.perf_counter() - start)
@@ -206,7 +202,8 @@ def stages(teacher: Teacher, folder: Path, stats: str) -> dict[str, int]:
     photos: list[Photograph] = [source.load("train", path.name) for path in paths]
     inputs = [(photo.rgb.shape[:2], teacher.prepare(photo.rgb)) for photo in photos]
     maps: list[NDArray[np.float32]] = [teacher.estimate([pixels], [size])[0] for size, pixels in inputs]
-    constants = Standardisation(*map(float, stats.split(",")), teacher.polarity)
+    mean, std = map(float, stats.split(","))
+    constants = Standardisation(mean, std, teacher.polarity)
     z = [constants.apply(depth) for depth in maps]
     encoded = []
     for path, depth, photo in zip(paths, maps, photos, strict=True):
@@ -303,15 +300,15 @@ def main() -> None:
         small = Path(scratch) / "small"
         for part in random_depth_anything():
             part.save_pretrained(small)
-        teachers: dict[str, tuple[str, int | None, int]] = {
-            f"random DepthAnythingV2-Small at {SMALL_SIZE}": (str(small), SMALL_SIZE, NUM_SMALL),
-            "toy teacher": ("toy", None, NUM_TOY),
+        teachers: dict[str, tuple[str, int | None, int, int]] = {  # ..., size, photographs, repetitions
+            "random DepthAnythingV2-Small at 224": (str(small), 224, 32, 3),
+            "toy teacher": ("toy", None, 200, 5),
         }
-        for name, (location, size, count) in teachers.items():
+        for name, (location, size, count, repetitions) in teachers.items():
             some = links(photos, count, Path(scratch) / f"photos-{count}")
             teacher = Teacher(location, "cpu", size=size)
             stats = calibrated(teacher, some)
-            measured["speed"][name] = speed(teacher, some, stats)
+            measured["speed"][name] = speed(teacher, some, stats, repetitions)
             one_thread = Teacher(location, "cpu", size=size, threads=1)
             measured["stages_us_per_image"][name] = stages(one_thread, some, stats)
         peaks = {count: peak_mb(links(photos, count, Path(scratch) / f"memory-{count}")) for count in MEMORY_COUNTS}
@@ -332,10 +329,9 @@ def main() -> None:
             "batch_size": BATCH_SIZE,
             "workers": WORKERS,
             "teacher_threads": teacher.threads,
-            "teacher_size": {name: size or "its own" for name, (_, size, _) in teachers.items()},
+            "teacher_size": {name: size or "its own" for name, (_, size, _, _) in teachers.items()},
             "teacher_aspect": "keep",
             "dtype": "float32",
-            "repetitions": REPETITIONS,
             "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],
         },
         **measured,

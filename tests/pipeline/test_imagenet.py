@@ -20,9 +20,9 @@ from running import ROOT, command, fails_in_one_line, jpeg
 import data_manifests
 from pipeline import shards
 from pipeline.images import UnreadableImage
-from pipeline.sources import SourceError, parquet_rows
-from pipeline.sources.imagenet import LAYOUTS, ImageNet
-from pipeline.sources.tar_members import members
+from pipeline.sources import SourceError
+from pipeline.sources.imagenet import LAYOUTS, ImageNet, parquet_rows
+from pipeline.sources.imagenet.tar_members import members
 
 WNIDS = data_manifests.load("imagenet1k")["wnids"]
 ILSVRC_ORDER = [

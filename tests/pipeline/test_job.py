@@ -225,6 +225,13 @@ def test_a_teacher_that_gives_nan_stores_nothing(photos, random_teacher, tmp_pat
     )
 
 
+def test_an_image_too_thin_for_the_teacher_is_a_reject(photos, random_teacher, tmp_path):
+    (photos / "china" / "thin.png").write_bytes(jpeg((400, 21), format="PNG"))
+    done = label(photos, tmp_path / "out", random_teacher, "--max-rejects", 1)
+    assert done.returncode == 0, done.stderr
+    assert "rejected china/thin.png: 400x21 pixels: too thin for the teacher" in done.stdout
+
+
 def test_constants_that_put_depth_out_of_reach_make_rejects(photos, random_teacher, tmp_path):
     done = label(photos, tmp_path / "out", random_teacher, "--stats", "1,0.0001")
     fails_in_one_line(done, "were rejected", "pseudo depth cannot be stored")

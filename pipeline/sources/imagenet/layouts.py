@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 from pipeline.images import UnreadableImage, read_file
 from pipeline.sources import SourceError, printable
 from pipeline.sources.folder import hashed_key, is_folder, is_image, scan, walk_images
-from pipeline.sources.imagenet_labels import SOLUTION, all_wnids, classes, val_wnids
-from pipeline.sources.parquet_rows import ParquetRows
-from pipeline.sources.tar_members import Member, members, read_range
+from pipeline.sources.imagenet.labels import SOLUTION, all_wnids, classes, val_wnids
+from pipeline.sources.imagenet.parquet_rows import ParquetRows
+from pipeline.sources.imagenet.tar_members import Member, members, read_range
 
 WNID = re.compile(r"n\d{8}")
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"

@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.images import stored_jpeg
 from pipeline.sources import Photograph, SourceError, printable
-from pipeline.sources.imagenet_layouts import Folders, Kaggle, Layout, Official, Parquet, WebDataset
+from pipeline.sources.imagenet.layouts import Folders, Kaggle, Layout, Official, Parquet, WebDataset
 
 LAYOUTS: Mapping[str, type[Layout]] = {
     "official": Official, "folders": Folders, "kaggle": Kaggle, "parquet": Parquet, "webdataset": WebDataset,
