@@ -111,7 +111,12 @@ class JobOptions:
             help="Share of rejects, rounded up to whole images, above which the job fails at its end.",
         ),
     ] = 0.01
-    workers: Annotated[int, typer.Option(rich_help_panel=_RUN, help="Threads that decode and encode.")] = 2
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, show_default="all cores, at most 16", rich_help_panel=_RUN, help="Threads that decode and encode."
+        ),
+    ] = None
     rank: Annotated[
         int | None,
         typer.Option(
@@ -154,7 +159,7 @@ def _labelling(**defaults: Any) -> Callable[[Callable[..., None]], Callable[...,
     return register
 
 
-@_labelling(workers=4)
+@_labelling()
 def imagenet(
     src: Annotated[
         Path,
@@ -344,11 +349,13 @@ def _refuse_inside(src: Path, out: str) -> None:
 def _label(source: "Source", out: str, job: JobOptions) -> None:
     from pipeline import job as labelling
     from pipeline import ranks, summary
+    from pipeline.ranks import usable_cpus
 
     rank = ranks.resolve(job.rank, job.world_size)
     options = labelling.Options(
         samples_per_shard=job.samples_per_shard, batch_size=job.batch_size, stats=job.stats, stats_from=job.stats_from,
-        max_rejects=job.max_rejects, seed=job.seed, workers=job.workers,
+        max_rejects=job.max_rejects, seed=job.seed,
+        workers=job.workers or min(usable_cpus(), 16),
     )  # fmt: skip
     if rank.world_size > 1:
         console.print(f"{rank}: shards {rank.rank}, {rank.rank + rank.world_size}, ...", highlight=False)

@@ -16,6 +16,7 @@ from pipeline.encode import Encoded, encode
 from pipeline.job import Options, check
 from pipeline.label import Depths, Labeller
 from pipeline.plan import Plan
+from pipeline.progress import Tally
 from pipeline.ranks import Rank
 from pipeline.shards import Reject
 from pipeline.shards.storage import LocalStore
@@ -37,7 +38,7 @@ def estimate(
     table = Table("split", "images", "shards", "size", "images/s a process", f"time with {rank.world_size} process(es)")
     with tempfile.TemporaryDirectory(prefix="pseudodepth-") as scratch:
         store = LocalStore(Path(scratch))
-        plan.make(source, store, [], lambda count: console.print(f"listing: {count:,} so far", highlight=False))
+        plan.make(source, store, [], Tally(console, "listing"))
         plans = {
             s: Plan(store, s, plan.facts(store, s), options.seed, options.samples_per_shard) for s in source.splits
         }

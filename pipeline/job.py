@@ -24,7 +24,7 @@ from pipeline.claim import Hold, JobError, begun_differently, claim, differences
 from pipeline.encode import Encoded, encode, step_z, write
 from pipeline.label import Depths, Labeller, Loaded
 from pipeline.plan import Plan
-from pipeline.progress import Meter
+from pipeline.progress import Meter, Tally
 from pipeline.ranks import Rank
 from pipeline.shards import Reject, Store
 from pipeline.shards.storage import LocalStore
@@ -66,7 +66,7 @@ class SplitSummary:
     written_now: int = 0
     seconds: float = 0.0
     teacher_seconds: float = 0.0
-    waited: dict[str, float] = field(default_factory=dict)  # seconds the teacher stood still for: reading, writing
+    waited: dict[str, float] = field(default_factory=dict)  # seconds the teacher stood still for them
     index: shards.ShardIndex | None = field(default=None, repr=False)
 
     def add(self, shard: "_Finished") -> None:
@@ -204,11 +204,11 @@ def _plans(
     def make() -> None:
         nonlocal made
         made = True
-        plan.make(source, store, command, lambda count: console.print(f"listing: {count:,} so far", highlight=False))
+        plan.make(source, store, command, Tally(console, "listing"))
 
     for split in source.splits:
         hold.first(f"plan/{split}.json", make, waiting)
-    if not made and (changed := _changes(source, store, rank)):
+    if not made and (changed := _changes(source, store, rank, console)):
         if shards.exists(hold.out, "stats.json") or not hold.alone():
             raise JobError(begun_differently(str(hold.out), changed))
         make()  # that job ended before it wrote anything: begin anew
@@ -221,13 +221,13 @@ def _plans(
     return {split: planned for split, planned in plans.items() if planned.num_units}
 
 
-def _changes(source: Source, store: Store, rank: Rank) -> list[str]:
+def _changes(source: Source, store: Store, rank: Rank, console: Console) -> list[str]:
     """How the source differs from its plan; only rank 0 lists it again where only that can tell."""
     facts = {split: plan.facts(store, split) for split in source.splits}
     now = json.loads(json.dumps(source.config()))
     changed = [d for split in source.splits for d in differences(facts[split].get("source"), now, "source")]
     if not changed and rank.rank == 0 and not source.listing_in_config:
-        for split, listed in plan.listing_sums(source).items():
+        for split, listed in plan.listing_sums(source, Tally(console, "listing again")).items():
             if listed.hex != facts[split]["listing"]:
                 what = f"{split} listed {facts[split]['num_units']:,} files, now {listed.count:,}"
                 changed.append(f"the source's files (names or sizes) have changed: {what}")
@@ -268,7 +268,7 @@ class _SplitJob:
         self.rank, self.constants, self.console = rank, constants, console
         self.source = labeller.source
         self.finished: dict[int, _Finished] = {}
-        self.waited = {"reading": 0.0, "writing": 0.0}
+        self.waited = {"workers": 0.0, "writer": 0.0}
 
     def run(self) -> SplitSummary:
         self._look()
@@ -353,7 +353,7 @@ class _SplitJob:
         while True:
             start = time.perf_counter()
             item = next(loaded, None)
-            self.waited["reading"] += time.perf_counter() - start
+            self.waited["workers"] += time.perf_counter() - start
             if item is None:
                 return
             meter.advance()
@@ -363,7 +363,7 @@ class _SplitJob:
         if writing:
             start = time.perf_counter()
             writing.result()
-            self.waited["writing"] += time.perf_counter() - start
+            self.waited["writer"] += time.perf_counter() - start
 
 
 def shard_name(number: int) -> str:

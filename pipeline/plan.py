@@ -21,6 +21,7 @@ from pipeline.claim import JobError, read_json
 from pipeline.shards import Store
 from pipeline.sources import Source, printable
 
+_TELL_EVERY = 1000
 _SORTED_IN_MEMORY = 1_000_000  # units; more are sorted in runs of this many and merged
 _BLOCK = 1 << 16  # bytes of each run in memory while they are merged
 
@@ -35,7 +36,7 @@ def make(source: Source, store: Store, command: Sequence[str], listed: Callable[
     for number, (split, unit, size) in enumerate(source.listing(), 1):
         sorters[split].add(os.fsencode(unit))
         sums[split].add(unit, size)
-        if number % 10_000 == 0:
+        if number % _TELL_EVERY == 0:
             listed(number)
     for split in source.splits:
         ends, end = bytearray(), 0
@@ -67,11 +68,13 @@ def facts(store: Store, split: str) -> dict[str, Any]:
     return read_json(store, f"{split}.json")
 
 
-def listing_sums(source: Source) -> "dict[str, ListingSum]":
+def listing_sums(source: Source, listed: Callable[[int], None]) -> "dict[str, ListingSum]":
     """The source's listing as it is now, without sorting it."""
     sums = {split: ListingSum() for split in source.splits}
-    for split, unit, size in source.listing():
+    for number, (split, unit, size) in enumerate(source.listing(), 1):
         sums[split].add(unit, size)
+        if number % _TELL_EVERY == 0:
+            listed(number)
     return sums
 
 

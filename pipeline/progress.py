@@ -12,6 +12,20 @@ _LINE_EVERY_S = 10.0
 _Item = TypeVar("_Item")
 
 
+class Tally:
+    """`tally(count)` prints a count that has no known end, with its rate, every ten seconds."""
+
+    def __init__(self, console: Console, label: str) -> None:
+        self.console, self.label = console, label
+        self._start = self._last_line = time.perf_counter()
+
+    def __call__(self, count: int) -> None:
+        now = time.perf_counter()
+        if now - self._last_line >= _LINE_EVERY_S:
+            self._last_line = now
+            self.console.print(f"{self.label}: {count:,} so far  {count / (now - self._start):,.0f}/s", highlight=False)
+
+
 class Meter:
     """`with Meter("shards", total) as meter: meter.advance(n)`."""
 

@@ -50,6 +50,11 @@ def resolve(rank: int | None, world_size: int | None, environment: Mapping[str, 
 _ARRAY_DEFAULTS = {"ID": 0, "MIN": 0, "STEP": 1, "COUNT": 1}
 
 
+def usable_cpus() -> int:
+    """The cores this process may use, which a scheduler may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _checked(rank: int, world_size: int, local: int, origin: str) -> Rank:
     if world_size < 1 or not 0 <= rank < world_size:
         raise JobError(f"{origin}: the rank must be 0 to world size - 1, got rank {rank} of {world_size}")

@@ -45,8 +45,8 @@ def bottleneck(summary: SplitSummary) -> str:
     """Where the time went: the teacher, and what it waited for."""
     spent = {
         "the teacher": summary.teacher_seconds,
-        "reading and decoding": summary.waited.get("reading", 0.0),
-        "encoding and writing": summary.waited.get("writing", 0.0),
+        "the workers (reading, decoding, encoding)": summary.waited.get("workers", 0.0),
+        "the writer": summary.waited.get("writer", 0.0),
     }
     shares = {name: 100 * seconds / max(summary.seconds, 1e-9) for name, seconds in spent.items()}
     slowest, *others = sorted(shares, key=lambda name: -shares[name])

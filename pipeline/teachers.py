@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 
 import data_manifests
 from pipeline.images import UnreadableImage
+from pipeline.ranks import usable_cpus
 
 TOY_FOLDER = Path(__file__).parent / "toy_teacher"
 
@@ -85,7 +86,7 @@ class Teacher:
         if compile:
             _require_compiler(on_gpu)
         self.dtype = _DTYPES[dtype] if dtype != "auto" else torch.float16 if on_gpu else torch.float32
-        self.threads = None if on_gpu else threads or _usable_cpus()
+        self.threads = None if on_gpu else threads or usable_cpus()
         self.model, processor, self.revision, idle = _load(name, revision)
         self._weights_sha256 = _digest(self.model, idle)  # of what the checkpoint holds, before `dtype` rounds it
         facts = _manifest_facts(name, self.model.config)
@@ -259,10 +260,6 @@ def _require_compiler(on_gpu: bool) -> None:
     if not any(map(shutil.which, names)):
         language = "C" if on_gpu else "C++"
         raise TeacherError(f"--compile needs a {language} compiler, and none is on the PATH: install one")
-
-
-def _usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

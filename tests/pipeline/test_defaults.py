@@ -19,5 +19,5 @@ def test_the_default_teacher_is_the_manifests():
 def test_rooms_and_jobs_have_one_set_of_defaults():
     rooms = defaults(cli.toyrooms)
     assert (rooms["size"], rooms["camouflage"]) == (SceneConfig().size_px, SceneConfig().camouflage)
-    for name in ("samples_per_shard", "batch_size", "stats", "max_rejects", "seed", "workers"):
+    for name in ("samples_per_shard", "batch_size", "stats", "max_rejects", "seed"):
         assert defaults(cli.folder)[name] == getattr(Options(), name)

@@ -33,7 +33,7 @@ from transformers import (
 )
 
 import data_manifests
-from pipeline import teachers
+from pipeline.ranks import usable_cpus
 from pipeline.teachers import Teacher, TeacherError, UnfitImage
 
 _SHAPES = (90, 130), (130, 90), (90, 130)  # two shapes, so that a batch holds two of three
@@ -515,7 +515,7 @@ def test_weights_that_nothing_uses_may_be_absent(name, folder, photos, tmp_path)
 def test_threads_are_ours_and_only_for_the_call(folder, photos):
     kind, before = KINDS["depth_anything"], torch.get_num_threads()
     teacher = load(folder("depth_anything"), kind, size=224)
-    assert teacher.identity()["num_threads"] == teachers._usable_cpus()
+    assert teacher.identity()["num_threads"] == usable_cpus()
     assert load(folder("depth_anything"), kind, threads=3).identity()["num_threads"] == 3
     seen = []
     teacher.model.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))

@@ -1,4 +1,4 @@
-"""The layouts people keep ImageNet in: what each looks for, lists and reads. The labels' rule is in `imagenet.py`."""
+"""The layouts people keep ImageNet in: what each looks for, lists and reads. The labels' rule is in `__init__.py`."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
