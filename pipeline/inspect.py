@@ -187,16 +187,15 @@ def _shortened(draw: ImageDraw.ImageDraw, text: str, width: int, font: _Font) ->
 
 
 def _legend(split: Split, present: Collection[int], width: int, font: _Font) -> Image.Image:
-    """What the depth colours mean; a swatch a label, in one column, or in several where there are many."""
+    """What the depth colours mean; a swatch a label, in columns."""
     names = split.index.seg_names
     shown = list(range(len(names)))
     lines = ["depth: bright = near, dark = far, ranges by row and unit; red = not measured"]
-    num_columns = 1
+    num_columns = max(1, (width - _MARGIN) // 150)
     if names:
         lines.append("labels; white = void")
         if len(names) > _MANY_LABELS:
             shown = [number for number in shown if number in present]
-            num_columns = max(1, (width - _MARGIN) // 150)
             lines[-1] = f"labels: the {len(shown)} of {len(names)} that occur above; white = void"
     num_rows = -(-len(shown) // num_columns)
     part = Image.new("RGB", (width, _LINE * (len(lines) + num_rows) + 2 * _MARGIN), "white")

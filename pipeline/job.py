@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,6 +186,7 @@ def _config(source: Source, teacher: dict[str, Any] | None, options: Options) ->
         },
         "teacher": teacher,
         "options": decides_bytes,
+        "versions": {name: version(name) for name in ("numcodecs", "numpy", "pillow")},  # their encoders' bytes
     }
 
 

@@ -253,6 +253,11 @@ def test_constants_of_another_data_set(photos, random_teacher, tmp_path, labelle
     fails_in_one_line(label(photos, tmp_path / "c", random_teacher, *both), "exclude each other")
 
 
+def test_other_encoders_are_refused_by_name(labelled, photos, random_teacher, monkeypatch):
+    monkeypatch.setattr("pipeline.job.version", lambda name: "0.1")
+    fails_in_one_line(label(photos, labelled, random_teacher), "versions.numpy was", "now '0.1'")
+
+
 def test_another_teacher_is_refused_by_name(labelled, photos):
     fails_in_one_line(label(photos, labelled, "toy"), "weights_sha256")
 

@@ -569,6 +569,7 @@ def test_revision_is_pinned_and_recorded(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch 2.11 deprecates its own
 def test_compiled_equals_eager(folder, photos):
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("no C++ compiler")
