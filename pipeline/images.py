@@ -3,19 +3,34 @@
 import errno
 import io
 import os
+import re
 import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.Image import Transpose
 
 from pipeline.sources import SourceError
 
 MAX_PIXELS = 150_000_000  # above it a file is taken for a decompression bomb; Pillow itself stops at 179 million
 MAX_ASPECT = 20  # teachers keep the aspect: a longer strip makes a token sequence that fits no memory
 JPEG_QUALITY = 95
+_FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "TIFF",
+    "PPM",
+)  # JPEG opens MPO too; EPS would run Ghostscript
 _ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 class UnreadableImage(ValueError):
@@ -29,20 +44,31 @@ def open_rgb(data: bytes) -> tuple[Image.Image, bool]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images and odd metadata; we check the size below
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableImage(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
             if max(image.size) > MAX_ASPECT * min(image.size):
                 raise UnreadableImage(f"{image.width}x{image.height} pixels, longer than {MAX_ASPECT}:1")
-            keepable = (
-                image.format == "JPEG" and image.mode in ("RGB", "L") and image.getexif().get(_ORIENTATION_TAG, 1) == 1
-            )
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image)), keepable
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, UnreadableImage):
-            raise
-        raise UnreadableImage(f"does not decode: {str(error).replace(repr(io.BytesIO), 'file')}") from error
+            orientation = _orientation(image)
+            keepable = image.format == "JPEG" and image.mode in ("RGB", "L") and orientation == 1
+            upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+            return _to_rgb(upright), keepable
+    except (UnreadableImage, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(f"does not decode: not an image ({', '.join(_FORMATS)})") from error
+    except Exception as error:  # Pillow's plugins raise whatever damage leads them to
+        what = re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "file", str(error)) or type(error).__name__
+        raise UnreadableImage(f"does not decode: {what.encode('unicode_escape').decode()}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1 to 8; 1 where the EXIF is damaged: the pixels may well be whole."""
+    try:
+        return image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:
+        return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -73,7 +99,7 @@ def stored_jpeg(data: bytes, short_side: int) -> tuple[bytes, NDArray[np.uint8],
     if small is image and keepable:
         return data, np.asarray(image), image.size
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    small.save(buffer, "JPEG", quality=JPEG_QUALITY, comment=b"")  # a GIF's may be too long for a JPEG
     stored = buffer.getvalue()
     return stored, np.asarray(Image.open(io.BytesIO(stored)).convert("RGB")), image.size
 

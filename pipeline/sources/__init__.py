@@ -8,6 +8,7 @@ Most units hold one sample, and then the unit and its only item are the same str
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -33,9 +34,13 @@ class SourceError(ValueError):
     """The source as a whole cannot be used; one line that names it and the fix."""
 
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # with line ends and changes of direction
+
+
 def printable(name: str) -> str:
-    """A file name as valid Unicode; bytes that are none are written as \\xNN."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A file name as valid Unicode on one line; bytes that are none, and control characters, are written as \\xNN."""
+    valid = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), valid)
 
 
 class Source(Protocol):
@@ -45,6 +50,7 @@ class Source(Protocol):
     seg_names: Sequence[str]
     depth_fields: Sequence[str]  # depth that comes with the source, in metres, farther is larger
     listing_in_config: bool  # config() already tells whether the listing changed; else the job lists again on a resume
+    expected: Mapping[str, int]  # images published for a split, {} if none; the job says where the listing differs
     samples_per_unit: int  # the most samples a unit holds; a shard holds samples_per_shard // this many units
 
     def listing(self) -> Iterator[tuple[str, str, int]]:

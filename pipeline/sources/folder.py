@@ -1,13 +1,14 @@
 """Any folder of photographs.
 
 `SRC/<class>/*.jpg` gives classes, a flat folder gives none; a share of either becomes val. `SRC/train/<class>/*.jpg`
-beside `SRC/val/<class>/*.jpg` (ImageNet as many people keep it) is taken as it is split.
+beside `SRC/val/<class>/*.jpg` (ImageNet as many people keep it) is taken as it is split. Names that begin with a dot
+(.thumbnails, .git, macOS's ._photo.jpg) are left out.
 """
 
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.images import read_file, stored_jpeg
 from pipeline.sources import Photograph, SourceError, printable
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+_SPLITS = {"train", "val", "validation", "test"}
 
 
 class Folder:
@@ -28,6 +30,7 @@ class Folder:
     depth_fields: Sequence[str] = ()
     samples_per_unit = 1
     listing_in_config = False
+    expected: Mapping[str, int] = {}
 
     def __init__(self, root: Path, short_side: int, val_fraction: float) -> None:
         if not root.is_dir():
@@ -39,6 +42,13 @@ class Folder:
         folders, flat = _top_level(root)
         if not folders and not flat:
             raise SourceError(f"source folder {root} holds no image ({', '.join(sorted(EXTENSIONS))})")
+        others = {*folders} - {"train", "val"}
+        if others and ({"train", "val"} < {*folders} or (len(folders) > 1 and {*folders} <= _SPLITS)):
+            named = ", ".join(map(printable, sorted(others)[:3]))
+            raise SourceError(
+                f"source folder {root} must hold class folders, or train/ and val/ alone, got {named} beside them: "
+                "rename validation to val, move others away"
+            )
         self.presplit = folders == ["train", "val"] and not flat
         if self.presplit:
             below = {split: _top_level(root / split) for split in ("train", "val")}
@@ -50,7 +60,9 @@ class Folder:
                 "move these into a class folder or away"
             )
         if odd := next((name for name in folders if printable(name) != name), None):
-            raise SourceError(f"class folder {printable(odd)} of {root} is not valid UTF-8: rename it")
+            raise SourceError(
+                f"class folder {printable(odd)} of {root} is not valid UTF-8 or holds control characters: rename it"
+            )
         self.class_names: Sequence[str] = folders
         self._class_index = {name: index for index, name in enumerate(folders)}
         self.splits: Sequence[str] = ["train", "val"] if self.presplit or val_fraction else ["train"]
@@ -117,10 +129,13 @@ def walk_images(root: Path) -> Iterator[tuple[str, int]]:
 
 
 def scan(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """What lies in a folder, streamed; one that cannot be listed ends the job: its images would be lost silently."""
+    """What lies in a folder, streamed, without what is hidden (.git).
+
+    A folder that cannot be listed ends the job: its images would be lost silently.
+    """
     try:
         with os.scandir(folder) as entries:
-            yield from entries
+            yield from (entry for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise _unlistable(folder, error) from error
 
@@ -139,7 +154,7 @@ def is_image(name: str) -> bool:
 def hashed_key(stem: str, unique: str) -> str:
     """A key that shows what it can of `stem` and differs where `unique` does."""
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:60]
-    return f"{readable}-{_digest(unique)[:12]}"
+    return f"{readable}-{_digest(unique)[:16]}"
 
 
 def _top_level(root: Path) -> tuple[list[str], str | None]:

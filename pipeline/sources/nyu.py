@@ -35,6 +35,7 @@ class Nyu:
 
     def __init__(self, path: Path, facts: Mapping[str, Any] | None = None) -> None:
         self.path, self.facts = path, facts or data_manifests.load("nyudepthv2")
+        self.expected: Mapping[str, int] = {"train": self.facts["num_train"], "val": self.facts["num_test"]}
         self.seg_names: Sequence[str] = tuple(self.facts["classes"])
         self._numbers = {"train": self.facts["train"], "val": self.facts["test"]}
         self._class_of_label = np.full(len(self.facts["class_of_label"]) + 1, VOID, np.uint8)

@@ -1,6 +1,6 @@
 """Procedural RGB-D rooms as a source: `exact`, `real` (sensor, filled), `raw` (sensor) depth, class and labels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,6 +21,7 @@ class ToyRooms:
     depth_fields: Sequence[str] = ("exact", "real", "raw")
     samples_per_unit = 1
     listing_in_config = True  # nothing is read: seeds and counts decide everything
+    expected: Mapping[str, int] = {}
 
     def __init__(self, samples: int, val_samples: int, seed: int, scene: scenes.SceneConfig) -> None:
         if samples < 1 or val_samples < 1:

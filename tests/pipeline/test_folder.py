@@ -1,4 +1,5 @@
 import os
+import re
 import tracemalloc
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -7,8 +8,8 @@ import pytest
 from running import jpeg
 
 from pipeline.images import UnreadableImage
-from pipeline.sources import SourceError
-from pipeline.sources.folder import Folder
+from pipeline.sources import SourceError, printable
+from pipeline.sources.folder import Folder, hashed_key
 
 
 def listed(source, split):
@@ -39,6 +40,36 @@ def test_train_beside_val_is_taken_as_it_is_split(tmp_path):
     assert source.load("val", "val/b/3.jpg").cls == 1
 
 
+@pytest.mark.parametrize(
+    ("folders", "named"),
+    [
+        (("train", "val", "test"), "test"),
+        (("train", "val", "cat", "dog"), "cat, dog"),
+        (("train", "validation"), "validation"),
+        (("test", "validation"), "test, validation"),
+        (("test", "val"), "test"),
+    ],
+)
+def test_splits_that_are_not_just_train_and_val_are_no_classes(tmp_path, folders, named):
+    fill(tmp_path, *(f"{name}/a/1.jpg" for name in folders))
+    with pytest.raises(SourceError, match=f"got {named} beside them: rename validation to val, move others away$"):
+        Folder(tmp_path, 384, 0.1)
+
+
+def test_one_folder_named_like_a_split_is_a_class(tmp_path):
+    (tmp_path / "test").mkdir()  # holds no image
+    assert Folder(fill(tmp_path, "train/1.jpg"), 384, 0).class_names == ["train"]
+    assert Folder(fill(tmp_path, "cat/1.jpg"), 384, 0).class_names == ["cat", "train"]
+
+
+def test_hidden_names_are_left_out(tmp_path):
+    hidden = (".thumbnails/1.jpg", ".git/a/2.jpg", "a/.cache/3.jpg", "a/._1.jpg", "._1.jpg", "train/.x/1.jpg")
+    source = Folder(fill(tmp_path, "a/1.jpg", "b/1.jpg", *hidden), 384, 0)
+    assert source.class_names == ["a", "b"]
+    assert listed(source, "train") == ["a/1.jpg", "b/1.jpg"]
+    assert source.expected == {}
+
+
 def test_a_flat_folder_has_no_classes(tmp_path):
     source = Folder(fill(tmp_path, "1.jpg", "2.jpg"), 384, 0)
     assert list(source.class_names) == []
@@ -61,6 +92,7 @@ def test_keys_are_valid_and_unique(tmp_path):
     keys = [source.key("train", item) for item in listed(source, "train")]
     assert len(set(keys)) == 5
     assert all(len(key) <= 80 and "." not in key and "/" not in key and key.isascii() for key in keys)
+    assert re.fullmatch(r"x-[0-9a-f]{16}", hashed_key("x", "a/x.jpg"))  # 64 bits: a billion files do not collide
 
 
 def test_a_name_that_is_not_unicode_is_fine(tmp_path):
@@ -92,12 +124,19 @@ def test_dead_links_and_pipes_become_rejects(tmp_path):
             source.load("train", item)
 
 
-def test_a_class_folder_that_is_not_unicode_is_refused(tmp_path):
-    os.mkdir(os.fsencode(tmp_path) + b"/\xff")
-    with open(os.fsencode(tmp_path) + b"/\xff/1.jpg", "wb") as file:
+@pytest.mark.parametrize(("name", "shown"), [(b"\xff", r"\xff"), (b"a\nb", r"a\nb")])
+def test_a_class_folder_that_does_not_print_is_refused(tmp_path, name, shown):
+    os.mkdir(os.fsencode(tmp_path) + b"/" + name)
+    with open(os.fsencode(tmp_path) + b"/" + name + b"/1.jpg", "wb") as file:
         file.write(jpeg())
-    with pytest.raises(SourceError, match="not valid UTF-8"):
+    with pytest.raises(SourceError, match=f"class folder {re.escape(shown)} of .* not valid UTF-8 or holds control"):
         Folder(tmp_path, 384, 0)
+
+
+def test_names_print_on_one_line_and_stay_readable():
+    assert printable("ünïcode ☃ 日本 👩\u200d🚀.jpg") == "ünïcode ☃ 日本 👩\u200d🚀.jpg"
+    assert printable("a\nb\r\x1b[2J\x85\u2028\u202e\x7f.jpg") == r"a\nb\r\x1b[2J\x85\u2028\u202e\x7f.jpg"
+    assert printable(os.fsdecode(b"\xff\n")) == r"\xff\n"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import os
 import re
 import shutil
 import tarfile
@@ -214,6 +215,7 @@ def test_units_and_keys_are_unique_and_valid(roots, layout, split):
     if layout in ("official", "folders", "kaggle"):
         assert sorted(keys) == sorted(name.removesuffix(".JPEG") for name, _, _ in everything(split))
     assert found.listing_in_config == (layout not in ("folders", "kaggle"))
+    assert found.expected == {split: {"train": 1_281_167, "val": 50_000}[split]}
 
 
 def test_a_unit_reads_well_in_a_reject(roots):
@@ -344,6 +346,53 @@ def test_labels_for_fewer_images_than_there_are(tmp_path):
         source(tmp_path / "kaggle", "val")
 
 
+def rewrite(path, old, new):
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("wnid", ["n0211978", "n02119780", "n021"])
+def test_a_damaged_label_never_leaves_an_image_out(tmp_path, wnid):
+    kaggle(tmp_path)
+    rewrite(tmp_path / "LOC_val_solution.csv", b"n02119789 1", f"{wnid} 1".encode())
+    with pytest.raises(SourceError, match=rf"csv labels 'ILSVRC2012_val_00000002' as '{wnid}', which is no class"):
+        source(tmp_path, "val")
+    official(tmp_path / "tars")
+    (tmp_path / "tars" / "ILSVRC2012_devkit_t12.tar.gz").unlink()
+    damaged = meta_mat().replace(b"n02119789", wnid.ljust(9, "x").encode(), 1)
+    write(tmp_path / "tars", devkit() | {"data/meta.mat": damaged})
+    with pytest.raises(SourceError, match="which is no class of ImageNet-1k: download it again"):
+        source(tmp_path / "tars", "val")
+
+
+def test_a_row_that_comes_twice(tmp_path, roots):
+    kaggle(tmp_path)
+    solution = tmp_path / "LOC_val_solution.csv"
+    whole = solution.read_text()
+    solution.write_text(whole + "ILSVRC2012_val_00000002,n02119789 1 2 3 4\n")
+    assert labelled(source(tmp_path, "val"), "val") == labelled(source(roots["kaggle"], "val"), "val")
+    solution.write_text(whole + "ILSVRC2012_val_00000002,n01440764 1 2 3 4\n")
+    with pytest.raises(SourceError, match="gives 'ILSVRC2012_val_00000002' two different labels"):
+        source(tmp_path, "val")
+
+
+def test_a_csv_with_a_byte_order_mark(tmp_path, roots):
+    kaggle(tmp_path)
+    rewrite(tmp_path / "LOC_val_solution.csv", b"ImageId", b"\xef\xbb\xbfImageId")
+    assert labelled(source(tmp_path, "val"), "val") == labelled(source(roots["kaggle"], "val"), "val")
+
+
+def test_the_checksum_of_the_devkit_is_read(tmp_path):
+    official(tmp_path)
+    packed = tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
+    data = bytearray(packed.read_bytes())
+    data[-8] ^= 1  # a gzip ends in CRC and length
+    packed.write_bytes(data)
+    with pytest.raises(SourceError, match=r"devkit_t12.tar.gz must hold .*CRC check failed.*: download it again"):
+        source(tmp_path, "val")
+
+
 def test_a_val_that_is_sorted_in_half(tmp_path):
     folders(tmp_path)
     write(tmp_path, {"val/ILSVRC2012_val_00000009.JPEG": jpeg()})
@@ -396,6 +445,29 @@ def test_a_broken_header_inside_is_never_the_end(tmp_path, roots):
         list(source(tmp_path).listing())
 
 
+def test_a_zeroed_header_is_never_the_end(tmp_path, roots):
+    whole = (roots["official"] / "ILSVRC2012_img_train.tar").read_bytes()
+    for name in (b"n02100735.tar", b"n02100735_27.JPEG"):
+        at = whole.index(name)
+        (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(whole[:at] + bytes(512) + whole[at + 512 :])
+        with pytest.raises(SourceError, match=rf"no complete tar \(more than a little padding .* byte {at:,}\)"):
+            list(source(tmp_path).listing())
+
+
+def test_a_tar_that_was_preallocated_and_half_downloaded(tmp_path, roots):
+    whole = (roots["official"] / "ILSVRC2012_img_train.tar").read_bytes()
+    tar = tmp_path / "ILSVRC2012_img_train.tar"
+    end = whole.index(b"n02100735.tar")
+    tar.write_bytes(whole[:end])
+    for padding, complete in (((1 << 20), True), ((1 << 20) + 512, False)):
+        os.truncate(tar, end + padding)
+        if complete:
+            assert len(source(tmp_path).class_names) == 2
+        else:
+            with pytest.raises(SourceError, match=r"ILSVRC2012_img_train.tar is no complete tar"):
+                source(tmp_path)
+
+
 def test_headers_are_walked_as_a_stream(tmp_path):
     """Ten thousand remembered headers would take 15 MB."""
     with open(tmp_path / "many.tar", "wb") as file:
@@ -416,7 +488,7 @@ def test_long_names_and_names_with_odd_signs(tmp_path):
     found = source(tmp_path)
     (item,) = items(found)
     assert found.load("train", item).cls == 7
-    assert re.fullmatch(r"b_1_2_3_-[0-9a-f]{12}", found.key("train", item))
+    assert re.fullmatch(r"b_1_2_3_-[0-9a-f]{16}", found.key("train", item))
 
 
 @pytest.mark.parametrize(
@@ -511,6 +583,9 @@ def test_parquet_that_is_not_whole(tmp_path, roots):
     shutil.copytree(roots["parquet"], tmp_path, dirs_exist_ok=True)
     second = tmp_path / "data" / "train-00001-of-00002.parquet"
     found, whole = source(tmp_path), second.read_bytes()
+    second.write_bytes(whole[:-9] + bytes([255]) + whole[-8:])
+    with pytest.raises(SourceError, match=r"^.* is no complete parquet .*: download it again$"):  # in one line
+        source(tmp_path)
     second.write_bytes(whole[:400])
     with pytest.raises(SourceError, match=r"train-00001-of-00002.parquet is no complete parquet .*: download it again"):
         source(tmp_path)
@@ -538,6 +613,41 @@ def test_rows_without_image_or_label(tmp_path):
         found.load("train", items(found)[0])
     with pytest.raises(SourceError, match="label must be 0 to 999, got -1"):
         found.load("train", items(found)[1])
+
+
+def test_a_path_that_contradicts_its_label_or_is_no_text(tmp_path):
+    names = [
+        "n01440764_7_n01440764.JPEG", "ILSVRC2012_val_00000001_n01440764.JPEG", "own name.jpg", None,
+        "n01443537_7_n01440764.JPEG", "n01440764_n01443537.JPEG", "x/n01443537_7.JPEG", "n0\0.JPEG",
+    ]  # fmt: skip
+    for kind in (pa.string(), pa.large_string()):
+        fields = pa.struct([("bytes", pa.binary()), ("path", kind)])
+        images = pa.array([{"bytes": picture(1), "path": name} for name in names], fields)
+        path = tmp_path / "train-00000-of-00001.parquet"
+        pq.write_table(pa.table({"image": images, "label": [0] * 8}), path, compression="none", use_dictionary=False)
+        path.write_bytes(path.read_bytes().replace(b"n0\0.JPEG", b"n0\xff.JPEG"))
+        found = source(tmp_path, rows_per_unit=8)
+        listed = items(found)
+        assert [found.load("train", item).cls for item in listed[:4]] == [0] * 4
+        for item in listed[4:7]:
+            with pytest.raises(UnreadableImage, match=r"^label 0 is wnid n01440764, its name says n01443537$"):
+                found.load("train", item)
+        with pytest.raises(UnreadableImage, match="path is not valid UTF-8"):
+            found.load("train", listed[7])
+
+
+def test_images_without_path_and_damaged_notes_of_the_hub(tmp_path):
+    path = tmp_path / "train-00000-of-00001.parquet"
+    table = pa.table({"image": [{"bytes": picture(1)}, None], "label": [3, 3]})
+    pq.write_table(table, path)
+    found = source(tmp_path)
+    assert found.load("train", items(found)[0]).cls == 3
+    with pytest.raises(UnreadableImage, match="row without image bytes"):
+        found.load("train", items(found)[1])
+    for damaged in (b'{"info', b"[]", b"\xff"):
+        pq.write_table(table.replace_schema_metadata({"huggingface": damaged}), path)
+        with pytest.raises(SourceError, match="is no complete parquet"):
+            source(tmp_path)
 
 
 def test_listing_is_a_stream(roots):

@@ -1,10 +1,11 @@
 import io
+import re
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from running import jpeg
 
 from pipeline.images import UnreadableImage, open_rgb, stored_jpeg
@@ -97,3 +98,79 @@ def test_damage_is_an_unreadable_image_with_a_reason(data):
     with pytest.raises(UnreadableImage) as caught:
         stored_jpeg(data, 384)
     assert str(caught.value)
+
+
+@pytest.mark.parametrize("file_format", ["EPS", "DDS", "ICO"])
+def test_only_the_listed_formats_are_opened_and_the_reason_is_always_the_same(file_format):
+    data = encoded(Image.new("RGB", (16, 16)), format=file_format)
+    reasons = set()
+    for bad in (data, b"no image"):
+        with pytest.raises(UnreadableImage) as caught:
+            open_rgb(bad)
+        reasons.add(str(caught.value))
+    assert reasons == {"does not decode: not an image (JPEG, PNG, WEBP, BMP, GIF, TIFF, PPM)"}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("YUV\nfailed: \x1b[2J"), r"YUV\nfailed: \x1b[2J"),
+        (TypeError("no good: <_io.BytesIO object at 0x7f0b>"), "no good: file"),
+        (IndexError(), "IndexError"),
+    ],
+)
+def test_whatever_a_plugin_raises_is_an_unreadable_image(monkeypatch, error, reason):
+    def load(self):
+        raise error
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(UnreadableImage, match=f"^does not decode: {re.escape(reason)}$"):
+        open_rgb(jpeg())
+
+
+def test_a_tiff_whose_pixels_lie_at_no_number():
+    data = bytearray(encoded(Image.new("RGB", (16, 16)), format="TIFF"))
+    entry = data.index(struct.pack("<HH", 273, 4))  # StripOffsets, a number of 32 bits ...
+    struct.pack_into("<H", data, entry + 2, 2)  # ... now a text
+    with pytest.raises(UnreadableImage, match="'str' object cannot be interpreted as an integer"):
+        open_rgb(bytes(data))
+
+
+def test_out_of_memory_is_no_reject(monkeypatch):
+    def load(self):
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(MemoryError):
+        open_rgb(jpeg())
+
+
+def test_a_damaged_exif_does_not_spoil_the_image():
+    for exif in (b"Exif\0\0garbage", b"Exif\0\0II*\0" + b"\xff" * 40):
+        data = jpeg(exif=exif)
+        assert stored_jpeg(data, 384)[0] == data
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x8825] = {1: "N"}  # GPS: text where tag 17 has a number, so that Pillow cannot write it again
+    data = jpeg((40, 20), exif=exif)
+    broken = data.replace(b"\0\1\0\2\0\0\0\2N", b"\0\x11\0\2\0\0\0\2N")
+    assert broken != data
+    assert (stored_jpeg(broken, 384)[1] == stored_jpeg(data, 384)[1]).all()
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_every_orientation_is_what_pillow_makes_of_it(file_format):
+    image = Image.open(io.BytesIO(jpeg((40, 20))))
+    for orientation in range(10):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encoded(image, format=file_format, exif=exif)
+        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        got, keepable = open_rgb(data)
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(upright))
+        assert keepable == (file_format == "JPEG" and orientation == 1)
+
+
+def test_a_comment_too_long_for_a_jpeg():
+    data = encoded(Image.new("RGB", (64, 48)), format="GIF", comment=b"x" * 70_000)
+    assert len(stored_jpeg(data, 384)[0]) < 2000

@@ -6,7 +6,8 @@ Labels are positions in the sorted list of classes (wnids such as n01440764), ne
   such as ImageNet-100 counts its own 0 to 99 in train and val alike. Where SRC holds no train part they are the 1000 of
   data_manifests/imagenet1k.toml. The classes of val/<wnid>/ must be among them; of a flat val, which always shows all
   1000, the images of other classes are left out.
-- Layouts with numbers (parquet, WebDataset): the numbers are taken as they are, the classes are the 1000.
+- Layouts with numbers (parquet, WebDataset): the numbers are taken as they are, the classes are the 1000. A parquet
+  row whose path names another class is rejected.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import data_manifests
 from pipeline.images import stored_jpeg
 from pipeline.sources import Photograph, SourceError, printable
 from pipeline.sources.imagenet.layouts import Folders, Kaggle, Layout, Official, Parquet, WebDataset
@@ -43,6 +45,7 @@ class ImageNet:
             raise SourceError(f"source {root} {what}")
         self.root, self.short_side = root, short_side
         self.splits: Sequence[str] = [split]
+        self.expected: Mapping[str, int] = {split: data_manifests.load("imagenet1k")[f"num_{split}"]}
         self.layout = _recognise(root, split, list(LAYOUTS) if layout == "auto" else [layout])
         self._layout = LAYOUTS[self.layout](root, split, rows_per_unit)
         self.class_names = self._layout.class_names

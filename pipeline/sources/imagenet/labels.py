@@ -33,13 +33,23 @@ def classes(root: Path, train: Sequence[str], val: Sequence[str]) -> list[str]:
 
 def val_wnids(places: Sequence[Path]) -> dict[str, str]:
     """The wnid of every image of the flat val by the image's stem, from Kaggle's csv or the official devkit."""
+    path, found = _read_labels(places)
+    known = {*all_wnids()}
+    if strange := next((image for image, wnid in found.items() if wnid not in known), None):
+        raise SourceError(
+            f"{path} labels {strange!r} as {found[strange]!r}, which is no class of ImageNet-1k: download it again"
+        )
+    return found
+
+
+def _read_labels(places: Sequence[Path]) -> tuple[Path, dict[str, str]]:
     for place in places:
         if (place / SOLUTION).is_file():
-            return _read_solution(place / SOLUTION)
+            return place / SOLUTION, _read_solution(place / SOLUTION)
     for place in places:
         for devkit in (place, *sorted(place.glob("*devkit*"))):
             if (devkit / _META).is_file() or devkit.name.endswith((".tar.gz", ".tgz", ".tar")):
-                return _read_devkit(devkit)
+                return devkit, _read_devkit(devkit)
     raise SourceError(
         f"the flat val of {places[0]} has no labels: put {DEVKIT}, its folder or Kaggle's {SOLUTION} there"
     )
@@ -47,12 +57,16 @@ def val_wnids(places: Sequence[Path]) -> dict[str, str]:
 
 def _read_solution(path: Path) -> dict[str, str]:
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [(row["ImageId"], row["PredictionString"].split()[0]) for row in csv.DictReader(file)]
     except (OSError, KeyError, IndexError, AttributeError, csv.Error, UnicodeDecodeError) as error:
         raise SourceError(
             f"{path} must have the columns ImageId and PredictionString ('n01751748 x y x y ...'): download it again"
         ) from error
+    found = dict(rows)
+    if twice := next((image for image, wnid in rows if wnid != found[image]), None):
+        raise SourceError(f"{path} gives {twice!r} two different labels: download it again")
+    return found
 
 
 def _read_devkit(devkit: Path) -> dict[str, str]:
@@ -85,4 +99,6 @@ def _read_parts(devkit: Path) -> tuple[bytes, bytes]:
             name = next((name for name in parts if member.name.endswith(name)), None)
             if name and (file := tar.extractfile(member)):
                 parts[name] = file.read()
+        while tar.fileobj and tar.fileobj.read(1 << 20):  # the checksum of a .gz comes at its end
+            pass
     return parts[_META], parts[_GROUND_TRUTH]

@@ -12,6 +12,7 @@ from pipeline.sources.imagenet.parquet_rows import ParquetRows
 from pipeline.sources.imagenet.tar_members import Member, members, read_range
 
 WNID = re.compile(r"n\d{8}")
+_WNIDS_IN_NAME = re.compile(r"^n\d{8}(?=_)|(?<=_)n\d{8}(?=\.JPEG\Z)")  # n01440764_7.JPEG, ..._n01440764.JPEG
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
 
@@ -271,7 +272,14 @@ class Parquet(Layout):
             raise SourceError(f"{self.root / item}: label must be 0 to 999, got {label}: is this a labelled split?")
         if image is None:
             raise UnreadableImage("row without image bytes")
-        return image, label, f"{item} {path}" if path else item
+        try:
+            name = (path or b"").decode()
+        except UnicodeDecodeError as error:
+            raise UnreadableImage("the row's path is not valid UTF-8") from error
+        wnid = self.class_names[label]
+        if other := next((w for w in _WNIDS_IN_NAME.findall(PurePosixPath(name).name) if w != wnid), None):
+            raise UnreadableImage(f"label {label} is wnid {wnid}, its name says {other}")
+        return image, label, f"{item} {name}" if name else item
 
 
 # --- looking -------------------------------------------------------------------------------------------------------

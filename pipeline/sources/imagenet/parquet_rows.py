@@ -13,14 +13,14 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.sources import SourceError
+from pipeline.sources import SourceError, printable
 
 RUNS_KEPT = 16  # of 100 rows of ImageNet: 180 MB; the job reads units one after another, few at a time
 
 
 class Row(NamedTuple):
     image: bytes | None
-    path: str | None
+    path: bytes | None  # UTF-8, unless damaged
     label: int
 
 
@@ -75,23 +75,27 @@ class ParquetRows:
 
     def _read(self, unit: str) -> list[Row]:
         import pyarrow as pa
+        import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
         file, group, start, rows = _parse(unit)
         try:
             with pq.ParquetFile(self.root / file) as parquet:
                 table = parquet.read_row_group(group, columns=["image", "label"], use_threads=False)
+            wanted = table.slice(start, rows)
+            image, labels = wanted.column("image"), wanted.column("label").to_pylist()
+            images = pc.struct_field(image, "bytes").to_pylist()
+            has_path = image.type.get_field_index("path") >= 0
+            paths = pc.struct_field(image, "path").cast(pa.binary()).to_pylist() if has_path else [None] * len(images)
         except (OSError, pa.ArrowException, IndexError) as error:
             raise SourceError(
-                f"{self.root / file}: row group {group} cannot be read ({error}): download the file again"
+                f"{self.root / file}: row group {group} cannot be read ({_line(error)}): download the file again"
             ) from error
         if table.num_rows < start + rows:
             raise SourceError(f"{self.root / file} changed since it was listed: choose a new folder to write")
-        wanted = table.slice(start, rows)
-        images, labels = wanted.column("image").to_pylist(), wanted.column("label").to_pylist()
         return [
-            Row(image and image["bytes"], image and image.get("path"), -1 if label is None else label)
-            for image, label in zip(images, labels, strict=True)
+            Row(data, path, -1 if label is None else label)
+            for data, path, label in zip(images, paths, labels, strict=True)
         ]
 
     def _groups(self, file: str, num_classes: int) -> list[int]:
@@ -102,9 +106,13 @@ class ParquetRows:
         try:
             with pq.ParquetFile(self.root / file) as parquet:
                 schema, footer = parquet.schema_arrow, parquet.metadata
-        except (OSError, pa.ArrowException) as error:
-            raise SourceError(f"{self.root / file} is no complete parquet ({error}): download it again") from error
-        types: dict[str, Any] = dict(zip(schema.names, schema.types, strict=True))
+            types: dict[str, Any] = dict(zip(schema.names, schema.types, strict=True))
+            hub = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+            features = hub.get("info", {}).get("features", {})
+        except (OSError, ValueError, AttributeError, pa.ArrowException) as error:
+            raise SourceError(
+                f"{self.root / file} is no complete parquet ({_line(error)}): download it again"
+            ) from error
         image, label = types.get("image"), types.get("label")
         if not (
             image is not None and pa.types.is_struct(image) and image.get_field_index("bytes") >= 0
@@ -114,13 +122,17 @@ class ParquetRows:
                 f"{self.root / file} must have the columns image (bytes, path) and label (integer), got "
                 f"{', '.join(f'{name}: {kind}' for name, kind in types.items())}: give the hub's ILSVRC/imagenet-1k"
             )
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         if len(names := features.get("label", {}).get("names", range(num_classes))) != num_classes:
             raise SourceError(
                 f"{self.root / file} must hold {num_classes} classes, its labels name {len(names)}: "
                 "give ILSVRC/imagenet-1k, or write its images to folders and use `precompute-depth folder`"
             )
         return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+
+
+def _line(error: Exception) -> str:
+    """Arrow's messages have several."""
+    return printable(" ".join(str(error).split()))
 
 
 def _parse(unit: str) -> tuple[str, int, int, int]:

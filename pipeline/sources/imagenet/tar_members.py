@@ -10,6 +10,7 @@ from typing import NamedTuple
 from pipeline.sources import SourceError, printable
 
 _BLOCK = 512  # bytes; everything in a tar is padded to it
+_MOST_PADDING = 1 << 20  # bytes after the last member; tar itself writes 10 KiB at most, unless told otherwise
 
 
 class Member(NamedTuple):
@@ -21,8 +22,8 @@ class Member(NamedTuple):
 def members(path: Path, offset: int = 0, length: int | None = None) -> Iterator[Member]:
     """The regular files of a tar, streamed; `offset` and `length` choose a tar that lies inside another.
 
-    tarfile takes a broken header for the end and would lose what follows: the end mark must stand where the last member
-    ends.
+    tarfile takes a broken header and a zeroed one for the end and would lose what follows: where the last member ends,
+    the end mark must stand, and nothing but little padding after it.
     """
     try:
         with open(path, "rb") as file:
@@ -35,9 +36,13 @@ def members(path: Path, offset: int = 0, length: int | None = None) -> Iterator[
                         end += -(-header.size // _BLOCK) * _BLOCK
                         yield Member(header.name, offset + header.offset_data, header.size)
                     tar.members = []  # type: ignore[attr-defined]  # else it remembers every header
+            padding = window.seek(0, os.SEEK_END) - end
             window.seek(end)
-            if window.read(_BLOCK) != bytes(_BLOCK):
+            tail = window.read(min(padding, _MOST_PADDING))
+            if tail[:_BLOCK] != bytes(_BLOCK):
                 raise tarfile.ReadError(f"no member and no end mark at byte {offset + end:,}")
+            if len(tail) < padding or tail.strip(b"\0"):
+                raise tarfile.ReadError(f"more than a little padding after the end mark at byte {offset + end:,}")
     except OSError as error:
         raise _unreadable(path, error) from error
     except (tarfile.TarError, ValueError) as error:  # ValueError: numbers in broken extended headers
