@@ -57,6 +57,21 @@ def borrowed(location: str, teacher: Mapping[str, Any] | None) -> Constants:
     return {name: depth.standardisation for name, depth in index.depth.items()}
 
 
+def refuse_others(out: str, constants: Constants, location: str, teacher: Mapping[str, Any] | None) -> None:
+    """Raise CalibrationError where --stats-from names other constants than a data set began with."""
+    if not location:
+        return
+    try:
+        known = borrowed(location, teacher)
+    except (shards.ShardError, OSError):
+        return  # gone since: its constants are settled
+    if differing := [name for name in constants if name in known and known[name] != constants[name]]:
+        raise CalibrationError(
+            f"{out} was begun with other constants than those of {location} ({', '.join(differing)} depth differs): "
+            "leave --stats-from out or choose another folder"
+        )
+
+
 def calibrate(
     labeller: Labeller,
     split: str,

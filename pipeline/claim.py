@@ -37,9 +37,9 @@ class Hold:
     def first(self, name: str, make: Callable[[], None], waiting: Callable[[], None]) -> None:
         """Have `make` publish the file `name` in `out`, unless it exists; other ranks wait until it does.
 
-        Where the maker dies, the next one takes over. `waiting` is called once, before a wait.
+        Where the maker dies, the next one takes over. `waiting` is called before a wait and every minute of it.
         """
-        told = False
+        next_word = 0.0
         folder, _, file = name.rpartition("/")
         where = self.out / folder if folder else self.out
         while not shards.exists(where, file):
@@ -50,19 +50,30 @@ class Hold:
                 finally:
                     self._unlock(0, 1)
             else:
-                if not told:
+                if time.monotonic() >= next_word:
                     waiting()
-                    told = True
+                    next_word = time.monotonic() + 60
                 time.sleep(0.1)
 
-    def alone(self) -> bool:
-        """No other rank works here; False where that cannot be known."""
-        if self._descriptor is None:
+    def begin_anew(self) -> bool:
+        """Forget configuration and plan of a job that ended before it wrote anything; False where that is not sure.
+
+        Another rank that holds its byte may have read them; one that starts meanwhile finds itself refused, and tries
+        again for a while.
+        """
+        if self._descriptor is None or shards.exists(self.out, "stats.json") or not self._lock(1, _EVERYONE):
             return False
-        if self._lock(1, _EVERYONE):
-            self._unlock(1, _EVERYONE)
-            return self.take()
-        return False
+        try:
+            if any(name.startswith("shard-") for split in shards.SPLITS for name in (self.out / split).sizes()):
+                return False
+            for store in (self.out, self.out / "plan"):
+                for name in store.sizes():
+                    if name == "job.json" or store is not self.out:
+                        store.delete(name)
+            return True
+        finally:
+            self._unlock(1, self._byte - 1)
+            self._unlock(self._byte + 1, _EVERYONE - self._byte)
 
     def take(self) -> bool:
         return self._lock(self._byte, 1)
@@ -92,7 +103,10 @@ def only_rank(out: Store, rank: int, world_size: int) -> Iterator[Hold]:
     descriptor = os.open(out.local / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         hold = Hold(out, descriptor, rank, world_size)
-        if not hold.take():
+        deadline = time.monotonic() + 1  # another rank may be looking whether it is alone
+        while not (taken := hold.take()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if not taken:
             who = f" as rank {rank} of {world_size}" if world_size > 1 else ""
             raise JobError(f"another precompute-depth is writing to {out}{who}: wait for it or choose another folder")
         yield hold
@@ -104,17 +118,15 @@ def claim(hold: Hold, config: dict[str, Any], waiting: Callable[[], None]) -> No
     """Write the configuration on the first run, compare it on every other; raises JobError naming what changed."""
     out = hold.out
     content = json.dumps(config, indent=1).encode()
-    hold.first("job.json", lambda: shards.publish(out, "job.json", content), waiting)
-    earlier = read_json(out, "job.json")
-    changed = differences(_comparable(earlier), _comparable(json.loads(content)))
-    if not changed:
-        return
-    if not shards.exists(out, "stats.json") and hold.alone():  # that job ended before it wrote anything: begin anew
-        for name in (out / "plan").sizes():
-            (out / "plan").delete(name)
+
+    def publish() -> None:
         shards.publish(out, "job.json", content)
-        return
-    raise JobError(begun_differently(str(out), changed))
+
+    hold.first("job.json", publish, waiting)
+    changed = differences(_comparable(read_json(out, "job.json")), _comparable(json.loads(content)))
+    if changed and not hold.begin_anew():
+        raise JobError(begun_differently(str(out), changed))
+    hold.first("job.json", publish, waiting)
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
@@ -127,6 +139,7 @@ def _comparable(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def begun_differently(where: str, changed: list[str]) -> str:
+    changed = list(dict.fromkeys(changed))
     more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
     return (
         f"{where} was begun with another configuration: {'; '.join(changed[:4])}{more}. "

@@ -24,6 +24,7 @@ app = typer.Typer(
 console = Console()
 
 DEFAULT_TEACHER = "depth-anything/Depth-Anything-V2-Small-hf"
+_INTERRUPTED = 130  # what a shell calls a process ended by Ctrl-C
 _TEACHER, _BYTES, _RUN = "Teacher", "What is written", "How this run works"
 
 Out = Annotated[
@@ -298,17 +299,20 @@ def verify(
     from pipeline.verify import verify as check
 
     found = check(shards, console)
-    if found.problems and repair:
+    for _ in range(3):  # a lost index hides what is wrong with its shards until it is there again
         for problem in found.problems:
             console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+        if not (found.problems and repair):
+            break
         restore_constants(shards)
         mark(shards, found)
         for line in commands(shards):
             console.print(f"repairing: precompute-depth {' '.join(line)}", highlight=False, soft_wrap=True)
-            app(_with_out(line, shards), standalone_mode=False)
-        found = check(shards, console)
-    for problem in found.problems:
-        console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+            if app(_with_out(line, shards), standalone_mode=False) == _INTERRUPTED:
+                raise KeyboardInterrupt
+        before, found = found.problems, check(shards, console)
+        if found.problems == before:
+            break
     if found.problems:
         fix = (
             "it could not be repaired" if repair else "mend it with --repair, or run the job again if it is unfinished"
@@ -340,9 +344,11 @@ def inspect(
 
 
 def _refuse_inside(src: Path, out: str) -> None:
+    from pipeline.shards import open_store
     from pipeline.sources import SourceError
 
-    if "://" not in out and Path(out).resolve().is_relative_to(src.resolve()):
+    local = open_store(out).local
+    if local and local.resolve().is_relative_to(src.resolve()):
         raise SourceError(f"{out} lies inside the source {src}: choose a folder outside it")
 
 
@@ -378,7 +384,7 @@ def _label(source: "Source", out: str, job: JobOptions) -> None:
     summaries = labelling.run(source, loaded, out, options, rank=rank, console=console, command=job.line)
     summary.show(summaries, out, rank, console)
     finished = all(s.missing_shards == 0 for s in summaries)
-    if finished and (message := labelling.too_many_rejects(summaries, options.max_rejects)):
+    if finished and (message := labelling.complaint(summaries, options.max_rejects)):
         raise labelling.JobError(message)
 
 
@@ -399,9 +405,9 @@ def _line(name: str, parameters: list[introspection.Parameter], given: dict[str,
 
 
 def _with_out(line: Sequence[str], out: str) -> list[str]:
-    """A recorded line, for the folder as it is called now and for one process."""
+    """A recorded line, for the folder as it is called now, one process, and the rejects that were accepted before."""
     place = 1 if line[0] == "toyrooms" else 2
-    return [*line[:place], out, *line[place + 1 :], "--rank", "0", "--world-size", "1"]
+    return [*line[:place], out, *line[place + 1 :], "--rank", "0", "--world-size", "1", "--max-rejects", "1"]
 
 
 def main() -> None:
@@ -411,6 +417,11 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, KeyboardInterrupt) or stop.code == _INTERRUPTED:
+            Console(stderr=True).print("interrupted: the same line again goes on where this stopped")
+            sys.exit(_INTERRUPTED)
+        raise
     except (ValueError, OSError) as error:
         ours = type(error).__module__.split(".")[0] == "pipeline"
         if not ours and not isinstance(error, OSError):

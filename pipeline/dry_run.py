@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import plan
+from pipeline import calibrate, plan, shards
 from pipeline.calibrate import spread
 from pipeline.encode import Encoded, encode
-from pipeline.job import Options, check
+from pipeline.job import Options, check, refuse_foreign
 from pipeline.label import Depths, Labeller
 from pipeline.plan import Plan
 from pipeline.progress import Tally
@@ -35,6 +35,8 @@ def estimate(
 ) -> None:
     """Print shards, samples, size and time of the job that `options` describe."""
     check(source, teacher, options)
+    refuse_foreign(shards.open_store(out))
+    calibrate.borrowed(options.stats_from, teacher.identity() if teacher else None)
     table = Table("split", "images", "shards", "size", "images/s a process", f"time with {rank.world_size} process(es)")
     with tempfile.TemporaryDirectory(prefix="pseudodepth-") as scratch:
         store = LocalStore(Path(scratch))
@@ -45,7 +47,7 @@ def estimate(
         for split, planned in plans.items():
             if not planned.num_units:
                 continue
-            images = planned.num_units * source.samples_per_unit
+            images = sum(planned.num_items(number, source) for number in range(len(planned)))
             num_bytes, rate, rejects = _try(source, teacher, split, planned, options)
             table.add_row(
                 split, f"{images:,}", f"{len(planned):,}", _size(images * num_bytes), f"{rate:,.1f}",
@@ -65,7 +67,7 @@ def _try(
     items = spread(source, planned, _BATCHES * options.batch_size)[: _BATCHES * options.batch_size]
     warm, timed = items[: options.batch_size], items[options.batch_size :] or items
     with ThreadPoolExecutor(options.workers) as pool:
-        labeller = Labeller(source, teacher, options.batch_size, pool, options.workers)
+        labeller = Labeller(source, teacher, options.batch_size, pool, options.batch_size + 4 * options.workers)
 
         def label(items: Iterable[str]) -> tuple[list[int], dict[int, Reject]]:
             sizes = []

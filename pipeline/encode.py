@@ -36,7 +36,7 @@ def encode(key: str, depths: Depths, photo: Photograph, constants: dict[str, Sta
             return Reject(source=facts["source"], reason=f"{name} depth cannot be stored: {error}")
         members[f"{name}.{depth_codec.EXTENSION}"] = data
         moments[name] = Moments.of(depth)
-        facts[name] = shards.depth_statistics(depth)
+        facts[name] = shards.depth_statistics(depth, moments[name])
     if photo.cls is not None:
         members["cls"] = str(photo.cls).encode()
     if photo.seg is not None:
@@ -45,7 +45,15 @@ def encode(key: str, depths: Depths, photo: Photograph, constants: dict[str, Sta
     return Encoded(key, members, moments)
 
 
-def write(store: Store, name: str, encoded: list[Encoded], rejects: list[Reject]) -> None:
+def write(
+    store: Store,
+    name: str,
+    listing: str,
+    encoded: list[Encoded],
+    rejects: list[Reject],
+    constants: dict[str, Standardisation],
+) -> None:
+    """Publish a shard: the tar, then its JSON."""
     moments: dict[str, Moments] = defaultdict(Moments)
     for sample in encoded:
         for depth_field, values in sample.moments.items():
@@ -54,7 +62,9 @@ def write(store: Store, name: str, encoded: list[Encoded], rejects: list[Reject]
         store,
         name,
         ((sample.key, sample.members) for sample in encoded),
+        listing=listing,
         num_listed=len(encoded) + len(rejects),
         rejects=rejects,
         moments=moments,
+        constants=constants,
     )

@@ -8,7 +8,6 @@ ranks, interrupted at any time, end with the same bytes.
 import json
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -19,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from pipeline import calibrate, depth_codec, plan, shards
+from pipeline import calibrate, index, plan, shards
 from pipeline.calibrate import Constants, parse_stats
-from pipeline.claim import Hold, JobError, begun_differently, claim, differences, only_rank
-from pipeline.encode import Encoded, encode, step_z, write
+from pipeline.claim import Hold, JobError, begun_differently, claim, differences, only_rank, read_json
+from pipeline.encode import Encoded, encode, write
+from pipeline.index import Finished
 from pipeline.label import Depths, Labeller, Loaded
 from pipeline.plan import Plan
 from pipeline.progress import Meter, Tally
@@ -30,7 +30,6 @@ from pipeline.ranks import Rank
 from pipeline.shards import Reject, Store
 from pipeline.shards.storage import LocalStore
 from pipeline.sources import Photograph, Source, SourceError
-from pipeline.standardize import Moments
 
 if TYPE_CHECKING:
     from pipeline.teachers import Teacher
@@ -70,10 +69,10 @@ class SplitSummary:
     waited: dict[str, float] = field(default_factory=dict)  # seconds the teacher stood still for them
     index: shards.ShardIndex | None = field(default=None, repr=False)
 
-    def add(self, shard: "_Finished") -> None:
+    def add(self, shard: Finished) -> None:
         self.listed += shard.listed
         self.kept += shard.kept
-        self.rejected += len(shard.rejects)
+        self.rejected += shard.listed - shard.kept
         self.bytes += shard.bytes
         self.num_shards += 1
         self.rejects += shard.rejects[: shards.INDEX_REJECTS - len(self.rejects)]
@@ -97,22 +96,36 @@ def run(
     console = console or Console()
     check(source, teacher, options)
     store = shards.open_store(out)
-    _refuse_foreign(store)
+    refuse_foreign(store)
+    teacher_facts = teacher.identity() if teacher else None
+    settled = shards.exists(store, "stats.json")
+    known = {} if settled else calibrate.borrowed(options.stats_from, teacher_facts)
+    if store.local is not None:
+        store.local.mkdir(parents=True, exist_ok=True)
 
     def waiting() -> None:
         console.print(f"{rank}: another rank prepares the job, waiting", highlight=False)
 
     with only_rank(store, rank.rank, rank.world_size) as hold:
-        teacher_facts = teacher.identity() if teacher else None
-        config = _config(source, teacher_facts, options)
-        known = calibrate.borrowed(options.stats_from, teacher_facts)
-        claim(hold, config, waiting)
-        plans = _plans(hold, source, options, rank, command, waiting, console)
+        for last_try in (False, True):
+            claim(hold, _config(source, teacher_facts, options), waiting)
+            changed = _planned(hold, source, rank, command, waiting, console)
+            if not changed:
+                break
+            if last_try or not hold.begin_anew():
+                raise JobError(begun_differently(str(store), changed))
+        facts = {split: plan.facts(store / "plan", split) for split in source.splits}
+        plans = _open_plans(store, source, facts, options, console)
         with ThreadPoolExecutor(options.workers) as pool:
-            labeller = Labeller(source, teacher, options.batch_size, pool, options.workers)
+            labeller = Labeller(
+                source, teacher, options.batch_size, pool, min(options.batch_size, options.samples_per_shard)
+                + 4 * options.workers,
+            )  # fmt: skip
             first = next(iter(plans))
 
             def settle() -> None:
+                if first != shards.SPLITS[0]:
+                    console.print(f"{first} is labelled before {shards.SPLITS[0]}: its constants will serve both")
                 constants, origin = calibrate.calibrate(
                     labeller, first, plans[first], parse_stats(options.stats), known, options.stats_from,
                     options.calibration_images, console,
@@ -121,21 +134,35 @@ def run(
 
             hold.first("stats.json", settle, waiting)
             constants, origin = calibrate.read(store)
+            calibrate.refuse_others(str(store), constants, options.stats_from, teacher_facts)
+            config = read_json(store, "job.json")  # as the first run worded it
             summaries = []
             for split, planned in plans.items():
                 job = _SplitJob(labeller, split, planned, store / split, options, rank, constants, console)
                 summary = job.run()
-                if summary.missing_shards == 0:
-                    facts = plan.facts(store / "plan", split)
-                    _write_index(store, job, summary, config | {"source": facts["source"]}, origin)
+                if summary.missing_shards == 0 and summary.kept:
+                    described = config | {"source": facts[split]["source"], "plan": plan.listed(facts[split])}
+                    finished = [job.finished[number] for number in sorted(job.finished)]
+                    summary.index = index.build(
+                        split, finished, described, origin, source.class_names, source.seg_names
+                    )
+                    shards.publish(job.store, "index.json", summary.index.model_dump_json(indent=1).encode())
+                    # Every shard is there: whoever still writes one is a second job, and finds it published.
+                    for each in (job.store, store / "plan", store):
+                        if isinstance(each, LocalStore):
+                            each.sweep()
                 summaries.append(summary)
     return summaries
 
 
-def too_many_rejects(summaries: Sequence[SplitSummary], max_rejects: float) -> str | None:
-    """The message a job ends with when it rejected more than a share `max_rejects` of what it listed."""
+def complaint(summaries: Sequence[SplitSummary], max_rejects: float) -> str | None:
+    """The message a finished job ends with when it rejected too much: all of a split, or more than `max_rejects`."""
+    for s in summaries:
+        if s.kept == 0:
+            first = f" (first: {s.rejects[0].source}: {s.rejects[0].reason})" if s.rejects else ""
+            return f"all {s.listed} images of split '{s.split}' were rejected{first}: nothing to train on"
     listed, rejected = sum(s.listed for s in summaries), sum(s.rejected for s in summaries)
-    if rejected <= math.ceil(max_rejects * listed):
+    if rejected <= math.ceil(max_rejects * listed - 1e-9):  # 0.07 of 100 is 7, not 7.000000000000001
         return None
     return (
         f"{rejected} of {listed} images were rejected, more than --max-rejects {max_rejects}: the shards are kept; "
@@ -160,14 +187,15 @@ def check(source: Source, teacher: "Teacher | None", options: Options) -> None:
     parse_stats(options.stats)
 
 
-def _refuse_foreign(store: Store) -> None:
+def refuse_foreign(store: Store) -> None:
     """Never write among somebody's files."""
     if store.local is None:
         names = set(store.sizes())
-    elif store.local.exists() and not store.local.is_dir():
+    elif not store.local.exists():
+        return
+    elif not store.local.is_dir():
         raise JobError(f"{store} is a file: choose a folder to write")
     else:
-        store.local.mkdir(parents=True, exist_ok=True)
         names = {p.name for p in store.local.iterdir() if p.suffix != ".partial" and p.name != ".lock"}
     if names and "job.json" not in names and not shards.exists(store, "job.json"):
         raise JobError(f"{store} is not empty ({min(names)}) and holds no precompute-depth job: choose another folder")
@@ -176,12 +204,11 @@ def _refuse_foreign(store: Store) -> None:
 def _config(source: Source, teacher: dict[str, Any] | None, options: Options) -> dict[str, Any]:
     """What every split of the data set shares; each split's own source is compared with its plan."""
     decides_bytes = {k: v for k, v in asdict(options).items() if k not in ("workers", "max_rejects")}
-    meaning = {"class_names": list(source.class_names), "seg_names": list(source.seg_names)}
     return {
         "schema_version": shards.SCHEMA_VERSION,
-        "source": {
+        "data_set": {
             "name": source.name,
-            "labels_sha256": shards.config_hash(meaning),
+            "labels_sha256": index.labels_sha256(source.class_names, source.seg_names),
             "depth_fields": list(source.depth_fields),
         },
         "teacher": teacher,
@@ -190,16 +217,10 @@ def _config(source: Source, teacher: dict[str, Any] | None, options: Options) ->
     }
 
 
-def _plans(
-    hold: Hold,
-    source: Source,
-    options: Options,
-    rank: Rank,
-    command: Sequence[str],
-    waiting: Callable[[], None],
-    console: Console,
-) -> dict[str, Plan]:
-    """The plan of each split that has images; made by the first rank, and by rank 0 compared with the source."""
+def _planned(
+    hold: Hold, source: Source, rank: Rank, command: Sequence[str], waiting: Callable[[], None], console: Console
+) -> list[str]:
+    """Have a plan of each split, made by whoever comes first; how the source differs from one made earlier."""
     store = hold.out / "plan"
     made = False
 
@@ -210,16 +231,25 @@ def _plans(
 
     for split in source.splits:
         hold.first(f"plan/{split}.json", make, waiting)
-    if not made and (changed := _changes(source, store, rank, console)):
-        if shards.exists(hold.out, "stats.json") or not hold.alone():
-            raise JobError(begun_differently(str(hold.out), changed))
-        make()  # that job ended before it wrote anything: begin anew
-    facts = {split: plan.facts(store, split) for split in source.splits}
-    plans = {s: Plan(store, s, facts[s], options.seed, options.samples_per_shard) for s in source.splits}
-    if not plans[source.splits[0]].num_units:
-        message = f"source '{source.name}' has no image for split '{source.splits[0]}'"
+    return [] if made else _changes(source, store, rank, console)
+
+
+def _open_plans(
+    store: Store, source: Source, facts: dict[str, dict[str, Any]], options: Options, console: Console
+) -> dict[str, Plan]:
+    """The plan of each split that has images; tells what was found."""
+    plans = {s: Plan(store / "plan", s, facts[s], options.seed, options.samples_per_shard) for s in source.splits}
+    leading = source.splits[0]
+    if not plans[leading].num_units:
+        message = f"source '{source.name}' has no image for split '{leading}'"
         total = sum(p.num_units for p in plans.values())
         raise SourceError(f"{message}, all {total} are in another: lower --val-fraction" if total else message)
+    classes = ", ".join(source.class_names[:3]) + (", ..." if len(source.class_names) > 3 else "")
+    counted = f"{len(source.class_names):,} classes ({classes})" if source.class_names else "no classes"
+    console.print(f"source: {source.name}, {counted}", highlight=False, markup=False)
+    for split, published in source.expected.items():
+        if source.samples_per_unit == 1 and (listed := plans[split].num_units) != published:
+            console.print(f"note: {split} lists {listed:,} images, published are {published:,}", highlight=False)
     return {split: planned for split, planned in plans.items() if planned.num_units}
 
 
@@ -239,19 +269,6 @@ def _changes(source: Source, store: Store, rank: Rank, console: Console) -> list
 # --- write ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Finished:
-    """What the index needs to know of a finished shard."""
-
-    name: str
-    listed: int
-    kept: int
-    bytes: int
-    sha256: str
-    rejects: list[Reject]
-    moments: dict[str, Moments]
-
-
 class _SplitJob:
     """One rank's part of one split."""
 
@@ -269,7 +286,7 @@ class _SplitJob:
         self.labeller, self.split, self.plan, self.store, self.options = labeller, split, planned, store, options
         self.rank, self.constants, self.console = rank, constants, console
         self.source = labeller.source
-        self.finished: dict[int, _Finished] = {}
+        self.finished: dict[int, Finished] = {}
         self.waited = {"workers": 0.0, "writer": 0.0}
 
     def run(self) -> SplitSummary:
@@ -297,21 +314,24 @@ class _SplitJob:
                 self.finished.pop(number, None)
             elif number not in self.finished:
                 try:
-                    record = shards.load_record(self.store, name)
+                    found = Finished.load(self.store, name)
                 except shards.NewerSchemaError:
                     raise
                 except shards.ShardError:
                     continue  # a damaged JSON: make the shard again
-                if record.bytes == sizes[f"{name}.tar"]:
-                    self.finished[number] = _Finished(
-                        name, record.num_listed, len(record.keys), record.bytes, record.sha256, record.rejects,
-                        shards.moments_of(record),
-                    )  # fmt: skip
+                whole = found.bytes == sizes[f"{name}.tar"] and found.listed == self.plan.num_items(number, self.source)
+                if whole and found.listing == self.plan.listing:
+                    if found.constants != self.constants:
+                        raise JobError(
+                            f"{self.store}/{name} was standardised with other constants than stats.json says: restore "
+                            "that with precompute-depth verify --repair"
+                        )
+                    self.finished[number] = found
 
     def _label(self, pending: list[int]) -> int:
         """Make the shards `pending`; returns the number of items they list."""
         num_items = 0
-        total = min(len(pending) * self.plan.units_per_shard, self.plan.num_units) * self.source.samples_per_unit
+        total = sum(self.plan.num_items(number, self.source) for number in pending)
         label = f"{self.split} images" + (f", {self.rank}" if self.rank.world_size > 1 else "")
         with Meter(self.console, label, total) as meter, ThreadPoolExecutor(1) as writer:
             every_item = (item for number in pending for item in self._items(number))
@@ -348,7 +368,8 @@ class _SplitJob:
                 rejects[slot] = result
             else:
                 encoded.append(result)
-        write(self.store, shard_name(number), encoded, [rejects[slot] for slot in sorted(rejects)])
+        rejected = [rejects[slot] for slot in sorted(rejects)]
+        write(self.store, shard_name(number), self.plan.listing, encoded, rejected, self.constants)
         self.store.delete(f"{shard_name(number)}{DAMAGED}")
 
     def _timed(self, loaded: Iterator[Loaded | Reject], meter: Meter) -> Iterator[Loaded | Reject]:
@@ -370,50 +391,3 @@ class _SplitJob:
 
 def shard_name(number: int) -> str:
     return f"shard-{number:06d}"
-
-
-def _write_index(
-    out: Store, job: _SplitJob, summary: SplitSummary, config: dict[str, Any], origin: dict[str, str]
-) -> None:
-    moments: dict[str, Moments] = defaultdict(Moments)
-    finished = [job.finished[number] for number in sorted(job.finished)]
-    for shard in finished:
-        for name, values in shard.moments.items():
-            moments[name] = moments[name].merge(values)
-    if summary.kept == 0:
-        first = f" (first: {summary.rejects[0].source}: {summary.rejects[0].reason})" if summary.rejects else ""
-        raise JobError(f"all {summary.listed} images of split '{job.split}' were rejected{first}: nothing to train on")
-    teacher = config["teacher"]
-    depth = {
-        name: shards.describe_depth(
-            constants,
-            unit=teacher["unit"] if name == "pseudo" else "m",
-            constants_from=origin[name],
-            step_z=step_z(name, constants),
-            max_error_z=depth_codec.error_bound(step_z(name, constants)),
-            realised_mean=moments[name].mean,
-            realised_std=moments[name].std,
-            num_pixels=moments[name].count,
-        )
-        for name, constants in job.constants.items()
-    }
-    summary.index = shards.ShardIndex(
-        source=job.source.name,
-        split=job.split,
-        class_names=list(job.source.class_names),
-        seg_names=list(job.source.seg_names),
-        num_listed=summary.listed,
-        num_samples=summary.kept,
-        num_rejects=summary.rejected,
-        rejects=summary.rejects,
-        shards=[shards.ShardSummary(name=s.name, num_samples=s.kept, bytes=s.bytes, sha256=s.sha256) for s in finished],
-        depth=depth,
-        teacher=teacher,
-        config=config,
-        config_hash=shards.config_hash(config),
-    )
-    shards.publish(job.store, "index.json", summary.index.model_dump_json(indent=1).encode())
-    # Every shard is there: whoever still writes one is a second job, and finds it published.
-    for store in (job.store, out / "plan", out):
-        if isinstance(store, LocalStore):
-            store.sweep()

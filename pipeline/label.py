@@ -30,10 +30,10 @@ class Labeller:
     """A source and a teacher, with the threads of `pool` to read and encode; `teacher_seconds` were spent in it."""
 
     def __init__(
-        self, source: Source, teacher: "Teacher | None", batch_size: int, pool: ThreadPoolExecutor, workers: int
+        self, source: Source, teacher: "Teacher | None", batch_size: int, pool: ThreadPoolExecutor, ahead: int
     ) -> None:
         self.source, self.teacher, self.batch_size, self.pool = source, teacher, batch_size, pool
-        self._ahead = batch_size + 4 * workers  # items read before they are asked for
+        self._ahead = ahead  # items read before they are asked for
         self.teacher_seconds = 0.0
 
     def loaded(self, split: str, items: Iterable[str]) -> Iterator[Loaded | Reject]:
@@ -52,6 +52,9 @@ class Labeller:
             return Loaded(photo, self.teacher.prepare(photo.rgb) if self.teacher else None)
         except UnreadableImage as error:
             return Reject(source=printable(item), reason=str(error))
+        except Exception as error:
+            error.add_note(f"while reading {printable(item)}")
+            raise
 
     def label(
         self,

@@ -53,7 +53,8 @@ def make(source: Source, store: Store, command: Sequence[str], listed: Callable[
                     ends_file.write(ends)
                     ends.clear()
             ends_file.write(ends)
-        content = {
+        digests = {f"{kind}_sha256": _sha256(store, f"{split}.{kind}") for kind in ("units", "ends")}
+        content = digests | {
             "num_units": sums[split].count,
             "samples_per_unit": source.samples_per_unit,
             "listing": sums[split].hex,
@@ -65,7 +66,15 @@ def make(source: Source, store: Store, command: Sequence[str], listed: Callable[
 
 def facts(store: Store, split: str) -> dict[str, Any]:
     """What `make` wrote about a split; JobError where it is damaged."""
-    return read_json(store, f"{split}.json")
+    found = read_json(store, f"{split}.json")
+    if not {"num_units", "samples_per_unit", "listing", "source", "units_sha256", "ends_sha256"} <= found.keys():
+        raise damaged(store)
+    return found
+
+
+def listed(facts: dict[str, Any]) -> dict[str, Any]:
+    """The part of a plan's facts that the index repeats."""
+    return {name: facts[name] for name in ("num_units", "samples_per_unit", "listing")}
 
 
 def listing_sums(source: Source, listed: Callable[[int], None]) -> "dict[str, ListingSum]":
@@ -103,15 +112,14 @@ class Plan:
         digest = hashlib.blake2b(f"{seed}\0{split}".encode(), digest_size=16).digest()
         generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest, np.uint64)))
         self._keys = generator.integers(0, 2**63, shards.ORDER_ROUNDS, dtype=np.uint64)
+        self.listing: str = facts["listing"]
         if self.num_units == 0:
             return
+        if any(_sha256(store, f"{split}.{kind}") != facts[f"{kind}_sha256"] for kind in ("units", "ends")):
+            raise damaged(store)
         with store.local_copy(f"{split}.ends") as ends, store.local_copy(f"{split}.units") as units:
-            if os.fstat(ends.fileno()).st_size == 8 * self.num_units:
-                self._ends: NDArray[np.uint64] = np.memmap(ends, np.uint64, "r")
-                if os.fstat(units.fileno()).st_size == int(self._ends[-1]):
-                    self._units = mmap.mmap(units.fileno(), 0, access=mmap.ACCESS_READ)
-                    return
-        raise JobError(f"{store}/{split}.units or .ends is damaged: delete {store} and run the same line again")
+            self._ends: NDArray[np.uint64] = np.memmap(ends, np.uint64, "r")
+            self._units = mmap.mmap(units.fileno(), 0, access=mmap.ACCESS_READ)
 
     def __len__(self) -> int:
         """Number of shards."""
@@ -122,6 +130,12 @@ class Plan:
         positions = np.arange(first, min(first + self.units_per_shard, self.num_units))
         return [self._unit(int(place)) for place in shards.permuted(positions, self.num_units, self._keys)]
 
+    def num_items(self, shard: int, source: Source) -> int:
+        """How many items a shard lists."""
+        first = shard * self.units_per_shard
+        num_units = min(self.units_per_shard, self.num_units - first)
+        return num_units if source.samples_per_unit == 1 else sum(len(source.samples(unit)) for unit in self[shard])
+
     def evenly_spaced(self, count: int) -> list[str]:
         """`count` units (or all there are) at equal distances of the sorted listing."""
         places = np.unique(np.linspace(0, self.num_units - 1, min(count, self.num_units)).round().astype(np.int64))
@@ -130,6 +144,21 @@ class Plan:
     def _unit(self, place: int) -> str:
         start = int(self._ends[place - 1]) if place else 0
         return os.fsdecode(self._units[start : int(self._ends[place]) - 1])
+
+
+def damaged(store: Store) -> JobError:
+    return JobError(f"{store} is damaged: delete it and run the same line again, which makes it anew from the source")
+
+
+def _sha256(store: Store, name: str) -> str:
+    digest = hashlib.sha256()
+    try:
+        with store.open_for_reading(name) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except FileNotFoundError:
+        raise damaged(store) from None
+    return digest.hexdigest()
 
 
 class _Sorter:

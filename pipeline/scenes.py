@@ -34,8 +34,8 @@ class SceneConfig:
     noise: float = 3.0  # standard deviation of the camera noise, in grey levels of 255
 
     def __post_init__(self) -> None:
-        if self.size_px < 16:
-            raise ValueError(f"size_px must be at least 16, got {self.size_px}.")
+        if not 16 <= self.size_px <= 4096:
+            raise ValueError(f"size_px must be 16 to 4096, got {self.size_px}.")
         if not 0 <= self.camouflage <= 1:
             raise ValueError(f"camouflage must be between 0 (plain) and 1 (invisible), got {self.camouflage}.")
         if self.max_furniture < 0 or self.noise < 0:

@@ -7,6 +7,7 @@ brought to the photograph's size by the checkpoint's own `transformers` processo
 
 import contextlib
 import hashlib
+import json
 import math
 import os
 import shutil
@@ -33,6 +34,7 @@ _DTYPES = {
     "float32": torch.float32, "fp32": torch.float32, "float16": torch.float16, "fp16": torch.float16,
     "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
 }  # fmt: skip
+_MOST_THREADS, _LARGEST_SIDE = 1024, 4096  # beyond them: a segmentation fault, no memory
 # The first fusion layer has nothing to fuse with. Published checkpoints (Intel/dpt-large) omit its weights, and
 # transformers then draws them at random: neither absence nor value means anything.
 _IDLE = "fusion_stage.layers.0.residual_layer1"
@@ -108,12 +110,13 @@ class Teacher:
             "revision": self.revision,
             "weights_sha256": self._weights_sha256,
             "model_type": self.model.config.model_type,
+            "config_sha256": _config_digest(self.model.config),
             "processor": {k: v for k, v in self.processor.to_dict().items() if k not in ("processor_class",)},
             "size": self.size,
             "aspect": self.aspect,
             "polarity": self.polarity,
             "unit": self.unit,
-            "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
+            "device": _device_name(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "compile": self.compile,
             "num_threads": self.threads,
@@ -251,8 +254,10 @@ def _check(size: int | None, aspect: str, dtype: str, threads: int | None) -> No
         raise TeacherError(f"--teacher-aspect must be keep or square, got {aspect!r}")
     if dtype not in ("auto", *_DTYPES):
         raise TeacherError(f"--dtype must be auto, float32, float16 or bfloat16, got {dtype!r}")
-    if threads is not None and threads < 1:
-        raise TeacherError(f"--threads must be at least 1, got {threads}")
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise TeacherError(f"--threads must be 1 to {_MOST_THREADS}, got {threads}")
+    if size is not None and size > _LARGEST_SIDE:
+        raise TeacherError(f"--teacher-size must be at most {_LARGEST_SIDE}, got {size}")
 
 
 def _require_compiler(on_gpu: bool) -> None:
@@ -282,6 +287,23 @@ def _one_line_when_memory_is_short(batch_size: int) -> Iterator[None]:
             f"the GPU's memory does not hold a batch of {batch_size} images: lower --batch-size (and, where shards are "
             "already written, choose another folder)"
         ) from error
+
+
+def _config_digest(config: Any) -> str:
+    """Of everything in config.json that is no name or place: two networks may share their weights."""
+    names = ("_name_or_path", "_commit_hash", "transformers_version", "architectures", "dtype", "torch_dtype")
+
+    def plain(value: Any) -> Any:
+        return {k: plain(v) for k, v in value.items() if k not in names} if isinstance(value, dict) else value
+
+    return hashlib.sha256(json.dumps(plain(config.to_dict()), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _device_name(device: torch.device) -> str:
+    """The GPU's model; of a CPU its instruction set, by which torch chooses its kernels."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def _digest(model: torch.nn.Module, without: Sequence[str]) -> str:

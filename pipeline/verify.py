@@ -1,19 +1,22 @@
 """Reading every byte of every shard again, comparing it with what the index says, and mending what differs."""
 
+import contextlib
 import hashlib
-import json
 import tarfile
 import zlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
-from pipeline import calibrate, shards
+from pipeline import calibrate, index, plan, shards
+from pipeline.claim import JobError, differences, read_json
+from pipeline.index import Finished
 from pipeline.job import DAMAGED
 from pipeline.progress import Meter
 from pipeline.shards import ShardError, Split, Store
-from pipeline.standardize import Standardisation
 
 
 @dataclass
@@ -40,64 +43,94 @@ def verify(data: str, console: Console) -> Findings:
             except ShardError as error:
                 found.problems.append(str(error))
         elif folder.sizes() or shards.exists(store / "plan", f"{name}.json"):
-            found.problems.append(f"{folder} has no index.json: the job is not finished, run it again")
+            found.problems.append(
+                f"{folder} has no index.json: the job is not finished, or rejected every image: run it again"
+            )
     if not splits and not found.problems:
         splits = shards.splits_of(store)
     for split in splits:
-        keys: list[np.ndarray] = []
-        found.problems += _constants_changed(store, split)
-        before = found.num_samples
-        with Meter(console, f"verify {split.index.split}", len(split)) as meter:
-            for summary in split.index.shards:
-                problems, hashes = _verify_shard(split, summary, meter)
-                found.num_shards += 1
-                found.num_samples += len(hashes)
-                keys.append(hashes)
-                if problems:
-                    found.problems += problems
-                    found.damaged.append((split.index.split, summary.name))
-        index = split.index
-        if not found.damaged and found.num_samples - before != len(split):
-            counted = found.num_samples - before
-            found.problems.append(f"{split.store}/index.json counts {len(split)} samples, the shards hold {counted}")
-        if index.num_listed != index.num_samples + index.num_rejects:
-            found.problems.append(f"{split.store}/index.json: kept + rejected differs from listed")
-        together = np.concatenate(keys) if keys else np.empty(0, np.uint64)
-        if twice := len(together) - len(np.unique(together)):
-            found.problems.append(f"{split.store}: {twice} sample(s) have the key of another")
+        _verify_split(store, split, found, console)
     return found
 
 
-def _constants_changed(store: Store, split: Split) -> list[str]:
-    """The index must standardise as the job's stats.json says."""
-    if not shards.exists(store, "stats.json"):
-        return []
+def _verify_split(store: Store, split: Split, found: Findings, console: Console) -> None:
+    keys: list[NDArray[np.uint64]] = []
+    finished: list[Finished] = []
+    with Meter(console, f"verify {split.index.split}", len(split)) as meter:
+        for summary in split.index.shards:
+            problems, record, hashes = _verify_shard(split, summary, meter)
+            found.num_shards += 1
+            found.num_samples += len(hashes)
+            keys.append(hashes)
+            if record:
+                finished.append(Finished.of(record, summary.json_sha256))
+            if problems:
+                found.problems += problems
+                found.damaged.append((split.index.split, summary.name))
+    together = np.concatenate(keys) if keys else np.empty(0, np.uint64)
+    if twice := len(together) - len(np.unique(together)):
+        found.problems.append(f"{split.store}: {twice} sample(s) have the key of another")
+    if finished and len(finished) == len(split.index.shards) and not found.damaged:
+        found.problems += _index_differs(store, split, finished)
+
+
+def _index_differs(store: Store, split: Split, finished: list[Finished]) -> list[str]:
+    """The index must be what follows from the shards, and agree with the job's own files where they are here."""
+    stated, where = split.index, f"{split.store}/index.json"
+    if shards.config_hash(stated.config) != stated.config_hash:
+        return [f"{where}: its configuration does not have the hash it states"]
     try:
-        expected, _ = calibrate.read(store)
-    except calibrate.CalibrationError:
-        return [f"{store}/stats.json is damaged"]
-    found = {name: depth.standardisation for name, depth in split.index.depth.items()}
-    return [] if found == expected else [f"{split.store}/index.json: depth constants differ from stats.json"]
+        config, origin = _job_says(store, split)
+    except (JobError, calibrate.CalibrationError) as error:
+        return [str(error)]
+    if changed := differences(stated.config, config):
+        return [f"{where} differs from {store}/job.json and plan: {'; '.join(changed[:3])}"]
+    constants = {name: depth.standardisation for name, depth in stated.depth.items()}
+    if origin.keys() != constants.keys() or any(shard.constants != constants for shard in finished):
+        return [f"{where}: depth constants differ from those the shards were written with"]
+    if config["data_set"]["labels_sha256"] != index.labels_sha256(stated.class_names, stated.seg_names):
+        return [f"{where}: class names differ from those of the job"]
+    expected = index.build(stated.split, finished, config, origin, stated.class_names, stated.seg_names)
+    changed = differences(stated.model_dump(mode="json"), expected.model_dump(mode="json"))
+    return [f"{where} differs from its shards: {'; '.join(changed[:3])}"] if changed else []
 
 
-def _verify_shard(split: Split, summary: shards.ShardSummary, meter: Meter) -> tuple[list[str], np.ndarray]:
-    """Problems of one shard, and a 64-bit hash of each of its keys."""
+def _job_says(store: Store, split: Split) -> tuple[dict[str, Any], dict[str, str]]:
+    """Configuration and the constants' origin from the job's files; the index's own where shards lie alone."""
+    origin = {name: depth.constants_from for name, depth in split.index.depth.items()}
+    if not shards.exists(store, "job.json"):
+        return split.index.config, origin
+    if shards.exists(store, "stats.json"):
+        constants, origin = calibrate.read(store)
+        if constants != {name: depth.standardisation for name, depth in split.index.depth.items()}:
+            raise JobError(f"{split.store}/index.json: depth constants differ from {store}/stats.json")
+    facts = plan.facts(store / "plan", split.index.split)
+    return read_json(store, "job.json") | {"source": facts["source"], "plan": plan.listed(facts)}, origin
+
+
+def _verify_shard(
+    split: Split, summary: shards.ShardSummary, meter: Meter
+) -> tuple[list[str], shards.ShardRecord | None, NDArray[np.uint64]]:
+    """Problems of one shard, its JSON, and a 64-bit hash of each of its keys."""
     nothing = np.empty(0, np.uint64)
     try:
         record = shards.load_record(split.store, summary.name)
     except ShardError as error:
-        return [str(error)], nothing
-    hashes = np.array([int.from_bytes(hashlib.blake2b(k.encode(), digest_size=8).digest()) for k in record.keys])
+        return [str(error)], None, nothing
+    digests = [hashlib.blake2b(key.encode(), digest_size=8).digest() for key in record.keys]
+    hashes = np.frombuffer(b"".join(digests), np.uint64)
     tar = f"{split.store}/{summary.name}.tar"
     problems = []
-    if record.sha256 != summary.sha256:
-        problems.append(f"{split.store}/{record.name}.json does not belong to index.json (sha256 differs)")
+    if hashlib.sha256(split.store.read(f"{summary.name}.json")).hexdigest() != summary.json_sha256:
+        problems.append(f"{split.store}/{summary.name}.json is not as index.json says (sha256 differs)")
     if record.num_listed != len(record.keys) + len(record.rejects):
         problems.append(f"{split.store}/{record.name}.json: kept + rejected differs from listed")
     try:
         file = split.store.local_copy(f"{summary.name}.tar")
     except FileNotFoundError:
-        return [*problems, f"{tar} is missing"], nothing
+        return [*problems, f"{tar} is missing"], record, nothing
+    except OSError as error:
+        return [*problems, f"{tar} cannot be read ({error.strerror or error})"], record, nothing
     with file:
         file.seek(0)
         digest = hashlib.sha256()
@@ -130,7 +163,7 @@ def _verify_shard(split: Split, summary: shards.ShardSummary, meter: Meter) -> t
             with tarfile.open(fileobj=file) as plain:  # what a plain tar reader sees
                 if plain.getnames() != expected:
                     problems.append(f"{tar}: tar members differ from {record.name}.json")
-    return problems, hashes.astype(np.uint64)
+    return problems, record, hashes
 
 
 def mark(data: str, found: Findings) -> None:
@@ -141,23 +174,45 @@ def mark(data: str, found: Findings) -> None:
 
 
 def restore_constants(data: str) -> None:
-    """Write a lost or damaged stats.json again from an index, which holds the same numbers."""
+    """Write stats.json again, where it is lost, damaged or changed, from the shards: each holds what it was made with.
+
+    Where no index says how they were got, where no shard can be read, or where two disagree, a damaged stats.json is
+    removed and the job measures anew; it compares with the shards before it writes.
+    """
     store = shards.open_store(data)
+    held: list[calibrate.Constants] = []
+    origin: dict[str, str] = {}
+    for split in shards.SPLITS:
+        folder = store / split
+        for name in sorted(folder.sizes()):
+            if name.startswith("shard-") and name.endswith(".json"):
+                with contextlib.suppress(ShardError):
+                    held.append(shards.load_record(folder, name.removesuffix(".json")).constants)
+        with contextlib.suppress(ShardError):
+            origin = origin or {name: d.constants_from for name, d in shards.load_index(folder).depth.items()}
     try:
-        calibrate.read(store)
+        stated, stated_origin = calibrate.read(store)
     except (calibrate.CalibrationError, FileNotFoundError):
-        depth = shards.splits_of(store)[0].index.depth
-        constants: dict[str, Standardisation] = {name: field.standardisation for name, field in depth.items()}
-        calibrate.publish(store, constants, {name: field.constants_from for name, field in depth.items()})
+        store.delete("stats.json")
+    else:
+        origin = origin or stated_origin
+        if not held or (stated, stated_origin) == (held[0], origin):
+            return
+    if held and origin and all(constants == held[0] for constants in held):
+        calibrate.publish(store, held[0], origin)
 
 
 def commands(data: str) -> list[list[str]]:
-    """The command lines that made the data set, one a source."""
-    plan = shards.open_store(data) / "plan"
+    """The command lines that made the data set, one a source; JobError where they are lost."""
+    store = shards.open_store(data) / "plan"
     lines = []
     for split in shards.SPLITS:
-        if shards.exists(plan, f"{split}.json"):
-            line = json.loads(plan.read(f"{split}.json")).get("command")
+        if shards.exists(store, f"{split}.json"):
+            line = plan.facts(store, split).get("command")
             if line and line not in lines:
                 lines.append(line)
+    if not lines:
+        raise JobError(
+            f"{store} does not say which command made {data}: run that command again, it sees what is marked"
+        )
     return lines

@@ -56,6 +56,11 @@ class DepthField(_Record):
     realised_std: float
     num_pixels: int
 
+    @model_validator(mode="after")
+    def _constants_are_usable(self) -> "DepthField":
+        _ = self.standardisation  # raises ValueError
+        return self
+
     @property
     def sign(self) -> float:
         return self.standardisation.sign
@@ -81,6 +86,7 @@ class ShardRecord(_Record):
 
     schema_version: int = SCHEMA_VERSION
     name: str
+    listing: str  # the plan it was made by
     bytes: int
     sha256: str
     num_listed: int
@@ -88,6 +94,7 @@ class ShardRecord(_Record):
     members: dict[str, Extents]  # by extension
     rejects: list[Reject]
     moments: dict[str, tuple[int, float, float]]  # native unit, per depth field: count, mean, sum of sq. deviations
+    constants: dict[str, Standardisation]  # by which its depth was standardised
 
     @model_validator(mode="after")
     def _columns_agree(self) -> "ShardRecord":
@@ -110,6 +117,7 @@ class ShardSummary(_Record):
     num_samples: int
     bytes: int
     sha256: str
+    json_sha256: str
 
 
 class ShardIndex(_Record):
@@ -171,17 +179,16 @@ def _load(kind: type[_RecordT], store: Store, name: str) -> _RecordT:
         raise ShardError(f"{where} is damaged ({reason}): mend it with precompute-depth verify --repair") from None
 
 
-def depth_statistics(depth: NDArray[np.floating]) -> dict[str, float]:
-    """Per-image statistics for the sample's JSON: native unit, over valid pixels."""
-    valid = depth[np.isfinite(depth)].astype(np.float64)
-    if valid.size == 0:
+def depth_statistics(depth: NDArray[np.floating], moments: Moments) -> dict[str, float]:
+    """Per-image statistics for the sample's JSON: native unit, over valid pixels, whose `moments` are known."""
+    if moments.count == 0:
         return {"valid_fraction": 0.0}
     return {
-        "min": float(valid.min()),
-        "max": float(valid.max()),
-        "mean": float(valid.mean()),
-        "std": float(valid.std()),
-        "valid_fraction": valid.size / depth.size,
+        "min": float(np.nanmin(depth)),
+        "max": float(np.nanmax(depth)),
+        "mean": moments.mean,
+        "std": moments.std,
+        "valid_fraction": moments.count / depth.size,
     }
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.shards.records import Extents, Reject, ShardRecord
 from pipeline.shards.storage import Store, publish
-from pipeline.standardize import Moments
+from pipeline.standardize import Moments, Standardisation
 
 
 def png_bytes(array: NDArray[np.uint8]) -> bytes:
@@ -27,9 +27,11 @@ def write_shard(
     name: str,
     samples: Iterable[tuple[str, Mapping[str, bytes]]],
     *,
+    listing: str,
     num_listed: int,
     rejects: Collection[Reject],
     moments: Mapping[str, Moments],
+    constants: Mapping[str, Standardisation],
 ) -> ShardRecord:
     """Write `name`.tar then `name`.json; `samples` are (key, extension -> bytes) in the order they shall have."""
     keys: list[str] = []
@@ -46,6 +48,7 @@ def write_shard(
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     record = ShardRecord(
         name=name,
+        listing=listing,
         bytes=num_bytes,
         sha256=sha256,
         num_listed=num_listed,
@@ -53,6 +56,7 @@ def write_shard(
         members={extension: _column(extents, extension) for extension in sorted({e for row in extents for e in row})},
         rejects=list(rejects),
         moments={field: (m.count, m.mean, m.sum_sq_dev) for field, m in moments.items()},
+        constants=dict(constants),
     )
     publish(store, f"{name}.json", record.model_dump_json().encode())
     return record

@@ -13,7 +13,7 @@ by the toy teacher and by a DepthAnythingV2-Small with random weights at 224. Fo
 - job, full size: the job with --short-side 0, as run.py does not shrink.
 
 They take turns; medians are reported, and ratios of medians: of rates, and of CPU time, which a busy machine disturbs
-less (so it does the fastest runs). Where teacher and encoder share the cores, as here, the job cannot reach bare: what it adds is in the CPU times.
+less. Where teacher and encoder share the cores, as here, the job cannot reach bare: what it adds is in the CPU times.
 The stages are timed in one thread; where the teacher has a GPU, the others bound the images/s of a core. Memory grows
 over the first thousand images or so, until each shape has met each batch size (oneDNN keeps what it compiles for them).
 """
@@ -223,7 +223,9 @@ def stages(teacher: Teacher, folder: Path, stats: str) -> dict[str, int]:
         synced.append(time.perf_counter() - start)
 
     with tempfile.TemporaryDirectory() as out, patch("os.fsync", timed_fsync):
-        writing = cpu_us([partial(write, LocalStore(Path(out)), "shard-000000", encoded, [])])
+        writing = cpu_us(
+            [partial(write, LocalStore(Path(out)), "shard-000000", "", encoded, [], {"pseudo": constants})]
+        )
     decoding = cpu_us([partial(decode, path) for path in paths])
     storing = cpu_us([partial(stored_jpeg, path.read_bytes(), SHORT_SIDE) for path in paths])
     hashing = cpu_us([partial(hashlib.sha256, data) for data in members])
@@ -240,15 +242,17 @@ def stages(teacher: Teacher, folder: Path, stats: str) -> dict[str, int]:
         ),
         "standardise": cpu_us([partial(constants.apply, depth) for depth in maps]),
         "encode depth": cpu_us([partial(depth_codec.encode, one, depth_codec.PSEUDO_STEP) for one in z]),
-        "statistics": cpu_us(
-            [partial(of, depth) for depth in maps for of in (Moments.of, shards.depth_statistics)],
-        ),
+        "statistics": cpu_us([partial(count_and_describe, depth) for depth in maps]),
         "SHA-256": hashing,
         "tar, CRC-32, JSON": writing - hashing,
         "fsync, waited for": 1e6 * statistics.median(map(sum, zip(synced[::2], synced[1::2], strict=True))),
     }
     us = {name: round(total / len(paths)) for name, total in total_us.items()}
     return us | {"all but the teacher": sum(us.values()) - us[TEACHER_STAGE]}
+
+
+def count_and_describe(depth: NDArray[np.float32]) -> dict[str, float]:
+    return shards.depth_statistics(depth, Moments.of(depth))
 
 
 # -------------------------------------------------------------------------------------------------------------- memory

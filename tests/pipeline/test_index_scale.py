@@ -31,7 +31,9 @@ def test_100_000_shards_of_10_000_samples_open_in_two_seconds(tmp_path):
         source="folder", split="train", class_names=[], seg_names=[], num_listed=10**9, num_samples=10**9,
         num_rejects=0, rejects=[], depth={}, teacher=None, config={}, config_hash="",
         shards=[
-            shards.ShardSummary(name=f"shard-{k:06d}", num_samples=10_000, bytes=1 << 30, sha256=f"{k:064x}")
+            shards.ShardSummary(
+                name=f"shard-{k:06d}", num_samples=10_000, bytes=1 << 30, sha256=f"{k:064x}", json_sha256=f"{k:064x}"
+            )
             for k in range(100_000)
         ],
     )  # fmt: skip
@@ -52,14 +54,17 @@ def test_a_reader_keeps_a_bounded_number_of_tables_and_tars(tmp_path, monkeypatc
     records = [
         shards.write_shard(
             store, f"shard-{number:06d}", [(f"key-{number}-{k}", {"cls": str(k).encode()}) for k in range(3)],
-            num_listed=3, rejects=[], moments={},
+            listing="", num_listed=3, rejects=[], moments={}, constants={},
         )
         for number in range(20)
     ]  # fmt: skip
     index = shards.ShardIndex(
         source="folder", split="train", class_names=[], seg_names=[], num_listed=60, num_samples=60, num_rejects=0,
         rejects=[], depth={}, teacher=None, config={}, config_hash="",
-        shards=[shards.ShardSummary(name=r.name, num_samples=3, bytes=r.bytes, sha256=r.sha256) for r in records],
+        shards=[
+            shards.ShardSummary(name=r.name, num_samples=3, bytes=r.bytes, sha256=r.sha256, json_sha256="")
+            for r in records
+        ],
     )  # fmt: skip
     shards.publish(store, "index.json", index.model_dump_json().encode())
     split = shards.open_split(tmp_path, "train")

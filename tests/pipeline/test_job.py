@@ -258,6 +258,46 @@ def test_other_encoders_are_refused_by_name(labelled, photos, random_teacher, mo
     fails_in_one_line(label(photos, labelled, random_teacher), "versions.numpy was", "now '0.1'")
 
 
+def test_losing_the_constants_does_not_make_a_new_job(labelled, photos, random_teacher):
+    before = contents(labelled)
+    (labelled / "stats.json").unlink()
+    fails_in_one_line(label(photos, labelled, random_teacher, "--stats", "0,1"), "options.stats was 'auto'")
+    fails_in_one_line(label(photos, labelled, random_teacher, "--samples-per-shard", 5), "options.samples_per_shard")
+    assert label(photos, labelled, random_teacher).returncode == 0
+    assert contents(labelled) == before
+
+
+def test_other_constants_than_those_it_began_with_are_refused(labelled, photos, random_teacher, tmp_path):
+    assert label(photos, tmp_path / "other", random_teacher, "--stats", "9,9").returncode == 0
+    before = contents(labelled)
+    done = label(photos, labelled, random_teacher, "--stats-from", tmp_path / "other")
+    fails_in_one_line(done, "begun with other constants", "pseudo depth differs")
+    assert contents(labelled) == before
+
+
+def test_a_teacher_with_another_config_is_refused(labelled, photos, random_teacher, tmp_path):
+    copy = tmp_path / "teacher"
+    shutil.copytree(random_teacher, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["backbone_config"]["layer_norm_eps"] = 1e-3
+    (copy / "config.json").write_text(json.dumps(config))
+    fails_in_one_line(label(photos, labelled, copy), "teacher.config_sha256 was")
+
+
+def test_ctrl_c_says_how_to_go_on(photos, random_teacher, tmp_path):
+    process = subprocess.Popen(
+        label_line(photos, tmp_path / "out", random_teacher, "--samples-per-shard", 1),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (tmp_path / "out" / "job.json").exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip() == "interrupted: the same line again goes on where this stopped"
+
+
 def test_another_teacher_is_refused_by_name(labelled, photos):
     fails_in_one_line(label(photos, labelled, "toy"), "weights_sha256")
 

@@ -159,6 +159,42 @@ def test_a_changed_source_is_noticed_by_rank_0(photos, random_teacher, tmp_path)
     fails_in_one_line(label(photos, out, random_teacher, "--rank", 0, "--world-size", 2), "files (names or sizes)")
 
 
+@pytest.mark.slow
+def test_ranks_that_start_while_one_begins_anew(photos, random_teacher, tmp_path):
+    """A job that ended in its first pass, a source that grew, and a rank that comes while another lists it again."""
+    out = tmp_path / "out"
+    whole = {path: path.read_bytes() for path in photos.rglob("*.jpg")}
+    for path in whole:
+        path.write_bytes(b"spoiled")
+    assert label(photos, out, random_teacher).returncode == 1
+    for path, data in whole.items():
+        path.write_bytes(data)
+        path.with_name(f"more-{path.name}").write_bytes(data)
+    slowly = (
+        "import sys, time; from pipeline.sources.folder import Folder\n"
+        "listing = Folder.listing\n"
+        "def slow(self): time.sleep(3); yield from listing(self)\n"
+        "Folder.listing = slow\n"
+        "from pipeline.cli import main; sys.argv[0] = 'precompute-depth'; main()"
+    )
+    running = []
+    for rank in range(2):
+        line = label_line(photos, out, random_teacher, "--rank", rank, "--world-size", 2)
+        running.append(subprocess.Popen([str(BIN / "python"), "-c", slowly, *line[1:]], **QUIET))
+        time.sleep(1)
+    codes = [process.wait(timeout=120) for process in running]
+    done = label(photos, out, random_teacher)
+    if codes == [0, 0]:
+        assert done.returncode == 0
+        keys = [s.key(k) for s in shards.splits_of(out) for k in range(len(s))]
+        assert len(keys) == len(set(keys)) == 24
+        assert command("precompute-depth", "verify", out).returncode == 0
+    else:  # rank 1 went on by the old plan before rank 0 knew better: refused for good, never mixed
+        fails_in_one_line(done, "files (names or sizes) have changed")
+        listings = {json.loads(path.read_text())["listing"] for path in out.rglob("train/shard-*.json")}
+        assert len(listings) <= 1
+
+
 def test_a_source_that_vanishes_ends_the_job_and_makes_no_rejects(photos, random_teacher, tmp_path):
     out = tmp_path / "out"
     assert label(photos, out, random_teacher, "--rank", 0, "--world-size", 2).returncode == 0

@@ -387,7 +387,7 @@ def test_nothing_is_floored_after_preparing(name, folder, photos):
         ("depth_anything", {"size": -14}, "at least 1"),
         ("depth_anything", {"aspect": "crop"}, "--teacher-aspect must be keep or square, got 'crop'"),
         ("depth_anything", {"dtype": "float64"}, "--dtype must be auto, float32, float16 or bfloat16, got 'float64'"),
-        ("depth_anything", {"threads": 0}, "--threads must be at least 1"),
+        ("depth_anything", {"threads": 0}, "--threads must be 1 to 1024"),
         ("depth_anything", {"revision": "main"}, "local folder, which has no revisions"),
     ],
 )

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from rich.console import Console
-from running import command, contents, label
+from running import command, contents, fails_in_one_line, label
 
 from pipeline import shards
 from pipeline.shards import ShardError
@@ -81,14 +81,61 @@ def test_verify_names_an_unfinished_split_and_edited_constants(labelled):
     index.write_text(json.dumps(content))
     done = command("precompute-depth", "verify", labelled)
     assert done.returncode == 1
-    assert "depth constants differ from stats.json" in done.stdout
+    assert "depth constants differ from" in done.stdout
 
 
 def test_verify_counts_what_the_shards_hold(labelled):
     index = labelled / "val" / "index.json"
     content = json.loads(index.read_text())
     index.write_text(json.dumps(content | {"num_rejects": 7}))
-    assert "kept + rejected differs from listed" in command("precompute-depth", "verify", labelled).stdout
+    done = command("precompute-depth", "verify", labelled)
+    assert done.returncode == 1
+    assert "index.json differs from its shards: num_rejects was 7, now 0" in done.stdout
+
+
+def test_any_flipped_bit_of_the_jsons_is_found(labelled):
+    rng = np.random.default_rng(0)
+    changed = 0
+    for name in ("train/index.json", "train/shard-000001.json", "stats.json", "job.json"):
+        path = labelled / name
+        saved = path.read_bytes()
+        for offset in rng.integers(0, len(saved), 40):
+            damaged = bytearray(saved)
+            damaged[offset] ^= 1 << int(rng.integers(8))
+            path.write_bytes(damaged)
+            try:
+                same = json.loads(bytes(damaged)) == json.loads(saved)  # a space became a tab
+            except ValueError:
+                same = False
+            changed += not same
+            assert bool(verify(str(labelled), Console(quiet=True)).problems) != same, (name, offset)
+        path.write_bytes(saved)
+    assert changed > 100
+    assert not verify(str(labelled), Console(quiet=True)).problems
+
+
+def test_a_plan_with_a_flipped_bit_is_refused(labelled, bundled_photos, random_teacher):
+    units = labelled / "plan" / "train.units"
+    data = bytearray(units.read_bytes())
+    data[20] ^= 1
+    units.write_bytes(data)
+    (labelled / "train" / "index.json").unlink()
+    fails_in_one_line(
+        label(bundled_photos, labelled, random_teacher), "plan is damaged: delete it and run the same line"
+    )
+    for path in (labelled / "plan").iterdir():
+        path.unlink()
+    assert label(bundled_photos, labelled, random_teacher).returncode == 0
+
+
+def test_a_shard_out_of_place_is_made_again(labelled, bundled_photos, random_teacher):
+    before = contents(labelled)
+    for suffix in (".tar", ".json"):
+        data = (labelled / "train" / f"shard-000000{suffix}").read_bytes()
+        (labelled / "train" / f"shard-000001{suffix}").write_bytes(data)
+    (labelled / "train" / "index.json").unlink()
+    assert label(bundled_photos, labelled, random_teacher).returncode == 0
+    assert contents(labelled) == before
 
 
 # --- repair --------------------------------------------------------------------------------------------------------
@@ -130,7 +177,23 @@ def spoil_constants(folder):
     (folder / "stats.json").write_text("nothing")
 
 
-DAMAGES = (cut_tar, lose_tar, flip_bit, spoil_json, lose_json, spoil_index, lose_index, spoil_constants)
+def edit_constants(folder):
+    content = json.loads((folder / "stats.json").read_text())
+    content["constants"]["pseudo"]["mean"] += 1
+    (folder / "stats.json").write_text(json.dumps(content))
+
+
+def lose_much(folder):
+    flip_bit(folder)
+    for split in ("train", "val"):
+        (folder / split / "index.json").unlink()
+    (folder / "stats.json").unlink()
+
+
+DAMAGES = (
+    cut_tar, lose_tar, flip_bit, spoil_json, lose_json, spoil_index, lose_index, spoil_constants, edit_constants,
+    lose_much,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -163,6 +226,25 @@ def test_a_repair_without_its_source_loses_nothing(labelled, photos, random_teac
     assert (labelled / "train" / "shard-000001.tar").read_bytes() == damaged
     assert label(photos, labelled, random_teacher).returncode == 0  # the line itself, from where the source is now
     assert contents(labelled) == before
+
+
+def test_a_repair_accepts_the_rejects_that_were_accepted_before(photos, random_teacher, tmp_path):
+    for number in range(3):
+        (photos / "china" / f"bad{number}.jpg").write_bytes(b"bad")
+    out = tmp_path / "out"
+    assert label(photos, out, random_teacher).returncode == 1  # too many rejects; the shards are kept
+    before = contents(out)
+    flip_bit(out)
+    done = command("precompute-depth", "verify", out, "--repair")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert contents(out) == before
+
+
+def test_a_damaged_plan_is_named_by_a_repair(labelled):
+    flip_bit(labelled)
+    (labelled / "plan" / "train.json").write_text("[]")
+    done = command("precompute-depth", "verify", labelled, "--repair")
+    fails_in_one_line(done, "plan/train.json is damaged")
 
 
 def test_an_intact_data_set_needs_no_repair(labelled):

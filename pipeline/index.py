@@ -1,0 +1,100 @@
+"""What a split's index.json says, computed from its finished shards and the job's own files."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import depth_codec, shards
+from pipeline.encode import step_z
+from pipeline.shards import Reject, ShardIndex, ShardRecord, Store
+from pipeline.standardize import Moments, Standardisation
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the index needs to know of a finished shard."""
+
+    name: str
+    listing: str
+    listed: int
+    kept: int
+    bytes: int
+    sha256: str
+    json_sha256: str
+    rejects: list[Reject]
+    moments: dict[str, Moments]
+    constants: dict[str, Standardisation]
+
+    @classmethod
+    def load(cls, store: Store, name: str) -> "Finished":
+        """Read a shard's JSON; raises ShardError where it is missing, damaged or another shard's."""
+        record = shards.load_record(store, name)
+        if record.name != name:
+            raise shards.ShardError(f"{store}/{name}.json is that of {record.name}: it is out of place")
+        return cls.of(record, hashlib.sha256(store.read(f"{name}.json")).hexdigest())
+
+    @classmethod
+    def of(cls, record: ShardRecord, json_sha256: str) -> "Finished":
+        return cls(
+            record.name, record.listing, record.num_listed, len(record.keys), record.bytes, record.sha256, json_sha256,
+            record.rejects[: shards.INDEX_REJECTS], shards.moments_of(record), record.constants,
+        )  # fmt: skip
+
+
+def build(
+    split: str,
+    finished: Sequence[Finished],
+    config: Mapping[str, Any],
+    origin: Mapping[str, str],
+    class_names: Sequence[str],
+    seg_names: Sequence[str],
+) -> ShardIndex:
+    """The index of `finished` shards, in their order. `origin`: where each depth field's constants are from."""
+    moments: dict[str, Moments] = defaultdict(Moments)
+    rejects: list[Reject] = []
+    for shard in finished:
+        rejects += shard.rejects[: shards.INDEX_REJECTS - len(rejects)]
+        for name, values in shard.moments.items():
+            moments[name] = moments[name].merge(values)
+    teacher = config["teacher"]
+    depth = {
+        name: shards.describe_depth(
+            constants,
+            unit=teacher["unit"] if name == "pseudo" else "m",
+            constants_from=origin[name],
+            step_z=step_z(name, constants),
+            max_error_z=depth_codec.error_bound(step_z(name, constants)),
+            realised_mean=moments[name].mean,
+            realised_std=moments[name].std,
+            num_pixels=moments[name].count,
+        )
+        for name, constants in finished[0].constants.items()
+    }
+    num_listed, num_samples = sum(s.listed for s in finished), sum(s.kept for s in finished)
+    return ShardIndex(
+        source=config["source"]["name"],
+        split=split,
+        class_names=list(class_names),
+        seg_names=list(seg_names),
+        num_listed=num_listed,
+        num_samples=num_samples,
+        num_rejects=num_listed - num_samples,
+        rejects=rejects,
+        shards=[
+            shards.ShardSummary(
+                name=s.name, num_samples=s.kept, bytes=s.bytes, sha256=s.sha256, json_sha256=s.json_sha256
+            )
+            for s in finished
+        ],
+        depth=depth,
+        teacher=teacher,
+        config=dict(config),
+        config_hash=shards.config_hash(config),
+    )
+
+
+def labels_sha256(class_names: Sequence[str], seg_names: Sequence[str]) -> str:
+    """Equal where labels mean the same."""
+    return shards.config_hash({"class_names": list(class_names), "seg_names": list(seg_names)})
