@@ -47,7 +47,7 @@ def estimate(
         for split, planned in plans.items():
             if not planned.num_units:
                 continue
-            images = sum(planned.num_items(number, source) for number in range(len(planned)))
+            images = planned.total(source)
             num_bytes, rate, rejects = _try(source, teacher, split, planned, options)
             table.add_row(
                 split, f"{images:,}", f"{len(planned):,}", _size(images * num_bytes), f"{rate:,.1f}",

@@ -248,7 +248,7 @@ def _open_plans(
     counted = f"{len(source.class_names):,} classes ({classes})" if source.class_names else "no classes"
     console.print(f"source: {source.name}, {counted}", highlight=False, markup=False)
     for split, published in source.expected.items():
-        if source.samples_per_unit == 1 and (listed := plans[split].num_units) != published:
+        if (listed := plans[split].total(source)) != published:
             console.print(f"note: {split} lists {listed:,} images, published are {published:,}", highlight=False)
     return {split: planned for split, planned in plans.items() if planned.num_units}
 

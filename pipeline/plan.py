@@ -136,6 +136,12 @@ class Plan:
         num_units = min(self.units_per_shard, self.num_units - first)
         return num_units if source.samples_per_unit == 1 else sum(len(source.samples(unit)) for unit in self[shard])
 
+    def total(self, source: Source) -> int:
+        """How many items all shards list."""
+        if source.samples_per_unit == 1:
+            return self.num_units
+        return sum(self.num_items(shard, source) for shard in range(len(self)))
+
     def evenly_spaced(self, count: int) -> list[str]:
         """`count` units (or all there are) at equal distances of the sorted listing."""
         places = np.unique(np.linspace(0, self.num_units - 1, min(count, self.num_units)).round().astype(np.int64))

@@ -57,5 +57,8 @@ def usable_cpus() -> int:
 
 def _checked(rank: int, world_size: int, local: int, origin: str) -> Rank:
     if world_size < 1 or not 0 <= rank < world_size:
-        raise JobError(f"{origin}: the rank must be 0 to world size - 1, got rank {rank} of {world_size}")
+        raise JobError(
+            f"{origin}: the rank must be 0 to world size - 1, got rank {rank} of {world_size}; number an array evenly "
+            "(--array=0-7), or give --rank and --world-size"
+        )
     return Rank(rank, world_size, local)

@@ -15,7 +15,8 @@ ALLOWED = {
     "data_manifests": {"data_manifests"},
 }
 TORCH_FREE = (
-    "pipeline.shards", "pipeline.job", "pipeline.inspect", "pipeline.cli", "training.records", "training.dumps.sums",
+    "pipeline.shards", "pipeline.job", "pipeline.inspect", "pipeline.verify", "pipeline.dry_run",
+    "pipeline.sources.imagenet", "pipeline.sources.nyu", "pipeline.cli", "training.records", "training.dumps.sums",
     "training.dumps.store", "training.cli", "analysis", "analysis.report", "analysis.cli",
 )  # fmt: skip
 

@@ -66,7 +66,7 @@ def open_store(location: "str | os.PathLike[str] | Store") -> Store:
         return location
     text = os.fspath(location)  # type: ignore[arg-type]
     if "://" not in text:
-        return LocalStore(Path(text))
+        return LocalStore(Path(text).expanduser())
     if text.startswith("file://"):
         return LocalStore(Path(text.removeprefix("file://")))
     return RemoteStore.at(text)

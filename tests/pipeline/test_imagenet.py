@@ -710,6 +710,9 @@ def test_train_then_val_into_one_data_set(roots, layout, random_teacher, tmp_pat
     for split in ("train", "val"):
         done = command(*line, "--split", split, "--samples-per-shard", 30, "--max-rejects", 1)
         assert done.returncode == 0, done.stderr
+        assert "source: imagenet," in done.stdout and "n01440764" in done.stdout
+        published = {"train": "1,281,167", "val": "50,000"}[split]
+        assert f"note: {split} lists {len(everything(split))} images, published are {published}" in done.stdout
     train, val = (shards.open_split(tmp_path / "out", split) for split in ("train", "val"))
     assert train.index.class_names == val.index.class_names
     for split, opened in (("train", train), ("val", val)):
