@@ -1,6 +1,6 @@
 """What does labelling cost beside the teacher? The job against bare loops, memory, and each stage's share of a core.
 
-    python tests/benchmarks/labelling.py PHOTOS      # writes labelling.json beside itself; six minutes on 2 idle cores
+    python tests/benchmarks/labelling.py PHOTOS      # writes labelling.json beside itself; eight minutes on 2 idle cores
 
 PHOTOS is searched for photographs (.jpg, .jpeg, .png); links to them, repeated where there are too few, are labelled
 by the toy teacher and by a DepthAnythingV2-Small with random weights at 224. For each the same photographs go through
@@ -312,7 +312,7 @@ def main() -> None:
         for part in random_depth_anything():
             part.save_pretrained(small)
         teachers: dict[str, tuple[str, int | None, int, int]] = {  # ..., size, photographs, repetitions
-            "random DepthAnythingV2-Small at 224": (str(small), 224, 32, 3),
+            "random DepthAnythingV2-Small at 224": (str(small), 224, 32, 7),
             "toy teacher": ("toy", None, 200, 5),
         }
         for name, (location, size, count, repetitions) in teachers.items():
