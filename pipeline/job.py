@@ -320,7 +320,12 @@ class _SplitJob:
                 except shards.ShardError:
                     continue  # a damaged JSON: make the shard again
                 whole = found.bytes == sizes[f"{name}.tar"] and found.listed == self.plan.num_items(number, self.source)
-                if whole and found.listing == self.plan.listing:
+                if found.listing != self.plan.listing:
+                    raise JobError(
+                        f"{self.store}/{name} was made from another listing of the source: restore the source and "
+                        "delete the plan, or choose another folder"
+                    )
+                if whole:
                     if found.constants != self.constants:
                         raise JobError(
                             f"{self.store}/{name} was standardised with other constants than stats.json says: restore "

@@ -258,6 +258,17 @@ def test_other_encoders_are_refused_by_name(labelled, photos, random_teacher, mo
     fails_in_one_line(label(photos, labelled, random_teacher), "versions.numpy was", "now '0.1'")
 
 
+def test_losing_the_plan_does_not_make_a_new_job(labelled, photos, random_teacher):
+    before = contents(labelled)
+    shutil.rmtree(labelled / "plan")
+    assert label(photos, labelled, random_teacher).returncode == 0
+    assert contents(labelled) == before
+    shutil.rmtree(labelled / "plan")
+    (photos / "china" / "new.jpg").write_bytes(jpeg())
+    fails_in_one_line(label(photos, labelled, random_teacher), "was made from another listing of the source")
+    assert contents(labelled) == before
+
+
 def test_losing_the_constants_does_not_make_a_new_job(labelled, photos, random_teacher):
     before = contents(labelled)
     (labelled / "stats.json").unlink()
