@@ -1,6 +1,6 @@
 """What does labelling cost beside the teacher? The job against bare loops, memory, and each stage's share of a core.
 
-    python tests/benchmarks/labelling.py PHOTOS      # writes labelling.json beside itself; eight minutes on 2 idle cores
+    python tests/benchmarks/labelling.py PHOTOS      # writes labelling.json beside it; eight minutes on 2 idle cores
 
 PHOTOS is searched for photographs (.jpg, .jpeg, .png); links to them, repeated where there are too few, are labelled
 by the toy teacher and by a DepthAnythingV2-Small with random weights at 224. For each the same photographs go through
