@@ -89,7 +89,7 @@ def calibrate(
     """
     teacher, metric = labeller.teacher, list(labeller.source.depth_fields)
     fields = [*metric] if teacher is None else ["pseudo", *metric]
-    by_hand = {name: given for name in fields if given and (name == "pseudo" or teacher is None)}
+    by_hand = {name: given for name in fields if name == "pseudo" or teacher is None} if given else {}
     # Fields in metres share the constants of the filled sensor depth, so that their z can be compared.
     leading = "real" if "real" in metric else (metric[0] if metric else "")
     moments: dict[str, Moments] = {}
@@ -101,8 +101,7 @@ def calibrate(
     for name in fields:
         polarity = teacher.polarity if teacher and name == "pseudo" else "farther_is_larger"
         if name in by_hand:
-            mean, std = by_hand[name] or (0.0, 1.0)
-            constants[name], origin[name] = Standardisation(mean, std, polarity), "given"
+            constants[name], origin[name] = Standardisation(*by_hand[name], polarity), "given"
         elif name in known:
             constants[name], origin[name] = known[name], f"the index of {known_from}"
         else:

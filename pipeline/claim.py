@@ -1,7 +1,7 @@
 """Who may write to an output folder: each rank once, always with the configuration the job began with.
 
-Ranks own shards and write the same bytes whoever they are, so nothing here is needed for correctness across machines;
-it saves work (what all ranks need is made by whoever comes first) and mistakes (the same line started twice).
+Ranks own shards and write the same bytes whoever they are, so the locks are not what keeps data whole; they save work
+(what all ranks need is made by whoever comes first) and mistakes (the same line started twice).
 """
 
 import errno

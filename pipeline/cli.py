@@ -1,15 +1,14 @@
 """precompute-depth: imagenet | nyu | folder | toyrooms | verify | inspect. Heavy imports happen inside the commands."""
 
-import inspect as introspection
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+from pipeline.options import JobOptions, for_repair, labelling
 
 if TYPE_CHECKING:
     from pipeline.sources import Source
@@ -23,9 +22,7 @@ app = typer.Typer(
 )
 console = Console()
 
-DEFAULT_TEACHER = "depth-anything/Depth-Anything-V2-Small-hf"
 _INTERRUPTED = 130  # what a shell calls a process ended by Ctrl-C
-_TEACHER, _BYTES, _RUN = "Teacher", "What is written", "How this run works"
 
 Out = Annotated[
     str,
@@ -40,127 +37,7 @@ ShortSide = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class JobOptions:
-    """The options of every labelling command."""
-
-    teacher: Annotated[
-        str,
-        typer.Option(
-            show_default=False, rich_help_panel=_TEACHER,
-            help=f"Hub id or local folder of a depth model (default {DEFAULT_TEACHER}); toy = the embedded one; none = "
-            "only the depth that comes with the source.",
-        ),
-    ] = DEFAULT_TEACHER  # fmt: skip
-    teacher_size: Annotated[
-        int | None,
-        typer.Option(
-            show_default="the teacher's own, 518 for DepthAnything", rich_help_panel=_TEACHER,
-            help="Side in pixels the teacher sees; the thesis used 224.",
-        ),
-    ] = None  # fmt: skip
-    teacher_aspect: Annotated[
-        str, typer.Option(rich_help_panel=_TEACHER, help="keep the image's aspect, or square.")
-    ] = "keep"
-    teacher_revision: Annotated[
-        str | None,
-        typer.Option(show_default="newest", rich_help_panel=_TEACHER, help="Commit of the hub repository to pin."),
-    ] = None
-    dtype: Annotated[
-        str,
-        typer.Option(rich_help_panel=_TEACHER, help="auto (fp16 on a GPU, fp32 on a CPU), fp32, fp16 or bf16."),
-    ] = "auto"
-    compile: Annotated[
-        bool,
-        typer.Option("--compile", rich_help_panel=_TEACHER, help="torch.compile the teacher: slow start, then faster."),
-    ] = False
-    device: Annotated[str, typer.Option(rich_help_panel=_TEACHER, help="auto, cpu or cuda.")] = "auto"
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1, show_default="all cores", rich_help_panel=_TEACHER,
-            help="CPU threads of the teacher; estimates depend on it in their last bits.",
-        ),
-    ] = None  # fmt: skip
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            rich_help_panel=_TEACHER, help="Images per teacher call; estimates depend on it in their last bits."
-        ),
-    ] = 32
-    stats: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=_BYTES, help="auto: mean and std from a first pass; or MEAN,STD in the teacher's own unit."
-        ),
-    ] = "auto"
-    stats_from: Annotated[
-        str,
-        typer.Option(
-            show_default=False, metavar="SHARDS", rich_help_panel=_BYTES,
-            help="Standardise as another data set does (val as train, NYU's pseudo-depth as ImageNet's).",
-        ),
-    ] = ""  # fmt: skip
-    samples_per_shard: Annotated[int, typer.Option(rich_help_panel=_BYTES, help="Samples in one tar.")] = 1000
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**62, rich_help_panel=_BYTES, help="Decides which sample lands in which shard.")
-    ] = 0
-    max_rejects: Annotated[
-        float,
-        typer.Option(
-            rich_help_panel=_RUN,
-            help="Share of rejects, rounded up to whole images, above which the job fails at its end.",
-        ),
-    ] = 0.01
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, show_default="all cores, at most 16", rich_help_panel=_RUN, help="Threads that decode and encode."
-        ),
-    ] = None
-    rank: Annotated[
-        int | None,
-        typer.Option(
-            show_default="torchrun's or SLURM's", rich_help_panel=_RUN, help="This process's part: 0 to world size - 1."
-        ),
-    ] = None
-    world_size: Annotated[
-        int | None,
-        typer.Option(show_default="torchrun's or SLURM's", rich_help_panel=_RUN, help="Processes that share the job."),
-    ] = None
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", rich_help_panel=_RUN, help="Label a few images, print shards, size and time; write nothing."
-        ),
-    ] = False
-    line: tuple[str, ...] = ()  # the command itself, as `_line` words it
-
-
-def _labelling(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command that takes JobOptions (with other `defaults`) after parameters of its own, as `job`."""
-
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in introspection.signature(function).parameters.values() if p.name != "job"]
-        shared = {k: p for k, p in introspection.signature(JobOptions).parameters.items() if k != "line"}
-        options = [p.replace(default=defaults.get(p.name, p.default)) for p in shared.values()]
-
-        def command(**given: Any) -> None:
-            line = _line(function.__name__, parameters, given)
-            job = JobOptions(**{name: given.pop(name) for name in shared}, line=line)
-            function(**given, job=job)
-
-        parameters = [p.replace(kind=introspection.Parameter.KEYWORD_ONLY) for p in (*own, *options)]
-        command.__signature__ = introspection.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        command.__name__, command.__doc__ = function.__name__, function.__doc__
-        app.command()(command)
-        return command
-
-    return register
-
-
-@_labelling()
+@labelling(app)
 def imagenet(
     src: Annotated[
         Path,
@@ -201,7 +78,7 @@ def imagenet(
     _label(source, out, job)
 
 
-@_labelling(samples_per_shard=100, batch_size=16)
+@labelling(app, samples_per_shard=100, batch_size=16)
 def nyu(
     src: Annotated[Path, typer.Argument(metavar="MAT", help="nyu_depth_v2_labeled.mat as its authors publish it.")],
     out: Out,
@@ -223,7 +100,7 @@ def nyu(
     _label(Nyu(src), out, job)
 
 
-@_labelling()
+@labelling(app)
 def folder(
     src: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of images; SRC/CLASS/*.jpg gives classes.")],
     out: Out,
@@ -249,7 +126,7 @@ def folder(
     _label(Folder(src, short_side, val_fraction), out, job)
 
 
-@_labelling(teacher="toy", batch_size=64)
+@labelling(app, teacher="toy", batch_size=64)
 def toyrooms(
     out: Out,
     samples: Annotated[int, typer.Option("--samples", help="Training scenes.")] = 6000,
@@ -308,7 +185,7 @@ def verify(
         mark(shards, found)
         for line in commands(shards):
             console.print(f"repairing: precompute-depth {' '.join(line)}", highlight=False, soft_wrap=True)
-            if app(_with_out(line, shards), standalone_mode=False) == _INTERRUPTED:
+            if app(for_repair(line, shards), standalone_mode=False) == _INTERRUPTED:
                 raise KeyboardInterrupt
         before, found = found.problems, check(shards, console)
         if found.problems == before:
@@ -353,12 +230,12 @@ def _refuse_inside(src: Path, out: str) -> None:
 
 
 def _label(source: "Source", out: str, job: JobOptions) -> None:
-    from pipeline import job as labelling
+    from pipeline import job as labelling_job
     from pipeline import ranks, summary
     from pipeline.ranks import usable_cpus
 
     rank = ranks.resolve(job.rank, job.world_size)
-    options = labelling.Options(
+    options = labelling_job.Options(
         samples_per_shard=job.samples_per_shard, batch_size=job.batch_size, stats=job.stats, stats_from=job.stats_from,
         max_rejects=job.max_rejects, seed=job.seed,
         workers=job.workers or min(usable_cpus(), 16),
@@ -367,7 +244,7 @@ def _label(source: "Source", out: str, job: JobOptions) -> None:
         console.print(f"{rank}: shards {rank.rank}, {rank.rank + rank.world_size}, ...", highlight=False)
     loaded = None
     if job.teacher == "none":
-        labelling.check(source, None, options)
+        labelling_job.check(source, None, options)
     else:
         from pipeline.teachers import Teacher, use_gpu
 
@@ -381,33 +258,11 @@ def _label(source: "Source", out: str, job: JobOptions) -> None:
 
         estimate(source, loaded, out, options, rank, console)
         return
-    summaries = labelling.run(source, loaded, out, options, rank=rank, console=console, command=job.line)
+    summaries = labelling_job.run(source, loaded, out, options, rank=rank, console=console, command=job.line)
     summary.show(summaries, out, rank, console)
     finished = all(s.missing_shards == 0 for s in summaries)
-    if finished and (message := labelling.complaint(summaries, options.max_rejects)):
-        raise labelling.JobError(message)
-
-
-def _line(name: str, parameters: list[introspection.Parameter], given: dict[str, Any]) -> tuple[str, ...]:
-    """A command with every path made absolute and no rank, so that a repair can run it from anywhere."""
-    line = [name]
-    for parameter in parameters:
-        value, option = given[parameter.name], f"--{parameter.name.replace('_', '-')}"
-        if parameter.name in ("src", "teacher", "stats_from") and value != "toy" and value and os.path.exists(value):
-            value = os.path.abspath(value)
-        if parameter.default is introspection.Parameter.empty and parameter.name in ("src", "out"):
-            line.append(str(value))
-        elif value is True:
-            line.append(option)
-        elif value is not None and value is not False and value != "" and parameter.name not in ("rank", "world_size"):
-            line += [option, str(value)]
-    return tuple(line)
-
-
-def _with_out(line: Sequence[str], out: str) -> list[str]:
-    """A recorded line, for the folder as it is called now, one process, and the rejects that were accepted before."""
-    place = 1 if line[0] == "toyrooms" else 2
-    return [*line[:place], out, *line[place + 1 :], "--rank", "0", "--world-size", "1", "--max-rejects", "1"]
+    if finished and (message := labelling_job.complaint(summaries, options.max_rejects)):
+        raise labelling_job.JobError(message)
 
 
 def main() -> None:

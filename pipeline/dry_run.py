@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -73,7 +75,7 @@ def _try(
             sizes = []
 
             def done(slot: int, depths: Depths, photo: Photograph) -> None:
-                constants = {name: _own_constants(depth, name) for name, depth in depths.items()}
+                constants = {name: _own_constants(depth) for name, depth in depths.items()}
                 sizes.append(pool.submit(encode, "key", depths, photo, constants))
 
             rejects = labeller.label(labeller.loaded(split, items), done)
@@ -93,9 +95,9 @@ def _try(
     )
 
 
-def _own_constants(depth: object, name: str) -> Standardisation:
+def _own_constants(depth: NDArray[np.float32]) -> Standardisation:
     """The map's own mean and std: its size as bytes is about that under the data set's."""
-    own = Moments.of(depth)  # type: ignore[arg-type]
+    own = Moments.of(depth)
     return Standardisation(own.mean, own.std or 1.0, "farther_is_larger")
 
 

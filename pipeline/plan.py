@@ -72,9 +72,17 @@ def facts(store: Store, split: str) -> dict[str, Any]:
     return found
 
 
-def listed(facts: dict[str, Any]) -> dict[str, Any]:
-    """The part of a plan's facts that the index repeats."""
-    return {name: facts[name] for name in ("num_units", "samples_per_unit", "listing")}
+def described(facts: dict[str, Any]) -> dict[str, Any]:
+    """What an index repeats of a plan's facts."""
+    listed = {name: facts[name] for name in ("num_units", "samples_per_unit", "listing")}
+    return {"source": facts["source"], "plan": listed}
+
+
+def check(store: Store, split: str, facts: dict[str, Any]) -> None:
+    """Raise JobError where the files of a plan are not those its facts describe."""
+    for kind in ("units", "ends"):
+        if _sha256(store, f"{split}.{kind}") != facts[f"{kind}_sha256"]:
+            raise damaged(store)
 
 
 def listing_sums(source: Source, listed: Callable[[int], None]) -> "dict[str, ListingSum]":
@@ -113,10 +121,9 @@ class Plan:
         generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest, np.uint64)))
         self._keys = generator.integers(0, 2**63, shards.ORDER_ROUNDS, dtype=np.uint64)
         self.listing: str = facts["listing"]
+        check(store, split, facts)
         if self.num_units == 0:
             return
-        if any(_sha256(store, f"{split}.{kind}") != facts[f"{kind}_sha256"] for kind in ("units", "ends")):
-            raise damaged(store)
         with store.local_copy(f"{split}.ends") as ends, store.local_copy(f"{split}.units") as units:
             self._ends: NDArray[np.uint64] = np.memmap(ends, np.uint64, "r")
             self._units = mmap.mmap(units.fileno(), 0, access=mmap.ACCESS_READ)
@@ -157,14 +164,11 @@ def damaged(store: Store) -> JobError:
 
 
 def _sha256(store: Store, name: str) -> str:
-    digest = hashlib.sha256()
     try:
-        with store.open_for_reading(name) as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        with store.local_copy(name) as file:
+            return shards.sha256_of(file)
     except FileNotFoundError:
         raise damaged(store) from None
-    return digest.hexdigest()
 
 
 class _Sorter:

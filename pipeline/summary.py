@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.job import SplitSummary
 from pipeline.ranks import Rank
+from pipeline.split_job import SplitSummary
 
 
 def show(summaries: Sequence[SplitSummary], out: str, rank: Rank, console: Console) -> None:

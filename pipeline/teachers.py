@@ -8,11 +8,9 @@ brought to the photograph's size by the checkpoint's own `transformers` processo
 import contextlib
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from safetensors import SafetensorError
 import data_manifests
 from pipeline.images import UnreadableImage
 from pipeline.ranks import usable_cpus
+from pipeline.teacher_view import TeacherError, processor_settings, view_of
 
 TOY_FOLDER = Path(__file__).parent / "toy_teacher"
 
@@ -38,10 +37,6 @@ _MOST_THREADS, _LARGEST_SIDE = 1024, 4096  # beyond them: a segmentation fault, 
 # The first fusion layer has nothing to fuse with. Published checkpoints (Intel/dpt-large) omit its weights, and
 # transformers then draws them at random: neither absence nor value means anything.
 _IDLE = "fusion_stage.layers.0.residual_layer1"
-
-
-class TeacherError(ValueError):
-    """The teacher cannot be used; one line that names it and the fix."""
 
 
 class UnfitImage(UnreadableImage):
@@ -94,9 +89,9 @@ class Teacher:
         facts = _manifest_facts(name, self.model.config)
         self.polarity: str = facts["polarity"]
         self.unit: str = facts["unit"]
-        self._view = _view(self.model.config, processor)
+        self._view = view_of(self.model.config, processor)
         who = f"{name!r} ({self.model.config.model_type})"
-        settings = _processor_settings(who, processor, self._view, size, aspect)
+        settings = processor_settings(who, processor, self._view, size, aspect)
         self.processor = type(processor).from_dict(processor.to_dict() | settings)
         self.model.to(self.device, self.dtype).eval().requires_grad_(False)
         self._forward = torch.compile(self.model) if compile else self.model
@@ -169,67 +164,6 @@ class Teacher:
         which = "source_sizes" if self.model.config.model_type == "zoedepth" else "target_sizes"
         results = self.processor.post_process_depth_estimation(outputs, **{which: sizes})
         return [result["predicted_depth"] for result in results]
-
-
-@dataclass(frozen=True)
-class _View:
-    """What a model can be shown."""
-
-    multiple: int = 1  # of both sides; anything else the model would floor to silently
-    square_only: bool = False
-    only_side: int | None = None  # the one size the architecture works at
-    as_is: bool = False  # no resizing but to the multiple
-
-
-def _view(config: Any, processor: Any) -> _View:
-    kind, backbone = config.model_type, getattr(config, "backbone_config", None)
-    if kind == "glpn":
-        return _View(multiple=processor.size_divisor, as_is=True)
-    if kind == "depth_pro":  # its smallest copy of the image must be one patch
-        return _View(square_only=True, only_side=round(config.patch_size / min(config.scaled_images_ratios)))
-    if kind == "dpt" and config.is_hybrid:
-        return _View(square_only=True, only_side=config.image_size)
-    if kind == "dpt" and backbone is not None and backbone.model_type == "swinv2":
-        return _View(square_only=True, only_side=backbone.image_size)  # as in MiDaS
-    own = getattr(processor, "ensure_multiple_of", None) or 1
-    # ZoeDepthImageProcessor's default is 1/32, which rounds to nothing; its checkpoints say 32.
-    multiple = math.lcm((backbone or config).patch_size, round(own if own >= 1 else 1 / own))
-    # DPT without a backbone takes the root of the number of tokens for the height of the grid.
-    grid_is_square = kind == "dpt" and backbone is None
-    return _View(multiple, square_only=grid_is_square or not hasattr(processor, "keep_aspect_ratio"))
-
-
-def _processor_settings(who: str, processor: Any, view: _View, size: int | None, aspect: str) -> dict[str, Any]:
-    """What to change in the checkpoint's processor for this size and aspect."""
-    settings: dict[str, Any] = {"do_resize": True}
-    if view.as_is:
-        if size is not None or aspect != "keep":
-            raise TeacherError(
-                f"teacher {who} sees a photograph at its own size, floored to multiples of {view.multiple}: leave out "
-                "--teacher-size and --teacher-aspect"
-            )
-        return settings
-    if aspect == "keep" and view.square_only:
-        raise TeacherError(f"teacher {who} sees squares only: add --teacher-aspect square")
-    if size and view.only_side and size != view.only_side:
-        raise TeacherError(f"teacher {who} works at {view.only_side} px only, got --teacher-size {size}: leave it out")
-    if size and size % view.multiple:
-        below = size // view.multiple * view.multiple
-        either = f"{below} or {below + view.multiple}" if below else f"{view.multiple}"
-        raise TeacherError(f"--teacher-size must be a multiple of {view.multiple} for {who}, got {size}: use {either}")
-    size = size or view.only_side
-    own = dict(processor.size)
-    if size is None and not processor.do_resize:
-        raise TeacherError(f"teacher {who} has no size of its own: give --teacher-size, a multiple of {view.multiple}")
-    if size is None and aspect == "square" and own["height"] != own["width"]:
-        raise TeacherError(f"teacher {who}: its own size is {own['height']}x{own['width']}; give a --teacher-size")
-    if size is not None:
-        settings["size"] = {"height": size, "width": size}
-    if hasattr(processor, "keep_aspect_ratio"):
-        settings |= {"keep_aspect_ratio": aspect == "keep", "ensure_multiple_of": view.multiple}
-    if hasattr(processor, "size_divisor"):  # pads to it where asked to, and never strips that; a multiple needs none
-        settings["do_pad"] = False
-    return settings
 
 
 def resolve_device(device: str) -> torch.device:

@@ -14,9 +14,9 @@ from rich.console import Console
 from pipeline import calibrate, index, plan, shards
 from pipeline.claim import JobError, differences, read_json
 from pipeline.index import Finished
-from pipeline.job import DAMAGED
 from pipeline.progress import Meter
 from pipeline.shards import ShardError, Split, Store
+from pipeline.split_job import DAMAGED
 
 
 @dataclass
@@ -56,6 +56,7 @@ def verify(data: str, console: Console) -> Findings:
 def _verify_split(store: Store, split: Split, found: Findings, console: Console) -> None:
     keys: list[NDArray[np.uint64]] = []
     finished: list[Finished] = []
+    damaged_before = len(found.damaged)
     with Meter(console, f"verify {split.index.split}", len(split)) as meter:
         for summary in split.index.shards:
             problems, record, hashes = _verify_shard(split, summary, meter)
@@ -70,7 +71,7 @@ def _verify_split(store: Store, split: Split, found: Findings, console: Console)
     together = np.concatenate(keys) if keys else np.empty(0, np.uint64)
     if twice := len(together) - len(np.unique(together)):
         found.problems.append(f"{split.store}: {twice} sample(s) have the key of another")
-    if finished and len(finished) == len(split.index.shards) and not found.damaged:
+    if finished and len(finished) == len(split.index.shards) and len(found.damaged) == damaged_before:
         found.problems += _index_differs(store, split, finished)
 
 
@@ -105,7 +106,8 @@ def _job_says(store: Store, split: Split) -> tuple[dict[str, Any], dict[str, str
         if constants != {name: depth.standardisation for name, depth in split.index.depth.items()}:
             raise JobError(f"{split.store}/index.json: depth constants differ from {store}/stats.json")
     facts = plan.facts(store / "plan", split.index.split)
-    return read_json(store, "job.json") | {"source": facts["source"], "plan": plan.listed(facts)}, origin
+    plan.check(store / "plan", split.index.split, facts)
+    return read_json(store, "job.json") | plan.described(facts), origin
 
 
 def _verify_shard(
@@ -132,11 +134,7 @@ def _verify_shard(
     except OSError as error:
         return [*problems, f"{tar} cannot be read ({error.strerror or error})"], record, nothing
     with file:
-        file.seek(0)
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-        if digest.hexdigest() != record.sha256:
+        if shards.sha256_of(file) != record.sha256:
             problems.append(f"{tar}: sha256 differs from {record.name}.json")
         for place, key in enumerate(record.keys):
             meter.advance()

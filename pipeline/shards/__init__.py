@@ -48,7 +48,7 @@ from pipeline.shards.records import (
     load_record,
     moments_of,
 )
-from pipeline.shards.storage import StorageError, Store, exists, open_store, publish
+from pipeline.shards.storage import StorageError, Store, exists, open_store, publish, sha256_of
 from pipeline.shards.write import png_bytes, write_shard
 
 __all__ = [
@@ -83,6 +83,7 @@ __all__ = [
     "permuted",
     "png_bytes",
     "publish",
+    "sha256_of",
     "splits_of",
     "write_shard",
 ]

@@ -143,9 +143,12 @@ class _Table:
 class _Tar:
     """A tar open for ranged reads; a file of this machine is closed with its last user."""
 
+    _descriptor: int | None = None  # also where opening failed
+
     def __init__(self, store: Store, name: str) -> None:
         self._store, self._name = store, name
-        self._descriptor = None if store.local is None else os.open(store.local / name, os.O_RDONLY)
+        if store.local is not None:
+            self._descriptor = os.open(store.local / name, os.O_RDONLY)
 
     def read(self, length: int, offset: int) -> bytes:
         if self._descriptor is None:
@@ -153,8 +156,8 @@ class _Tar:
         return os.pread(self._descriptor, length, offset)
 
     def __del__(self) -> None:
-        if getattr(self, "_descriptor", None) is not None:
-            os.close(self._descriptor)  # type: ignore[arg-type]
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
 
 _Value = TypeVar("_Value")

@@ -4,14 +4,14 @@ Whatever appears under a name appears whole: a local file is written beside it, 
 object is uploaded from a finished temporary file.
 """
 
-import io
+import hashlib
 import os
 import shutil
 import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -36,7 +36,7 @@ class Store(Protocol):
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         """Fewer bytes than `length` where the file ends before."""
 
-    def writing(self, name: str) -> "Any":
+    def writing(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """`with store.writing(name) as file:` a seekable binary file, published under `name` when the block ends well.
 
         Where it ends badly nothing changes.
@@ -45,7 +45,6 @@ class Store(Protocol):
     def delete(self, name: str) -> None:
         """Does nothing where there is no such file."""
 
-    def open_for_reading(self, name: str) -> IO[bytes]: ...
     def local_copy(self, name: str) -> IO[bytes]:
         """The file as an open file of this machine, for mapping into memory."""
 
@@ -60,11 +59,20 @@ def publish(store: Store, name: str, data: bytes) -> None:
         file.write(data)
 
 
+def sha256_of(file: IO[bytes]) -> str:
+    """SHA-256, in hex, of an open file from its beginning."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
 def open_store(location: "str | os.PathLike[str] | Store") -> Store:
     """A local path, or a URL such as s3://bucket/prefix or memory://name (the protocol's package must be installed)."""
-    if isinstance(location, LocalStore | RemoteStore):
+    if not isinstance(location, str | os.PathLike):
         return location
-    text = os.fspath(location)  # type: ignore[arg-type]
+    text = os.fspath(location)
     if "://" not in text:
         return LocalStore(Path(text).expanduser())
     if text.startswith("file://"):
@@ -124,10 +132,8 @@ class LocalStore:
     def delete(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)
 
-    def open_for_reading(self, name: str) -> IO[bytes]:
+    def local_copy(self, name: str) -> IO[bytes]:
         return open(self.folder / name, "rb")
-
-    local_copy = open_for_reading
 
 
 class RemoteStore:
@@ -179,7 +185,6 @@ class RemoteStore:
         with tempfile.NamedTemporaryFile(prefix="pseudodepth-") as file:
             yield file
             file.flush()
-
             try:
                 self._try("written", lambda: self.fs.put_file(file.name, f"{self.folder}/{name}"), name)
             except FileNotFoundError as error:
@@ -189,12 +194,9 @@ class RemoteStore:
         with suppress(FileNotFoundError):
             self._try("deleted", lambda: self.fs.rm_file(f"{self.folder}/{name}"), name)
 
-    def open_for_reading(self, name: str) -> IO[bytes]:
-        return io.BufferedReader(self._try("read", lambda: self.fs.open(f"{self.folder}/{name}", "rb"), name))
-
     def local_copy(self, name: str) -> IO[bytes]:
         copy = tempfile.TemporaryFile(prefix="pseudodepth-")  # noqa: SIM115 (the caller closes it)
-        with self.open_for_reading(name) as remote:
+        with self._try("read", lambda: self.fs.open(f"{self.folder}/{name}", "rb"), name) as remote:
             shutil.copyfileobj(remote, copy, 1 << 22)
         copy.flush()
         return copy

@@ -1,6 +1,5 @@
 """Writing: a tar and its JSON, each whole or not at all, with the same bytes for the same samples."""
 
-import hashlib
 import io
 import tarfile
 import zlib
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.shards.records import Extents, Reject, ShardRecord
-from pipeline.shards.storage import Store, publish
+from pipeline.shards.storage import Store, publish, sha256_of
 from pipeline.standardize import Moments, Standardisation
 
 
@@ -44,8 +43,7 @@ def write_shard(
                     {extension: _add(tar, key, extension, members[extension]) for extension in sorted(members)}
                 )
         num_bytes = file.tell()
-        file.seek(0)
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = sha256_of(file)
     record = ShardRecord(
         name=name,
         listing=listing,

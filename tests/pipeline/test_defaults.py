@@ -3,7 +3,7 @@
 import inspect
 
 import data_manifests
-from pipeline import cli
+from pipeline import cli, options
 from pipeline.job import Options
 from pipeline.scenes import SceneConfig
 
@@ -13,7 +13,7 @@ def defaults(command) -> dict[str, object]:
 
 
 def test_the_default_teacher_is_the_manifests():
-    assert data_manifests.load("teachers")["default"] == cli.DEFAULT_TEACHER == defaults(cli.folder)["teacher"]
+    assert data_manifests.load("teachers")["default"] == options.DEFAULT_TEACHER == defaults(cli.folder)["teacher"]
 
 
 def test_rooms_and_jobs_have_one_set_of_defaults():

@@ -119,6 +119,7 @@ def test_a_plan_with_a_flipped_bit_is_refused(labelled, bundled_photos, random_t
     data = bytearray(units.read_bytes())
     data[20] ^= 1
     units.write_bytes(data)
+    assert "plan is damaged" in command("precompute-depth", "verify", labelled).stdout
     (labelled / "train" / "index.json").unlink()
     fails_in_one_line(
         label(bundled_photos, labelled, random_teacher), "plan is damaged: delete it and run the same line"

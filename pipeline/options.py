@@ -1,0 +1,154 @@
+"""The options that every labelling command takes, and a command as a line that can be run again."""
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+DEFAULT_TEACHER = "depth-anything/Depth-Anything-V2-Small-hf"
+_TEACHER, _BYTES, _RUN = "Teacher", "What is written", "How this run works"
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """The options of every labelling command."""
+
+    teacher: Annotated[
+        str,
+        typer.Option(
+            show_default=False, rich_help_panel=_TEACHER,
+            help=f"Hub id or local folder of a depth model (default {DEFAULT_TEACHER}); toy = the embedded one; none = "
+            "only the depth that comes with the source.",
+        ),
+    ] = DEFAULT_TEACHER  # fmt: skip
+    teacher_size: Annotated[
+        int | None,
+        typer.Option(
+            show_default="the teacher's own, 518 for DepthAnything", rich_help_panel=_TEACHER,
+            help="Side in pixels the teacher sees; the thesis used 224.",
+        ),
+    ] = None  # fmt: skip
+    teacher_aspect: Annotated[
+        str, typer.Option(rich_help_panel=_TEACHER, help="keep the image's aspect, or square.")
+    ] = "keep"
+    teacher_revision: Annotated[
+        str | None,
+        typer.Option(show_default="newest", rich_help_panel=_TEACHER, help="Commit of the hub repository to pin."),
+    ] = None
+    dtype: Annotated[
+        str,
+        typer.Option(rich_help_panel=_TEACHER, help="auto (fp16 on a GPU, fp32 on a CPU), fp32, fp16 or bf16."),
+    ] = "auto"
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", rich_help_panel=_TEACHER, help="torch.compile the teacher: slow start, then faster."),
+    ] = False
+    device: Annotated[str, typer.Option(rich_help_panel=_TEACHER, help="auto, cpu or cuda.")] = "auto"
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, show_default="all cores", rich_help_panel=_TEACHER,
+            help="CPU threads of the teacher; estimates depend on it in their last bits.",
+        ),
+    ] = None  # fmt: skip
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            rich_help_panel=_TEACHER, help="Images per teacher call; estimates depend on it in their last bits."
+        ),
+    ] = 32
+    stats: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=_BYTES, help="auto: mean and std from a first pass; or MEAN,STD in the teacher's own unit."
+        ),
+    ] = "auto"
+    stats_from: Annotated[
+        str,
+        typer.Option(
+            show_default=False, metavar="SHARDS", rich_help_panel=_BYTES,
+            help="Standardise as another data set does (val as train, NYU's pseudo-depth as ImageNet's).",
+        ),
+    ] = ""  # fmt: skip
+    samples_per_shard: Annotated[int, typer.Option(rich_help_panel=_BYTES, help="Samples in one tar.")] = 1000
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**62, rich_help_panel=_BYTES, help="Decides which sample lands in which shard.")
+    ] = 0
+    max_rejects: Annotated[
+        float,
+        typer.Option(
+            rich_help_panel=_RUN,
+            help="Share of rejects, rounded up to whole images, above which the job fails at its end.",
+        ),
+    ] = 0.01
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, show_default="all cores, at most 16", rich_help_panel=_RUN, help="Threads that decode and encode."
+        ),
+    ] = None
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            show_default="torchrun's or SLURM's", rich_help_panel=_RUN, help="This process's part: 0 to world size - 1."
+        ),
+    ] = None
+    world_size: Annotated[
+        int | None,
+        typer.Option(show_default="torchrun's or SLURM's", rich_help_panel=_RUN, help="Processes that share the job."),
+    ] = None
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", rich_help_panel=_RUN, help="Label a few images, print shards, size and time; write nothing."
+        ),
+    ] = False
+    line: tuple[str, ...] = ()  # the command itself, as `_line` words it
+
+
+def labelling(app: typer.Typer, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command of `app` that takes JobOptions (with other `defaults`) after its own parameters, as `job`."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(function).parameters.values() if p.name != "job"]
+        shared = {k: p for k, p in inspect.signature(JobOptions).parameters.items() if k != "line"}
+        options = [p.replace(default=defaults.get(p.name, p.default)) for p in shared.values()]
+
+        def command(**given: Any) -> None:
+            line = _line(function.__name__, parameters, given)
+            job = JobOptions(**{name: given.pop(name) for name in shared}, line=line)
+            function(**given, job=job)
+
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *options)]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        app.command()(command)
+        return command
+
+    return register
+
+
+def _line(name: str, parameters: list[inspect.Parameter], given: dict[str, Any]) -> tuple[str, ...]:
+    """A command with every path made absolute and no rank, so that a repair can run it from anywhere."""
+    line = [name]
+    for parameter in parameters:
+        value, option = given[parameter.name], f"--{parameter.name.replace('_', '-')}"
+        if parameter.name in ("src", "teacher", "stats_from") and value != "toy" and value and os.path.exists(value):
+            value = os.path.abspath(value)
+        if parameter.default is inspect.Parameter.empty and parameter.name in ("src", "out"):
+            line.append(str(value))
+        elif value is True:
+            line.append(option)
+        elif value is not None and value is not False and value != "" and parameter.name not in ("rank", "world_size"):
+            line += [option, str(value)]
+    return tuple(line)
+
+
+def for_repair(line: Sequence[str], out: str) -> list[str]:
+    """A recorded line, for the folder as it is called now, one process, and the rejects that were accepted before."""
+    place = 1 if line[0] == "toyrooms" else 2
+    return [*line[:place], out, *line[place + 1 :], "--rank", "0", "--world-size", "1", "--max-rejects", "1"]
