@@ -10,6 +10,7 @@ second image.
 
 import hashlib
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,8 +19,14 @@ import torchvision.transforms.v2.functional as TF
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.config import AugmentConfig
+import data_manifests
+from training.config import AugmentConfig, Config
 
+if TYPE_CHECKING:
+    from training.data import Batch
+
+_RGB = data_manifests.load("imagenet1k")
+RGB_MEAN, RGB_STD = tuple(_RGB["rgb_mean"]), tuple(_RGB["rgb_std"])
 _BINS = 31
 _GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 _SIGNED = {*_GEOMETRIC, "brightness", "color", "contrast", "sharpness"}
@@ -168,6 +175,16 @@ def normalise(rgb: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> T
     scale = torch.tensor([1 / (255 * s) for s in std], device=rgb.device).view(3, 1, 1)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=rgb.device).view(3, 1, 1)
     return rgb.float() * scale - shift
+
+
+def model_inputs(batch: "Batch", config: Config) -> tuple[Tensor, Tensor, Tensor]:
+    """What is left to do on the device: normalised RGB, z with NaN, and soft targets (batch, classes)."""
+    rgb, depth = normalise(batch.rgb, RGB_MEAN, RGB_STD), batch.depth
+    target = F.one_hot(batch.label, config.model.num_classes).to(rgb.dtype)
+    if config.augment.mixes:
+        group = batch.first // config.augment.mix_group
+        rgb, depth, target = mix(rgb, depth, target, config.augment, config.seed, group)
+    return rgb, depth, target
 
 
 def mix(

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from training.models import MONIKERS, ModelConfig
 
 PRESETS = Path(__file__).parent / "presets"
-DepthField = Literal["pseudo", "real", "raw", "exact"]
+DepthField = Literal["pseudo", "real", "raw", "exact", "online"]
 
 
 class ConfigError(ValueError):
@@ -29,7 +29,11 @@ class _Section(BaseModel):
 
 
 class DataConfig(_Section):
-    depth: DepthField = "pseudo"  # which depth of the shards the model sees
+    """`online` is what the paper did: the teacher looks at every augmented and mixed batch, inside the training loop."""
+
+    depth: DepthField = "pseudo"  # which depth of the shards the model sees; "online" reads none
+    teacher: str = "depth-anything/Depth-Anything-V2-Small-hf"  # for online: a hub id, a folder, or toy
+    teacher_stats: tuple[float, Annotated[float, Field(gt=0)]] = (2.5785, 1.6296)  # for online: mean, std (the paper's)
 
 
 class AugmentConfig(_Section):
@@ -73,12 +77,18 @@ class OptimConfig(_Section):
     schedule: Literal["step", "epoch"] = "step"  # how often the learning rate changes
     grad_clip: float = Field(1.0, gt=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # > 0: an average of the weights, which is then what is evaluated
 
 
 class RuntimeConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
-    workers: int = Field(2, ge=0)
+    workers: int = Field(2, ge=0)  # of each rank
+    micro_batch: int | None = Field(None, gt=0)  # samples a forward pass; gradients of a global batch are accumulated
+    augment: Literal["auto", "device", "worker"] = "auto"  # where RandAugment runs; auto: on a GPU, else in the workers
+    attention: Literal["auto", "explicit", "sdpa", "triton"] = "auto"
+    compile: bool = False
+    loggers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
     log_every: int = Field(50, gt=0)  # steps
     checkpoint_every: int = Field(1000, gt=0)  # steps
     keep_checkpoints: int = Field(2, gt=0)
@@ -88,6 +98,7 @@ class RuntimeConfig(_Section):
 
 class Config(_Section):
     preset: str
+    init: str | None = None  # weights to start from: timm:NAME, a checkpoint file, a run or an exported model
     seed: int = Field(0, ge=0, le=2**62)
     model: ModelConfig
     data: DataConfig = DataConfig()

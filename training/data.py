@@ -6,8 +6,9 @@ indexable permutation (a Feistel network with cycle walking): no list of samples
 """
 
 import hashlib
+import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,19 +29,63 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Batch:
-    """rgb uint8 (batch, 3, size, size); depth z (batch, 1, size, size), NaN invalid; label int64 (batch,)."""
+    """rgb uint8 (batch, 3, size, size); depth z (batch, 1, size, size), NaN invalid; label int64 (batch,).
+
+    `first` is the position of the first sample in the endless stream (in the split, for evaluation). `draws` are
+    RandAugment's parameters where it has not been applied yet: (batch, operations, 2), operation and signed magnitude.
+    """
 
     rgb: Tensor
     depth: Tensor
     label: Tensor
     keys: list[str]
+    first: int = 0
+    draws: Tensor | None = None
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        draws = None if self.draws is None else change(self.draws)
+        return Batch(change(self.rgb), change(self.depth), change(self.label), self.keys, self.first, draws)
 
     def to(self, device: torch.device) -> "Batch":
-        rgb, depth, label = (tensor.to(device, non_blocking=True) for tensor in (self.rgb, self.depth, self.label))
-        return Batch(rgb, depth, label, self.keys)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        return Batch(self.rgb.pin_memory(), self.depth.pin_memory(), self.label.pin_memory(), self.keys)
+        return self._each(Tensor.pin_memory)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One rank's part of every global batch: consecutive samples, delivered in `pieces` batches a step.
+
+    Mixing groups are never cut: `piece` is a multiple of `mix_group` where there is mixing.
+    """
+
+    rank: int
+    world_size: int
+    piece: int  # samples a batch
+    pieces: int  # batches a step
+
+    @classmethod
+    def of(cls, config: Config, rank: int = 0, world_size: int = 1) -> "Share":
+        total, group = config.optim.batch_size, config.augment.mix_group if config.augment.mixes else 1
+        if total % (world_size * group):
+            whole = f"whole mixing groups of {group} " if group > 1 else ""
+            raise DataError(
+                f"optim.batch_size {total} must divide into {whole}for each of {world_size} ranks: change it, "
+                "augment.mix_group or the number of ranks"
+            )
+        mine = total // world_size
+        piece = math.lcm(config.runtime.micro_batch or mine, group)
+        if mine % piece:
+            raise DataError(
+                f"runtime.micro_batch {config.runtime.micro_batch} must divide a rank's {mine} samples of a batch, "
+                f"together with augment.mix_group {group}"
+            )
+        return cls(rank, world_size, piece, mine // piece)
+
+    def first(self, step: int, piece: int) -> int:
+        """Position in the stream of the first sample of a piece of a step."""
+        return (step * self.world_size + self.rank) * self.piece * self.pieces + piece * self.piece
 
 
 def shuffled(positions: NDArray[np.integer], count: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -50,14 +95,15 @@ def shuffled(positions: NDArray[np.integer], count: int, seed: int, epoch: int) 
 
 
 class TrainBatches(Dataset[Batch]):
-    """`self[step]` is the whole batch of a step."""
+    """`self[step * share.pieces + piece]` is that piece of that step."""
 
-    def __init__(self, split: shards.Split, config: Config) -> None:
-        self.split, self.config = split, config
+    def __init__(self, split: shards.Split, config: Config, share: Share) -> None:
+        self.split, self.config, self.share = split, config, share
 
-    def __getitem__(self, step: int) -> Batch:
-        size, batch, count = self.config.model.image_size, self.config.optim.batch_size, len(self.split)
-        positions = np.arange(step * batch, (step + 1) * batch)
+    def __getitem__(self, number: int) -> Batch:
+        size, count = self.config.model.image_size, len(self.split)
+        first = self.share.first(*divmod(number, self.share.pieces))
+        positions = np.arange(first, first + self.share.piece)
         depth_field = self.config.data.depth
         views, labels, keys = [], [], []
         for epoch in range(int(positions[0]) // count, int(positions[-1]) // count + 1):
@@ -69,7 +115,7 @@ class TrainBatches(Dataset[Batch]):
                 views.append(augment.train_view(joint, size, self.config.augment, rng))
                 labels.append(sample["cls"])
                 keys.append(sample["key"])
-        return _collate(views, labels, keys)
+        return _collate(views, labels, keys, first)
 
 
 class EvalBatches(Dataset[Batch]):
@@ -89,12 +135,12 @@ class EvalBatches(Dataset[Batch]):
             views.append(augment.eval_view(augment.join(sample["rgb"], sample[self.depth_field]), size, crop))
             labels.append(sample["cls"])
             keys.append(sample["key"])
-        return _collate(views, labels, keys)
+        return _collate(views, labels, keys, number * self.batch_size)
 
 
-def _collate(views: list[tuple[Tensor, Tensor]], labels: list[int], keys: list[str]) -> Batch:
+def _collate(views: list[tuple[Tensor, Tensor]], labels: list[int], keys: list[str], first: int) -> Batch:
     rgb, depth = (torch.stack(list(parts)) for parts in zip(*views, strict=True))
-    return Batch(rgb, depth, torch.tensor(labels), keys)
+    return Batch(rgb, depth, torch.tensor(labels), keys, first)
 
 
 def classes_sha256(split: shards.Split) -> str:
@@ -122,14 +168,18 @@ def open_shards(data: Path, split: str, depth_field: str) -> shards.Split:
     return opened
 
 
-def train_loader(split: shards.Split, config: Config, first_step: int, num_steps: int) -> Iterator[Batch]:
-    """Batches of steps first_step .. num_steps - 1, made by `runtime.workers` processes."""
-    return _load(TrainBatches(split, config), range(first_step, num_steps), config.runtime.workers)
+def train_loader(split: shards.Split, config: Config, share: Share, first_step: int, num_steps: int) -> Iterator[Batch]:
+    """This rank's batches of steps first_step .. num_steps - 1, made by `runtime.workers` processes."""
+    numbers = range(first_step * share.pieces, num_steps * share.pieces)
+    return _load(TrainBatches(split, config, share), numbers, config.runtime.workers)
 
 
-def eval_loader(split: shards.Split, config: Config, depth_field: str, batch_size: int) -> Iterator[Batch]:
+def eval_loader(
+    split: shards.Split, config: Config, depth_field: str, batch_size: int, rank: int = 0, world_size: int = 1
+) -> Iterator[Batch]:
+    """Every `world_size`-th batch of the split, from the `rank`-th: over all ranks every sample once."""
     batches = EvalBatches(split, config, depth_field, batch_size)
-    return _load(batches, range(len(batches)), config.runtime.workers)
+    return _load(batches, range(rank, len(batches), world_size), config.runtime.workers)
 
 
 def _load(dataset: Dataset[Batch], order: range, workers: int) -> Iterator[Batch]:

@@ -7,13 +7,12 @@ import numpy as np
 import torch
 
 from pipeline import shards
-from training.augment import normalise
+from training.augment import RGB_MEAN, RGB_STD, normalise
 from training.checkpoint import Checkpoint
 from training.config import Config
 from training.data import EvalBatches, eval_loader
 from training.dumps import sums
 from training.dumps.store import DumpInfo, DumpWriter
-from training.evaluate import RGB_MEAN, RGB_STD
 from training.models.attention import Taps
 from training.models.patch_depth import MODES, patch_depth
 from training.models.vit import VisionTransformer

@@ -8,15 +8,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-import data_manifests
 from pipeline import shards
-from training.augment import normalise
+from training.augment import RGB_MEAN, RGB_STD, normalise
 from training.config import Config
 from training.data import eval_loader
 from training.models.vit import VisionTransformer
 
-_RGB = data_manifests.load("imagenet1k")
-RGB_MEAN, RGB_STD = tuple(_RGB["rgb_mean"]), tuple(_RGB["rgb_std"])
 EVAL_BATCH = 256
 
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from pipeline import shards
 from training import augment, checkpoint, run_log
 from training.config import Config
-from training.data import Batch, open_shards, train_loader
-from training.evaluate import RGB_MEAN, RGB_STD, Outcome, evaluate
+from training.data import Batch, Share, open_shards, train_loader
+from training.evaluate import Outcome, evaluate
 from training.models.vit import load_checked
 from training.optim import build_optimizer, learning_rate
 from training.records import (
@@ -125,7 +125,7 @@ class _Pretraining:
         try:
             if self.step == 0:
                 self._after_epoch(0)
-            loader = train_loader(self.train, self.config, self.step, self.num_steps)
+            loader = train_loader(self.train, self.config, Share.of(self.config), self.step, self.num_steps)
             while self.step < self.num_steps:
                 before = time.perf_counter()
                 batch = next(loader)
@@ -150,11 +150,7 @@ class _Pretraining:
     def _train_step(self, batch: Batch) -> None:
         config = self.config
         batch = batch.to(self.device)
-        rgb, depth = augment.normalise(batch.rgb, RGB_MEAN, RGB_STD), batch.depth
-        target = F.one_hot(batch.label, config.model.num_classes).to(rgb.dtype)
-        if config.augment.mixes:
-            group = self.step * config.optim.batch_size // config.augment.mix_group
-            rgb, depth, target = augment.mix(rgb, depth, target, config.augment, config.seed, group)
+        rgb, depth, target = augment.model_inputs(batch, config)
         epoch = self.step * config.optim.batch_size / len(self.train)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate(config.optim, epoch)

@@ -41,7 +41,7 @@ def test_learning_rate_per_step_is_smooth():
         (["seed.x=1"], "seed"),
         (["model.width=65"], "must be a multiple of heads"),
         (["model.image_size=60"], "must be a multiple of patch_size"),
-        (["data.depth=fake"], "data.depth must be 'pseudo', 'real', 'raw' or 'exact', got 'fake'"),
+        (["data.depth=fake"], "data.depth must be 'pseudo', 'real', 'raw', 'exact' or 'online', got 'fake'"),
         (["model.name=mlin"], "use --model"),
         (["augment.crop_scale=[1.0, 0.1]"], "augment.crop_scale"),
         (["optim.betas=[2, 3]"], "optim.betas"),

@@ -7,7 +7,7 @@ import torch
 from pipeline import shards
 from training import augment
 from training.config import AugmentConfig, resolve
-from training.data import DataError, EvalBatches, TrainBatches, eval_loader, open_shards, shuffled, train_loader
+from training.data import DataError, EvalBatches, Share, TrainBatches, eval_loader, open_shards, shuffled, train_loader
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 16, 97, 1000])
@@ -33,7 +33,7 @@ def config(*settings):
 
 def test_every_epoch_sees_every_sample_once(rooms):
     split = open_shards(rooms, "train", "raw")
-    batches = TrainBatches(split, config())
+    batches = TrainBatches(split, config(), Share.of(config()))
     stream = [key for step in range(3 * 150 // 32 + 1) for key in batches[step].keys]
     everything = sorted(split.key(i) for i in range(150))
     for epoch in range(3):
@@ -45,9 +45,9 @@ def test_every_epoch_sees_every_sample_once(rooms):
 def test_the_stream_does_not_depend_on_workers_or_on_where_it_starts(rooms, workers):
     split = open_shards(rooms, "train", "raw")
     settings = config("augment.rand_augment_ops=2")
-    reference = TrainBatches(split, settings)
+    reference = TrainBatches(split, settings, Share.of(settings))
     wanted = config("augment.rand_augment_ops=2", f"runtime.workers={workers}")
-    for step, batch in zip(range(3, 7), train_loader(split, wanted, 3, 7), strict=True):
+    for step, batch in zip(range(3, 7), train_loader(split, wanted, Share.of(wanted), 3, 7), strict=True):
         assert batch.keys == reference[step].keys
         torch.testing.assert_close(batch.rgb, reference[step].rgb, rtol=0, atol=0)
         torch.testing.assert_close(batch.depth, reference[step].depth, rtol=0, atol=0, equal_nan=True)
@@ -57,7 +57,7 @@ def test_making_a_loader_leaves_the_global_generator_alone(rooms):
     split = open_shards(rooms, "train", "raw")
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    next(train_loader(split, config("runtime.workers=0"), 0, 2))
+    next(train_loader(split, config("runtime.workers=0"), Share.of(config()), 0, 2))
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -122,13 +122,17 @@ class VisionTransformer(nn.Module):
         """Patch tokens (batch, patches, width), before position embedding."""
         return self.patch_embed(rgb)
 
+    def tokens(self, rgb: Tensor, depth: Tensor, taps: Taps | None = None) -> Tensor:
+        """What enters the first transformer block, class token first: (batch, 1 + patches, width)."""
+        x = self.embed(rgb, depth)
+        return torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
+
     def biases(self, depth: Tensor) -> list[Tensor | None]:
         """What each block adds to its scores, broadcastable to (batch, heads, query, key)."""
-        return [None] * self.config.depth
+        return [None] * len(self.blocks)
 
     def forward(self, rgb: Tensor, depth: Tensor, taps: Taps | None = None) -> Tensor:
-        x = self.embed(rgb, depth)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
+        x = self.tokens(rgb, depth, taps)
         for index, (block, bias) in enumerate(zip(self.blocks, self.biases(depth), strict=True)):
             x = block(x, bias, taps, f"blocks.{index}")
         return self.head(self.norm(x)[:, 0])
