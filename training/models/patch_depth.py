@@ -29,7 +29,11 @@ def patch_depth(depth: Tensor, patch_size: int, mode: Mode) -> Tensor:
     return torch.where(share > 0, total / share.clamp_min(1e-12), torch.nan).flatten(1)
 
 
-def signed_difference(patches: Tensor) -> Tensor:
-    """Δ (batch, 1 + patches, 1 + patches) = d_i - d_j; zero on the class token's row and column and for NaN patches."""
-    difference = (patches[:, :, None] - patches[:, None, :]).nan_to_num(0.0)
-    return F.pad(difference, (1, 0, 1, 0))
+def token_depth(patches: Tensor) -> Tensor:
+    """(batch, patches) -> (batch, 1 + patches): NaN, which is no depth, for the class token."""
+    return F.pad(patches, (1, 0), value=torch.nan)
+
+
+def signed_difference(depths: Tensor) -> Tensor:
+    """Δ_ij = d_i - d_j of depths (batch, tokens): (batch, tokens, tokens), zero where either is NaN."""
+    return (depths[:, :, None] - depths[:, None, :]).nan_to_num(0.0)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from training.models.attention import Attention, Taps
+from training.models.score_bias import ScoreBias
 
 
 class ModelError(ValueError):
@@ -74,7 +75,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width, mlp_ratio * width)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, taps: Taps | None = None, name: str = "") -> Tensor:
+    def forward(self, x: Tensor, bias: ScoreBias | None = None, taps: Taps | None = None, name: str = "") -> Tensor:
         x = x + self.attn(self.norm1(x), bias, taps, f"{name}.attn")
         return x + self.mlp(self.norm2(x))
 
@@ -127,8 +128,8 @@ class VisionTransformer(nn.Module):
         x = self.embed(rgb, depth)
         return torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
 
-    def biases(self, depth: Tensor) -> list[Tensor | None]:
-        """What each block adds to its scores, broadcastable to (batch, heads, query, key)."""
+    def biases(self, depth: Tensor) -> list[ScoreBias | None]:
+        """What each block adds to its scores."""
         return [None] * len(self.blocks)
 
     def forward(self, rgb: Tensor, depth: Tensor, taps: Taps | None = None) -> Tensor:

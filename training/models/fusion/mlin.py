@@ -5,7 +5,8 @@
 alpha: one learnable scalar a block, init 1, of either sign. s_h: fixed, negative, one a head (RetNet's decay, by way of
 DFormerv2, whose initial_value 2 and decay_range 4 we take: the thesis prints neither). The paper's Eq. 1 omits s_h,
 its appendix code has it; A.2 prints `1 - 2 * (...)` where `2 ** (...)` as in A.1 is meant. We follow the code. The bias
-is 0 on the class token's row and column and for patches without depth.
+is 0 on the class token's row and column and for patches without depth. The logits read the class token alone, so the
+last block's alpha acts on nothing and gets no gradient; the published parameter count includes it.
 """
 
 import math
@@ -14,7 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from training.models.patch_depth import Mode, patch_depth, signed_difference
+from training.models.patch_depth import Mode, patch_depth, token_depth
+from training.models.score_bias import LinearBias, ScoreBias
 from training.models.vit import VisionTransformer, VitConfig
 
 
@@ -37,23 +39,19 @@ class Mlin(VisionTransformer):
         super().__init__(config)
         self.patch_depth_mode = config.patch_depth
         self.alpha = nn.Parameter(torch.ones(config.depth))
-        self.register_buffer("head_scale", head_scale(config), persistent=False)
+        self.register_buffer(
+            "head_scale", head_scale(config.initial_value, config.decay_range, config.heads), persistent=False
+        )
         self.head_scale: Tensor
 
-    def biases(self, depth: Tensor) -> list[Tensor | None]:
-        difference = signed_difference(patch_depth(depth, self.config.patch_size, self.patch_depth_mode)).abs()
-        scaled = self.head_scale.view(1, -1, 1, 1) * difference[:, None]
-        return [alpha * scaled for alpha in self.alpha]
+    def biases(self, depth: Tensor) -> list[ScoreBias | None]:
+        depths = token_depth(patch_depth(depth, self.config.patch_size, self.patch_depth_mode))
+        return [LinearBias(self.head_scale * alpha, depths) for alpha in self.alpha]
 
     def figure_parameters(self) -> dict[str, list[float]]:
         return {"alpha": self.alpha.detach().float().tolist()}
 
 
-def head_scale(config: MlinConfig) -> Tensor:
+def head_scale(initial_value: float, decay_range: float, heads: int) -> Tensor:
     """(heads,) s_h, all below zero."""
-    return torch.tensor(
-        [
-            math.log(1 - 2 ** (-config.initial_value - config.decay_range * head / config.heads))
-            for head in range(config.heads)
-        ]
-    )
+    return torch.tensor([math.log(1 - 2 ** (-initial_value - decay_range * head / heads)) for head in range(heads)])
