@@ -89,12 +89,15 @@ class EvalLine(_Record):
 
 
 class ParametersLine(_Record):
-    """Parameters that the figures need, per epoch; for mlin `alpha`: one number a block."""
+    """Parameters that the figures need, per epoch.
+
+    mlin: `alpha`, one number a block. mmlp: `phi`, a list a block of φ(Δ) at the Δ of `phi_grid`.
+    """
 
     kind: Literal["parameters"] = "parameters"
     step: int
     epoch: int
-    values: dict[str, list[float]]
+    values: dict[str, list[float] | list[list[float]]]
 
 
 class EndLine(_Record):

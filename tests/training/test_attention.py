@@ -1,4 +1,4 @@
-"""Every path of attention against the explicit one."""
+"""Every path of attention against the explicit one, and φ of mmlp against a literal network."""
 
 import pytest
 import torch
@@ -7,10 +7,11 @@ from torch import nn
 from training.config import resolve
 from training.models import attention as paths
 from training.models.attention import Attention, AttentionError, set_attention
+from training.models.fusion.mmlp import GRID, Phi
 from training.models.score_bias import LinearBias, TableBias
 
 HEADS, TOKENS = 3, 13
-KINDS = ("none", "linear", "table")
+KINDS = ("none", "mlin", "mmlp")
 TINY = ("model.image_size=32", "model.width=48", "model.depth=2", "model.heads=3")
 
 
@@ -37,12 +38,10 @@ def make_bias(kind, depths):
     coefficient = torch.tensor([-0.3, 0.8, -1.7], dtype=depths.dtype, device=depths.device, requires_grad=True)
     if kind == "none":
         return None, []
-    if kind == "linear":
+    if kind == "mlin":
         return LinearBias(coefficient, depths), [coefficient]
-    table = torch.randn(*depths.shape, depths.shape[1], generator=generator(4), dtype=depths.dtype).to(depths.device)
-    missing = depths.isnan()
-    table = table.masked_fill(missing[:, :, None] | missing[:, None, :], 0.0).requires_grad_()
-    return TableBias(coefficient, table), [coefficient, table]
+    phi = redrawn(Phi(), depths.dtype).to(depths.device)
+    return TableBias(coefficient, phi(depths)), [coefficient, *phi.parameters()]
 
 
 def outputs_and_gradients(path, kind, dtype=torch.float64, device="cpu", head_dim=16, tokens=TOKENS):
@@ -69,13 +68,13 @@ def test_sdpa_equals_explicit_in_every_gradient(kind):
 
 
 @pytest.mark.parametrize("path", ["explicit", "sdpa"])
-@pytest.mark.parametrize("kind", ["linear", "table"])
+@pytest.mark.parametrize("kind", ["mlin", "mmlp"])
 def test_no_path_drops_the_bias(path, kind):
     with_bias, without = outputs_and_gradients(path, kind)[0], outputs_and_gradients(path, "none")[0]
     assert (with_bias - without).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["linear", "table"])
+@pytest.mark.parametrize("kind", ["mlin", "mmlp"])
 def test_under_autocast_the_mask_is_of_the_dtype_of_q_and_aligned(kind, monkeypatch):
     reference = outputs_and_gradients("explicit", kind, torch.float32)
     seen = []
@@ -97,7 +96,7 @@ def test_under_autocast_the_mask_is_of_the_dtype_of_q_and_aligned(kind, monkeypa
 
 
 def test_mask_keeps_nothing_per_head_for_backward():
-    for kind in ("linear", "table"):
+    for kind in ("mlin", "mmlp"):
         bias, _ = make_bias(kind, token_depths())
         saved = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=saved: kept.append(t.numel()) or t, lambda t: t):
@@ -131,7 +130,7 @@ def test_set_attention_reaches_every_block():
 # --- compiled ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("moniker", ["mlin"])
+@pytest.mark.parametrize("moniker", ["mlin", "mmlp"])
 def test_compiled_equals_eager_in_every_gradient(moniker):
     model = redrawn(resolve("tiny", moniker, TINY, num_classes=5).model.build(), torch.float64)
     rgb = torch.randn(2, 3, 32, 32, generator=generator(4), dtype=torch.float64)
@@ -143,17 +142,85 @@ def test_compiled_equals_eager_in_every_gradient(moniker):
         results.append([logits, *torch.autograd.grad(logits.square().sum(), list(model.parameters()))])
     names = ["logits", *dict(model.named_parameters())]
     for name, eager, compiled in zip(names, *results, strict=True):
-        assert eager.abs().max() > 0, name
+        assert eager.abs().max() > 0 or name.startswith("phi.1.")  # see test_nothing_reads_the_last_blocks_bias
         torch.testing.assert_close(compiled, eager, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("moniker", ["mlin"])
+@pytest.mark.parametrize("moniker", ["mlin", "mmlp"])
 def test_nothing_reads_the_last_blocks_bias(moniker):
     """Logits read the class token, whose row has no bias: what the last block adds for patches goes nowhere."""
     model = redrawn(resolve("tiny", moniker, TINY, num_classes=5).model.build(), torch.float32)
     rgb = torch.randn(2, 3, 32, 32, generator=generator(4))
     depth = torch.randn(2, 1, 32, 32, generator=generator(5))
     model(rgb, depth).square().sum().backward()
-    blocks = model.alpha.grad
+    blocks = model.alpha.grad if moniker == "mlin" else [phi.fc1.weight.grad for phi in model.phi]
     assert (blocks[0] != 0).any()
     assert (blocks[1] == 0).all()
+
+
+# --- φ -------------------------------------------------------------------------------------------------------------
+
+
+def test_phi_equals_a_literal_network_in_every_gradient():
+    phi = redrawn(Phi())
+    with torch.no_grad():
+        phi.fc1.weight[:3] = 0.0  # units that Δ cannot switch: on, off, and exactly between
+        phi.fc1.bias[:3] = torch.tensor([0.7, -0.7, 0.0])
+    literal = nn.Sequential(nn.Linear(1, 32), nn.ReLU(), nn.Linear(32, 1, bias=False)).double()
+    literal.load_state_dict({"0.weight": phi.fc1.weight, "0.bias": phi.fc1.bias, "2.weight": phi.fc2.weight})
+    depths = token_depths(3, 30)
+    depths[1, 5] = depths[1, 6]  # ties
+    grad = torch.randn(3, 30, 30, generator=generator(6), dtype=torch.float64)
+    valid = ~(depths[:, :, None] - depths[:, None, :]).isnan()
+    difference = (depths[:, :, None] - depths[:, None, :]).nan_to_num(0.0)
+    expected = torch.where(valid, literal(difference[..., None])[..., 0], 0.0)
+    table = phi(depths)
+    torch.testing.assert_close(table, expected, rtol=1e-12, atol=1e-12)
+    assert (table[~valid] == 0).all() and (table[valid] != 0).all()
+    got = torch.autograd.grad((table * grad).sum(), list(phi.parameters()))
+    want = torch.autograd.grad((expected * grad).sum(), list(literal.parameters()))
+    for ours, theirs in zip(got, want, strict=True):
+        assert theirs.abs().max() > 0
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["mlin", "mmlp"])
+def test_gradcheck(kind):
+    depths = token_depths(2, 6)
+    coefficient = torch.tensor([-0.3, 0.8], dtype=torch.float64, requires_grad=True)
+    if kind == "mlin":
+        assert torch.autograd.gradcheck(lambda c: LinearBias(c, depths).mask(torch.float64), [coefficient])
+        return
+    phi = redrawn(Phi())
+
+    def mask(coefficient, *parameters):
+        values = dict(zip(dict(phi.named_parameters()), parameters, strict=True))
+        return TableBias(coefficient, torch.func.functional_call(phi, values, depths)).mask(torch.float64)
+
+    assert torch.autograd.gradcheck(mask, [coefficient, *phi.parameters()])
+
+
+def test_mmlp_has_96_parameters_a_block_and_a_negative_bias_where_phi_is_positive():
+    plain, model = (resolve("thesis", name) for name in ("m3ch", "mmlp"))
+    with torch.device("meta"):
+        sizes = [sum(p.numel() for p in config.model.build().parameters()) for config in (plain, model)]
+    assert sizes[1] - sizes[0] == 1152
+    tiny = resolve("tiny", "mmlp", TINY).model.build()
+    with torch.no_grad():
+        for phi in tiny.phi:
+            phi.fc2.weight.abs_()
+    bias = tiny.biases(torch.randn(2, 1, 32, 32, generator=generator(7)))[1].dense()
+    assert (bias[:, :, 0] == 0).all() and (bias[:, :, :, 0] == 0).all()
+    assert (bias[:, :, 1:, 1:] < 0).all()
+    assert (bias != bias.transpose(2, 3)).any()  # Δ is signed
+
+
+def test_figures_see_phi_as_it_acts():
+    model = redrawn(resolve("tiny", "mmlp", TINY).model.build(), torch.float32)
+    values = model.figure_parameters()
+    assert values["phi_grid"] == list(GRID)
+    assert [len(curve) for curve in values["phi"]] == [81, 81]
+    depths = torch.tensor([[1.5, -0.5]])  # Δ = 2 and -2
+    table = model.phi[1](depths)[0]
+    assert table[0, 1].item() == pytest.approx(values["phi"][1][GRID.index(2.0)], rel=1e-5)
+    assert table[1, 0].item() == pytest.approx(values["phi"][1][GRID.index(-2.0)], rel=1e-5)

@@ -60,7 +60,8 @@ def test_contract(moniker):
     logits.square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
-        assert parameter.grad.abs().sum() > 0, name
+        # Nothing reads the last block's bias: see test_nothing_reads_the_last_blocks_bias.
+        assert parameter.grad.abs().sum() > 0 or name.startswith("phi.1."), name
     again = tiny(moniker).build()
     again.load_state_dict(model.state_dict())
     torch.testing.assert_close(again(rgb, depth), logits, rtol=0, atol=0)
@@ -169,7 +170,7 @@ def test_mlin_bias_has_the_right_sign_and_scale():
     np.testing.assert_allclose(bias[0, :, 1:, 1:], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("moniker", ["mlin"])
+@pytest.mark.parametrize("moniker", ["mlin", "mmlp"])
 def test_starts_as_m3ch_but_for_its_bias(moniker):
     torch.manual_seed(3)
     plain = tiny("m3ch").build()

@@ -138,8 +138,8 @@ class VisionTransformer(nn.Module):
             x = block(x, bias, taps, f"blocks.{index}")
         return self.head(self.norm(x)[:, 0])
 
-    def figure_parameters(self) -> dict[str, list[float]]:
-        """Parameters the figures follow over epochs: name -> one number a block."""
+    def figure_parameters(self) -> dict[str, list[float] | list[list[float]]]:
+        """Parameters the figures follow over epochs: name -> one number or list a block."""
         return {}
 
 

@@ -48,7 +48,7 @@ class Mlin(VisionTransformer):
         depths = token_depth(patch_depth(depth, self.config.patch_size, self.patch_depth_mode))
         return [LinearBias(self.head_scale * alpha, depths) for alpha in self.alpha]
 
-    def figure_parameters(self) -> dict[str, list[float]]:
+    def figure_parameters(self) -> dict[str, list[float] | list[list[float]]]:
         return {"alpha": self.alpha.detach().float().tolist()}
 
 
