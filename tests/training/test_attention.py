@@ -1,12 +1,17 @@
 """Every path of attention against the explicit one, and φ of mmlp against a literal network."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
+from running import ROOT
 from torch import nn
 
 from training.config import resolve
 from training.models import attention as paths
-from training.models.attention import Attention, AttentionError, set_attention
+from training.models.attention import Attention, AttentionError, choose_path, set_attention
 from training.models.fusion.mmlp import GRID, Phi
 from training.models.score_bias import LinearBias, TableBias
 
@@ -118,10 +123,32 @@ def test_taps_cost_nothing_when_off(monkeypatch):
 # --- choice --------------------------------------------------------------------------------------------------------
 
 
-def test_set_attention_reaches_every_block():
+def test_triton_is_refused_where_it_cannot_run(monkeypatch):
+    monkeypatch.setattr(paths, "_HAS_TRITON", True)
+    monkeypatch.setattr(paths, "_INTERPRETED", False)
+    good = {"device_type": "cuda", "dtype": torch.bfloat16, "head_dim": 64, "tokens": 197}
+    assert choose_path("triton", **good) == "triton"
+    assert choose_path("auto", **good) == "sdpa"
+    for changed, reason in (
+        ({"device_type": "cpu"}, "CUDA"), ({"dtype": torch.float32}, "got torch.float32"), ({"head_dim": 48}, "got 48"),
+        ({"head_dim": 128}, "got 128"), ({"tokens": 257}, "256 tokens"),
+    ):  # fmt: skip
+        with pytest.raises(AttentionError, match=reason):
+            choose_path("triton", **{**good, **changed})
+        assert choose_path("auto", **{**good, **changed}) == "sdpa"
+    monkeypatch.setattr(paths, "_HAS_TRITON", False)
+    with pytest.raises(AttentionError, match="not installed"):
+        choose_path("triton", **good)
+
+
+def test_set_attention_reaches_every_block(monkeypatch):
     model = resolve("tiny", "mlin", TINY).model.build()
     set_attention(model, "explicit")
     assert {block.attn.requested for block in model.blocks} == {"explicit"}
+    monkeypatch.setattr(paths, "_INTERPRETED", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(AttentionError, match="triton"):
+        set_attention(model, "triton")
     with pytest.raises(AttentionError, match="must be one of"):
         set_attention(model, "flash")
     assert {block.attn.requested for block in model.blocks} == {"explicit"}
@@ -224,3 +251,65 @@ def test_figures_see_phi_as_it_acts():
     table = model.phi[1](depths)[0]
     assert table[0, 1].item() == pytest.approx(values["phi"][1][GRID.index(2.0)], rel=1e-5)
     assert table[1, 0].item() == pytest.approx(values["phi"][1][GRID.index(-2.0)], rel=1e-5)
+
+
+# --- Triton --------------------------------------------------------------------------------------------------------
+
+needs_kernels = pytest.mark.skipif(
+    not (torch.cuda.is_available() or paths._INTERPRETED), reason="needs a CUDA GPU, or Triton's interpreter"
+)
+fusion_warning = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")  # of Triton 3.9's compiler
+
+
+@needs_kernels
+@fusion_warning
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_triton_kernels_are_as_exact_as_the_fused_ones(kind, dtype):
+    device = "cpu" if paths._INTERPRETED else "cuda"
+    if paths.triton_refusal(device, dtype, 16, TOKENS):
+        pytest.skip(f"no {dtype} on this {device}")
+    for head_dim, tokens in ((16, 13), (32, 70)) if paths._INTERPRETED else ((16, 37), (64, 197), (64, 256)):
+        shape = {"device": device, "head_dim": head_dim, "tokens": tokens}
+        exact = outputs_and_gradients("explicit", kind, **shape)
+        results = [outputs_and_gradients(path, kind, dtype, **shape) for path in ("triton", "triton", "sdpa")]
+        for reference, ours, again, fused in zip(exact, *results, strict=True):
+            error, theirs = ((result.double() - reference).norm() / reference.norm() for result in (ours, fused))
+            assert error < 2 * theirs + 1e-5
+            assert dtype is not torch.float32 or error < 1e-4
+            assert torch.equal(ours, again)
+        if kind != "none":
+            without = outputs_and_gradients("triton", "none", dtype, **shape)[0]
+            assert (results[0][0] - without).norm() > 0.1 * without.norm()
+
+
+@needs_kernels
+@fusion_warning
+@pytest.mark.parametrize("moniker", ["mlin", "mmlp"])
+def test_triton_kernels_compile_in_one_graph(moniker):
+    device, dtype = ("cpu", torch.float32) if paths._INTERPRETED else ("cuda", torch.bfloat16)
+    model = redrawn(resolve("tiny", moniker, TINY, num_classes=5).model.build(), torch.float32).to(device)
+    set_attention(model, "triton")
+    rgb = torch.randn(2, 3, 32, 32, generator=generator(4)).to(device)
+    depth = torch.randn(2, 1, 32, 32, generator=generator(5)).to(device)
+    results = []
+    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        with torch.autocast(device, dtype, enabled=dtype is torch.bfloat16):
+            logits = run(rgb, depth)
+        results.append([logits, *torch.autograd.grad(logits.float().square().sum(), list(model.parameters()))])
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-2 if device == "cuda" else 1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not paths._HAS_TRITON, reason="triton is not installed")
+@pytest.mark.skipif(paths._INTERPRETED, reason="this is the interpreter")
+def test_triton_kernels_in_the_interpreter():
+    """On the CPU; Triton looks at the variable when it is imported, hence a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__, "-k", "test_triton_kernels"],
+        env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, check=False, cwd=ROOT, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "8 passed, 4 skipped" in done.stdout  # three without bfloat16, and this one

@@ -1,4 +1,4 @@
-"""Multi-head attention with an optional additive bias, computed in one of two ways.
+"""Multi-head attention with an optional additive bias, computed in one of three ways.
 
     scores = Q K^T / sqrt(d_h),   pattern = softmax(scores + bias),   out = pattern V W_o
 
@@ -6,6 +6,7 @@
 |----------|---------------------------------------------------------------------------------------------------|
 | explicit | the equations above; the reference, and what taps see                                             |
 | sdpa     | PyTorch's fused kernels; with a bias on a GPU its memory-efficient one, given a dense mask         |
+| triton   | our kernels (`attention_triton`), which compute or read the bias inside and store nothing per head |
 
 Taps recorded per block when a `Taps` is given (then the explicit path runs, so that what is seen is what acts):
 
@@ -15,16 +16,27 @@ Taps recorded per block when a `Taps` is given (then the explicit path runs, so 
 | blocks.<i>.attn.bias            | (batch, heads, query, key)  |
 """
 
+import os
+from importlib.util import find_spec
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models.score_bias import ScoreBias
 
 Taps = dict[str, Tensor]
-Path = Literal["explicit", "sdpa"]
-Requested = Literal["auto", "explicit", "sdpa"]
+Path = Literal["explicit", "sdpa", "triton"]
+Requested = Literal["auto", "explicit", "sdpa", "triton"]
+
+# The backward kernel holds all queries of one head at once, in 155 KB of shared memory at these limits (compiled for
+# sm_90, which has 227 KB); a head dimension of 128 would take 295 KB.
+MAX_TRITON_TOKENS = 256
+TRITON_HEAD_DIMS = (16, 32, 64)
+
+_HAS_TRITON = find_spec("triton") is not None
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it when it is imported
 
 
 class AttentionError(ValueError):
@@ -45,8 +57,16 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, bias: ScoreBias | None = None, taps: Taps | None = None, name: str = "") -> Tensor:
         """(batch, tokens, width) -> same."""
         batch, tokens, width = x.shape
-        path: Path = "explicit" if taps is not None else choose_path(self.requested)
-        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x)
+        if taps is not None:
+            path: Path = "explicit"
+        else:
+            path = choose_path(self.requested, qkv.device.type, qkv.dtype, self.head_dim, tokens)
+        if path == "triton":
+            from training.models.attention_triton import attention  # triton exists on few platforms
+
+            return self.proj(attention(qkv, self.heads, bias))
+        q, k, v = qkv.view(batch, tokens, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
         if path == "sdpa":
             # A mask of another dtype than q can be silently wrong in some kernels: cast it here, also under autocast.
             mask = None if bias is None else bias.mask(q.dtype)
@@ -73,11 +93,34 @@ def set_attention(model: nn.Module, requested: Requested) -> None:
     """Make every `Attention` of `model` use this path (config `runtime.attention`); raises AttentionError."""
     if requested not in get_args(Requested):
         raise AttentionError(f"attention must be one of {', '.join(get_args(Requested))}, got {requested!r}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     for module in model.modules():
         if isinstance(module, Attention):
+            choose_path(requested, device, torch.float16, module.head_dim, tokens=1)  # raises what is known by now
             module.requested = requested
 
 
-def choose_path(requested: Requested) -> Path:
-    """The path that runs; every path takes every kind of bias."""
-    return "sdpa" if requested == "auto" else requested
+def choose_path(requested: Requested, device_type: str, dtype: torch.dtype, head_dim: int, tokens: int) -> Path:
+    """The path that runs; every path takes every kind of bias. `triton` is never replaced silently: AttentionError."""
+    if requested == "auto":
+        return "sdpa"  # until a GPU measurement shows triton more than 5 % faster; none has been made
+    if requested == "triton" and (reason := triton_refusal(device_type, dtype, head_dim, tokens)):
+        raise AttentionError(f"triton attention {reason}: --set runtime.attention=auto")
+    return requested
+
+
+def triton_refusal(device_type: str, dtype: torch.dtype, head_dim: int, tokens: int) -> str | None:
+    """Why the Triton kernels cannot run such attention, or None. In Triton's interpreter a CPU will do."""
+    if not _HAS_TRITON:
+        return "needs the package triton, which is not installed"
+    if device_type != "cuda" and not _INTERPRETED:
+        return f"needs a CUDA GPU, got {device_type}"
+    # The interpreter multiplies bfloat16 as the integers it is stored in; fp32 has not been fitted to a GPU's memory.
+    allowed = (torch.float32, torch.float16) if _INTERPRETED else (torch.bfloat16, torch.float16)
+    if dtype not in allowed:
+        return f"needs {' or '.join(map(str, allowed))}, got {dtype}"
+    if head_dim not in TRITON_HEAD_DIMS:
+        return f"needs a head dimension of {', '.join(map(str, TRITON_HEAD_DIMS))}, got {head_dim}"
+    if tokens > MAX_TRITON_TOKENS:
+        return f"takes at most {MAX_TRITON_TOKENS} tokens, got {tokens}"
+    return None
