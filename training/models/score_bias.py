@@ -70,8 +70,10 @@ class _Mask(torch.autograd.Function):
     def forward(ctx: Any, coefficient: Tensor, source: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(coefficient, source)
         tokens = source.shape[-1]
-        rows = F.pad(_pairs(source), (0, -tokens % _MASK_ALIGNMENT))
-        return _scaled(coefficient, rows).to(dtype)[..., :tokens]
+        pairs = F.pad(_pairs(source), (0, -tokens % _MASK_ALIGNMENT))
+        mask = pairs.new_empty((len(pairs), len(coefficient), *pairs.shape[1:]), dtype=dtype)
+        torch.mul(coefficient[:, None, None], pairs[:, None], out=mask)  # rounds once, without a copy in fp32
+        return mask[..., :tokens]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
