@@ -1,7 +1,8 @@
 """The Vision Transformer all variants share (torchvision's `vit_b_16` layout, timm's parameter names).
 
 Pre-norm blocks, LayerNorm eps 1e-6, class token, learned position embedding N(0, 0.02), zero-initialised head. A fusion
-technique is a subclass in `fusion/` that changes what goes in (`embed`) or what is added to the scores (`bias`).
+technique is a subclass in `fusion/` that changes what goes in (`embed`), what stands before the blocks (`tokens`) or
+what is added to the scores (`bias`).
 """
 
 from typing import Any
@@ -44,11 +45,32 @@ class VitConfig(BaseModel):
         side = self.image_size // self.patch_size
         return side, side
 
+    @property
+    def num_blocks(self) -> int:
+        """Plain transformer blocks: `depth`, less what a technique puts in place of the first ones."""
+        return self.depth
+
+    @property
+    def stem_width(self) -> int:
+        """Width of the RGB patch and position embedding."""
+        return self.width
+
+    @property
+    def num_positions(self) -> int:
+        """Length of the position embedding: the class token and the patches."""
+        return 1 + self.grid[0] * self.grid[1]
+
 
 class PatchEmbed(nn.Module):
     def __init__(self, channels: int, patch_size: int, width: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(channels, width, patch_size, patch_size)
+
+    def initialise(self) -> None:
+        """torchvision's truncated LeCun normal."""
+        nn.init.trunc_normal_(self.proj.weight, std=self.proj.weight[0].numel() ** -0.5)
+        assert self.proj.bias is not None
+        nn.init.zeros_(self.proj.bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """(batch, channels, height, width) -> (batch, patches, width)."""
@@ -92,21 +114,19 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
         self.config = config
-        grid = config.grid
-        self.patch_embed = PatchEmbed(self.in_channels, config.patch_size, config.width)
+        self.patch_embed = PatchEmbed(self.in_channels, config.patch_size, config.stem_width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.pos_embed = nn.Parameter(torch.empty(1, 1 + grid[0] * grid[1], config.width))
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
+        self.pos_embed = nn.Parameter(torch.empty(1, config.num_positions, config.stem_width))
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.num_blocks)
+        )
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.head = nn.Linear(config.width, config.num_classes)
         self.initialise()
 
     def initialise(self) -> None:
         """torchvision's: truncated LeCun for the patches, Xavier for the MLP and QKV, zero head."""
-        fan_in = self.in_channels * self.config.patch_size**2
-        nn.init.trunc_normal_(self.patch_embed.proj.weight, std=fan_in**-0.5)
-        assert self.patch_embed.proj.bias is not None
-        nn.init.zeros_(self.patch_embed.proj.bias)
+        self.patch_embed.initialise()
         nn.init.normal_(self.pos_embed, std=0.02)
         for block in self.blocks:
             assert isinstance(block, Block)
