@@ -41,6 +41,11 @@ def plan_dump(
 
     `patch_depth` is the mode of |Δ| in the statistics. Dumps that shall share a figure need the same one.
     """
+    if config.model.num_blocks < config.model.depth:
+        raise DumpFailed(
+            f"dumps need plain attention in every block, and {config.model.name} begins with blocks of two branches, "
+            "whose dumps are not available yet"
+        )
     count = len(split) if num_images is None else min(num_images, len(split))
     if count < 1:
         raise DumpFailed(f"--images must be at least 1, got {num_images}")

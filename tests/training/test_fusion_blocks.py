@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.config import ConfigError, resolve
+from training.dump_attention import DumpFailed, plan_dump
 from training.models.fusion.mdf1 import Mdf1Config
 from training.models.fusion.mgem import MgemConfig
 
@@ -120,6 +121,14 @@ def test_mdf1_without_its_dead_tail():
 def test_sizes_that_do_not_fit_are_refused(moniker, setting, complaint):
     with pytest.raises(ConfigError, match=complaint):
         resolve("thesis", moniker, [setting])
+
+
+@pytest.mark.parametrize("moniker", ["mdf1", "mgem"])
+def test_dumps_are_refused(moniker):
+    with pytest.raises(
+        DumpFailed, match=f"{moniker} begins with blocks of two branches, whose dumps are not available yet"
+    ):
+        plan_dump(resolve("thesis", moniker), None, None, None, None, num_images=None, num_raw=0)
 
 
 def test_sizes_follow_the_model():
