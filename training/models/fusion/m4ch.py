@@ -1,6 +1,7 @@
 """m4ch: depth as a fourth input channel of the patch embedding, depth last.
 
-Invalid pixels enter as z = 0, the data set's mean.
+Invalid pixels enter as z = 0, the data set's mean. Where a three-channel model's weights are the start, the depth slice
+of the patch convolution is `depth_init`: zero, so that the logits are that model's, or the mean of the RGB slices.
 """
 
 from typing import Literal
@@ -13,6 +14,7 @@ from training.models.vit import VisionTransformer, VitConfig
 
 class M4chConfig(VitConfig):
     name: Literal["m4ch"] = "m4ch"
+    depth_init: Literal["zero", "mean"] = "zero"
 
     def build(self) -> VisionTransformer:
         return M4ch(self)
