@@ -65,8 +65,11 @@ def encode(z: NDArray[np.floating], step: float) -> bytes:
     return header + _CRC.pack(zlib.crc32(header)) + bytes(_ZSTD.encode(planes))
 
 
-def decode(data: bytes) -> NDArray[np.float32]:
-    """Decode to float32 of shape (height, width); invalid pixels are NaN."""
+def decode(data: bytes, window: tuple[slice, slice] = (slice(None), slice(None))) -> NDArray[np.float32]:
+    """Decode to float32 of shape (height, width); invalid pixels are NaN.
+
+    `window`, slices of rows (step 1) and columns (any step), gives what decoding all and slicing gives, for less.
+    """
     start = _HEADER.size + _CRC.size
     if data[:4] == b"PDZ1":
         raise CodecError("a depth map was written by an earlier version of this codec ('PDZ1'): make the shards again")
@@ -86,12 +89,13 @@ def decode(data: bytes) -> NDArray[np.float32]:
         raise CodecError(f"a depth map of {height}x{width} does not decode: {error}") from error
     if planes.size != num_bytes:
         raise CodecError(f"a depth map of {height}x{width} must hold {num_bytes} bytes, got {planes.size}")
-    high, low = planes.reshape(2, height, width)
+    rows, columns = window
+    high, low = planes.reshape(2, height, width)[:, : rows.indices(height)[1], columns]
     differences = high.astype(np.int16)
     differences <<= 8
     differences |= low
     differences -= np.int16(128)
-    levels = _sum_down(differences)
+    levels = _sum_down(differences)[rows]
     z = levels.astype(np.float32)
     z *= np.float32(step)
     z[levels == _INVALID] = np.nan

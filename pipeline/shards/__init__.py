@@ -21,8 +21,11 @@ the same inputs: names sorted, mtime and owner zero.
 from pipeline.shards.order import ROUNDS as ORDER_ROUNDS
 from pipeline.shards.order import permuted
 from pipeline.shards.read import (
+    TABLES,
+    Members,
     Sample,
     Split,
+    decode_depth,
     decode_member,
     open_split,
     splits_of,
@@ -57,9 +60,11 @@ __all__ = [
     "ORDER_ROUNDS",
     "SCHEMA_VERSION",
     "SPLITS",
+    "TABLES",
     "VOID",
     "DepthField",
     "Extents",
+    "Members",
     "NewerSchemaError",
     "Reject",
     "Sample",
@@ -71,6 +76,7 @@ __all__ = [
     "StorageError",
     "Store",
     "config_hash",
+    "decode_depth",
     "decode_member",
     "depth_statistics",
     "describe_depth",

@@ -7,10 +7,12 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import depth_codec
@@ -21,7 +23,13 @@ Sample = dict[str, Any]  # "key" and the fields of the module's table, decoded
 
 # A process keeps the byte ranges of this many shards (about 0.1 MB each at 1,000 samples: all of ImageNet in 130 MB),
 # and fewer open tars than the 1,024 descriptors that systems commonly allow.
-_TABLES, _TARS = 2048, 256
+TABLES, _TARS = 2048, 256
+_VERIFY = "run precompute-depth verify"
+
+
+def decode_depth(data: bytes, window: tuple[slice, slice] = (slice(None), slice(None))) -> NDArray[np.float32]:
+    """z of a depth member, NaN invalid; `window` (rows, columns) gives a part of it for less than the whole."""
+    return depth_codec.decode(data, window)
 
 
 def decode_member(extension: str, data: bytes) -> Any:
@@ -40,6 +48,39 @@ def decode_member(extension: str, data: bytes) -> Any:
     raise ShardError(f"member '.{extension}' is none of the shard contract's fields; see pipeline/shards/__init__.py")
 
 
+@dataclass(frozen=True)
+class Members:
+    """A sample's members as bytes: field -> (extension, bytes), those that were asked for."""
+
+    key: str
+    tar: str  # where the tar lies, for messages
+    data: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+
+    def add(self, extension: str, data: bytes, length: int, crc: int) -> None:
+        """Raises ShardError where the bytes are not those that the shard's JSON describes."""
+        if len(data) != length or zlib.crc32(data) != crc:
+            raise ShardError(f"{self._where(extension)} is damaged (checksum differs): {_VERIFY}")
+        self.data[extension.split(".")[0]] = (extension, data)
+
+    def check_has(self, fields: Collection[str]) -> None:
+        for wanted in fields:
+            if wanted != "key" and wanted not in self.data:
+                raise ShardError(
+                    f"{self.tar}: sample {self.key} has no '{wanted}', it has {', '.join(sorted(self.data))}"
+                )
+
+    def decode(self, field: str, decoder: Callable[[str, bytes], Any] = decode_member) -> Any:
+        """What `decoder` makes of the field's extension and bytes."""
+        extension, data = self.data[field]
+        try:
+            return decoder(extension, data)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ShardError(f"{self._where(extension)} does not decode: {error}") from error
+
+    def _where(self, extension: str) -> str:
+        return f"{self.tar}, key {self.key}, member {extension}"
+
+
 class Split:
     """Random access to one split of a finished data set: `split[i]` or `split.read(i, fields)`.
 
@@ -52,7 +93,7 @@ class Split:
         self.store = store
         self.index = load_index(store)
         self.ends = np.cumsum([shard.num_samples for shard in self.index.shards], dtype=np.int64)
-        self._tables, self._tars = _Recent(self._load_table, _TABLES), _Recent(self._open_tar, _TARS)
+        self._tables, self._tars = _Recent(self._load_table, TABLES), _Recent(self._open_tar, _TARS)
 
     @property
     def data(self) -> str:
@@ -70,7 +111,15 @@ class Split:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._tables, self._tars = _Recent(self._load_table, _TABLES), _Recent(self._open_tar, _TARS)
+        self._tables, self._tars = _Recent(self._load_table, TABLES), _Recent(self._open_tar, _TARS)
+
+    def reopened(self) -> "Split":
+        """The same split for a process forked off, where connections to an object store no longer work."""
+        if self.store.local is not None:
+            return self
+        again = Split.__new__(Split)
+        again.__setstate__(self.__getstate__() | {"store": open_store(str(self.store))})
+        return again
 
     def locate(self, position: int) -> tuple[int, "_Table", int]:
         """Shard number, its table, and the sample's place in it, for a position of the split's own order."""
@@ -81,24 +130,19 @@ class Split:
 
     def read(self, position: int, fields: Collection[str] | None = None) -> Sample:
         """Decode a sample; `fields` (default: all) are names of the module's table without their extension."""
+        members = self.members(position, fields)
+        return {"key": members.key} | {field: members.decode(field) for field in members.data}
+
+    def members(self, position: int, fields: Collection[str] | None = None) -> Members:
+        """A sample's bytes, checked but not decoded; `fields` as for `read`."""
         number, table, place = self.locate(position)
-        sample: Sample = {"key": table.key(place)}
+        key, tar = table.key(place), f"{self.store}/{self.index.shards[number].name}.tar"
+        members = Members(key, tar)
         for extension, (offset, length, crc) in table.extents(place).items():
-            field = extension.split(".")[0]
-            if fields is None or field in fields:
-                where = f"{self.store}/{self.index.shards[number].name}.tar, key {sample['key']}, member {extension}"
-                data = self._tars[number].read(length, offset)
-                if len(data) != length or zlib.crc32(data) != crc:
-                    raise ShardError(f"{where} is damaged (checksum differs): {_VERIFY}")
-                try:
-                    sample[field] = decode_member(extension, data)
-                except (OSError, ValueError) as error:
-                    raise ShardError(f"{where} does not decode: {error}") from error
-        for field in fields or ():
-            if field != "key" and field not in sample:
-                have = ", ".join(sorted(extension.split(".")[0] for extension in table.extents(place)))
-                raise ShardError(f"{self.store}: sample {sample['key']} has no '{field}', it has {have}")
-        return sample
+            if fields is None or extension.split(".")[0] in fields:
+                members.add(extension, self._tars[number].read(length, offset), length, crc)
+        members.check_has(fields or ())
+        return members
 
     def key(self, position: int) -> str:
         _, table, place = self.locate(position)
@@ -117,9 +161,6 @@ class Split:
             return _Tar(self.store, name)
         except FileNotFoundError:
             raise ShardError(f"{self.store}/{name} does not exist but the index lists it: {_VERIFY}") from None
-
-
-_VERIFY = "run precompute-depth verify"
 
 
 class _Table:

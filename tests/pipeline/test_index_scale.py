@@ -48,7 +48,7 @@ def test_100_000_shards_of_10_000_samples_open_in_two_seconds(tmp_path):
 
 
 def test_a_reader_keeps_a_bounded_number_of_tables_and_tars(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "_TABLES", 4)
+    monkeypatch.setattr(read, "TABLES", 4)
     monkeypatch.setattr(read, "_TARS", 2)
     store = shards.open_store(tmp_path / "train")
     records = [
