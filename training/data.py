@@ -1,97 +1,29 @@
 """The loader: one endless stream of samples whose order is a pure function of (seed, epoch).
 
 Position p of the stream is sample `order(p mod N)` of epoch p // N; step s takes positions s*B to (s+1)*B. So the
-state of the loader is the step, a resume costs nothing, and workers never matter. The order of an epoch is an
-indexable permutation (a Feistel network with cycle walking): no list of samples is ever built.
+state of the loader is the step, a resume costs nothing, and neither workers nor ranks matter: every epoch has every
+sample once, and a sample's pixels depend on (seed, epoch, key) alone. The order (training/order.py) is computed where
+it is asked for. Shards at a URL are streamed instead (training/stream.py), with weaker guarantees.
 """
 
 import hashlib
-import math
+import re
 import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from pipeline import shards
-from training import augment
+from training.batch import Batch
 from training.config import Config
-
-
-class DataError(ValueError):
-    """The shards do not have what the run needs; one line that names it and the fix."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """rgb uint8 (batch, 3, size, size); depth z (batch, 1, size, size), NaN invalid; label int64 (batch,).
-
-    `first` is the position of the first sample in the endless stream (in the split, for evaluation). `draws` are
-    RandAugment's parameters where it has not been applied yet: (batch, operations, 2), operation and signed magnitude.
-    """
-
-    rgb: Tensor
-    depth: Tensor
-    label: Tensor
-    keys: list[str]
-    first: int = 0
-    draws: Tensor | None = None
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        draws = None if self.draws is None else change(self.draws)
-        return Batch(change(self.rgb), change(self.depth), change(self.label), self.keys, self.first, draws)
-
-    def to(self, device: torch.device) -> "Batch":
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "Batch":
-        return self._each(Tensor.pin_memory)
-
-
-@dataclass(frozen=True)
-class Share:
-    """One rank's part of every global batch: consecutive samples, delivered in `pieces` batches a step.
-
-    Mixing groups are never cut: `piece` is a multiple of `mix_group` where there is mixing.
-    """
-
-    rank: int
-    world_size: int
-    piece: int  # samples a batch
-    pieces: int  # batches a step
-
-    @classmethod
-    def of(cls, config: Config, rank: int = 0, world_size: int = 1) -> "Share":
-        total, group = config.optim.batch_size, config.augment.mix_group if config.augment.mixes else 1
-        if total % (world_size * group):
-            whole = f"whole mixing groups of {group} " if group > 1 else ""
-            raise DataError(
-                f"optim.batch_size {total} must divide into {whole}for each of {world_size} ranks: change it, "
-                "augment.mix_group or the number of ranks"
-            )
-        mine = total // world_size
-        piece = math.lcm(config.runtime.micro_batch or mine, group)
-        if mine % piece:
-            raise DataError(
-                f"runtime.micro_batch {config.runtime.micro_batch} must divide a rank's {mine} samples of a batch, "
-                f"together with augment.mix_group {group}"
-            )
-        return cls(rank, world_size, piece, mine // piece)
-
-    def first(self, step: int, piece: int) -> int:
-        """Position in the stream of the first sample of a piece of a step."""
-        return (step * self.world_size + self.rank) * self.piece * self.pieces + piece * self.piece
-
-
-def shuffled(positions: NDArray[np.integer], count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Where the permutation of range(count) that belongs to (seed, epoch) sends each position."""
-    keys = augment.generator(seed, "order", epoch).integers(0, 2**63, shards.ORDER_ROUNDS, dtype=np.uint64)
-    return shards.permuted(positions, count, keys)
+from training.order import Order
+from training.samples import eval_batch, fields_of, leaves_draws, train_batch
+from training.share import DataError, Share
+from training.stream import StreamedBatches
 
 
 class TrainBatches(Dataset[Batch]):
@@ -99,23 +31,19 @@ class TrainBatches(Dataset[Batch]):
 
     def __init__(self, split: shards.Split, config: Config, share: Share) -> None:
         self.split, self.config, self.share = split, config, share
+        self.order, self.leaves_draws = Order(split.ends, config.seed), leaves_draws(config)
 
     def __getitem__(self, number: int) -> Batch:
-        size, count = self.config.model.image_size, len(self.split)
         first = self.share.first(*divmod(number, self.share.pieces))
+        return train_batch(self._samples(first), self.share.piece, self.config, first, self.leaves_draws)
+
+    def _samples(self, first: int) -> Iterator[tuple[int, shards.Members]]:
+        count, fields = len(self.split), fields_of(self.config.data.depth)
         positions = np.arange(first, first + self.share.piece)
-        depth_field = self.config.data.depth
-        views, labels, keys = [], [], []
         for epoch in range(int(positions[0]) // count, int(positions[-1]) // count + 1):
             inside = positions[positions // count == epoch] % count
-            for index in shuffled(inside, count, self.config.seed, epoch):
-                sample = self.split.read(int(index), ("rgb", depth_field, "cls"))
-                rng = augment.generator(self.config.seed, epoch, sample["key"])
-                joint = augment.join(sample["rgb"], sample[depth_field])
-                views.append(augment.train_view(joint, size, self.config.augment, rng))
-                labels.append(sample["cls"])
-                keys.append(sample["key"])
-        return _collate(views, labels, keys, first)
+            for index in self.order(inside, epoch).tolist():
+                yield epoch, self.split.members(index, fields)
 
 
 class EvalBatches(Dataset[Batch]):
@@ -128,19 +56,10 @@ class EvalBatches(Dataset[Batch]):
         return -(-len(self.split) // self.batch_size)
 
     def __getitem__(self, number: int) -> Batch:
-        size, crop = self.config.model.image_size, self.config.augment.eval_crop
-        views, labels, keys = [], [], []
-        for index in range(number * self.batch_size, min((number + 1) * self.batch_size, len(self.split))):
-            sample = self.split.read(index, ("rgb", self.depth_field, "cls"))
-            views.append(augment.eval_view(augment.join(sample["rgb"], sample[self.depth_field]), size, crop))
-            labels.append(sample["cls"])
-            keys.append(sample["key"])
-        return _collate(views, labels, keys, number * self.batch_size)
-
-
-def _collate(views: list[tuple[Tensor, Tensor]], labels: list[int], keys: list[str], first: int) -> Batch:
-    rgb, depth = (torch.stack(list(parts)) for parts in zip(*views, strict=True))
-    return Batch(rgb, depth, torch.tensor(labels), keys, first)
+        first, fields = number * self.batch_size, fields_of(self.depth_field)
+        places = range(first, min(first + self.batch_size, len(self.split)))
+        samples = (self.split.members(place, fields) for place in places)
+        return eval_batch(samples, len(places), self.config, self.depth_field, first)
 
 
 def classes_sha256(split: shards.Split) -> str:
@@ -159,7 +78,7 @@ def open_shards(data: Path, split: str, depth_field: str) -> shards.Split:
     opened = shards.open_split(data, split)
     if not opened.index.class_names:
         raise DataError(f"{data} has no classes: label a folder of class folders (SRC/<class>/*.jpg) to train on it")
-    if depth_field not in opened.index.depth:
+    if depth_field != "online" and depth_field not in opened.index.depth:
         have = ", ".join(opened.index.depth)
         raise DataError(
             f"{data} has no '{depth_field}' depth, it has {have}: choose with --set data.depth=FIELD (pretrain) or "
@@ -171,6 +90,8 @@ def open_shards(data: Path, split: str, depth_field: str) -> shards.Split:
 def train_loader(split: shards.Split, config: Config, share: Share, first_step: int, num_steps: int) -> Iterator[Batch]:
     """This rank's batches of steps first_step .. num_steps - 1, made by `runtime.workers` processes."""
     numbers = range(first_step * share.pieces, num_steps * share.pieces)
+    if split.store.local is None:
+        return _load(StreamedBatches(split, config, share, numbers), None, config.runtime.workers)
     return _load(TrainBatches(split, config, share), numbers, config.runtime.workers)
 
 
@@ -182,7 +103,7 @@ def eval_loader(
     return _load(batches, range(rank, len(batches), world_size), config.runtime.workers)
 
 
-def _load(dataset: Dataset[Batch], order: range, workers: int) -> Iterator[Batch]:
+def _load(dataset: Dataset[Batch], order: range | None, workers: int) -> Iterator[Batch]:
     loader = DataLoader(
         dataset,
         sampler=order,
@@ -201,6 +122,24 @@ def _unwrapped(batches: Iterator[Batch]) -> Iterator[Batch]:
         yield from batches
     except shards.ShardError as error:
         raise shards.ShardError(str(error).strip().rsplit("ShardError: ", 1)[-1]) from None
+    except RuntimeError as error:
+        raise worker_died(error) or error from None
+
+
+def worker_died(error: RuntimeError) -> DataError | None:
+    """What to tell of a RuntimeError by which torch says that a worker is gone; None for any other.
+
+    torch raises it in the main thread wherever that is when the worker ends, not only while it waits for a batch.
+    """
+    found = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", str(error))
+    if not found:
+        return None
+    signalled = re.search(r"killed by signal: ([^.]+)", str(error))
+    how = f"was killed ({signalled[1].strip()})" if signalled else "is gone"
+    return DataError(
+        f"a loader worker, process {found[1].strip()}, {how}: where memory ran out, lower runtime.workers or "
+        "optim.batch_size; then go on with --resume"
+    )
 
 
 def _start_worker(worker: int) -> None:
@@ -211,3 +150,5 @@ def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(name, signal.SIG_IGN)
+    dataset: Any = get_worker_info().dataset  # type: ignore[union-attr]
+    dataset.split = dataset.split.reopened()

@@ -1,4 +1,11 @@
-"""The loader's promises: exact epochs, one order, one geometry."""
+"""The loader's promises: exact epochs, one order, the same pixels whatever the workers and ranks."""
+
+import os
+import re
+import signal
+import time
+import tracemalloc
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -6,29 +13,88 @@ import torch
 
 from pipeline import shards
 from training import augment
-from training.config import AugmentConfig, resolve
-from training.data import DataError, EvalBatches, Share, TrainBatches, eval_loader, open_shards, shuffled, train_loader
+from training.config import resolve
+from training.data import (
+    Batch,
+    DataError,
+    EvalBatches,
+    Share,
+    TrainBatches,
+    eval_loader,
+    open_shards,
+    train_loader,
+    worker_died,
+)
+from training.order import Order
+
+
+def orders(ends, *positions, seed=0, epoch=0, **window):
+    return Order(np.array(ends), seed, **window)(np.array(positions), epoch)
+
+
+# --- order ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 16, 97, 1000])
-def test_order_is_a_permutation(count):
+@pytest.mark.parametrize("window", [2, 2048])
+def test_order_is_a_permutation(count, window):
+    ends = np.unique(np.minimum(np.arange(7, count + 13, 13), count))
     for epoch in range(3):
-        order = shuffled(np.arange(count), count, 0, epoch)
+        order = orders(ends, *range(count), epoch=epoch, window=window)
         assert sorted(order) == list(range(count))
 
 
 def test_order_depends_on_seed_and_epoch_and_mixes_well():
-    orders = [shuffled(np.arange(1000), 1000, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
-    for order in orders:
+    one = [orders([400, 1000], *range(1000), seed=seed, epoch=epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    for order in one:
         assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.12
         assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 0.12
-    assert (orders[0] == orders[1]).mean() < 0.02
-    assert (orders[0] == orders[2]).mean() < 0.02
-    np.testing.assert_array_equal(shuffled(np.array([17, 3]), 1000, 0, 0), orders[0][[17, 3]])
+    assert (one[0] == one[1]).mean() < 0.02
+    assert (one[0] == one[2]).mean() < 0.02
+    np.testing.assert_array_equal(orders([400, 1000], 17, 3), one[0][[17, 3]])
+
+
+def test_order_over_windows_mixes_as_stated():
+    """Scaled down: windows of 20 of 400 shards, 30 samples each."""
+    ends = np.arange(30, 12_001, 30)
+    epochs = [Order(ends, 0, window=20)(np.arange(12_000), epoch) for epoch in range(40)]
+    shards_of = [order // 30 for order in epochs]
+    for shard in shards_of:
+        in_windows = shard.reshape(20, 600)
+        assert all(len(np.unique(window)) == 20 for window in in_windows), "no shard is opened twice"
+        # a batch of 60 of a window's 20 shards meets as many as evenly drawn samples do: 20 (1 - 0.95**60) = 19
+        batches = in_windows[:, :60]
+        assert 18.3 < np.mean([len(np.unique(batch)) for batch in batches]) < 19.7
+        assert abs(np.corrcoef(shard, np.arange(12_000))[0, 1]) < 0.25, "five standard errors of 400 shards"
+    shared = np.mean([np.ptp(np.flatnonzero(np.isin(shard, (3, 4))) // 600) == 0 for shard in shards_of])
+    assert shared < 0.2, "19 of 399, about 5 %, of epochs hold two given shards in one window"
+
+
+def test_order_of_a_hundred_thousand_shards_is_cheap():
+    ends = np.cumsum(np.random.default_rng(0).integers(9_000, 11_000, 100_000))
+    tracemalloc.start()
+    start = time.perf_counter()
+    order = Order(ends, 0)
+    found = order(np.arange(10**9 - 10_000_000, 10**9 - 10_000_000 + 192) % int(ends[-1]), 5)
+    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(np.unique(np.searchsorted(ends, found, side="right"))) > 150, "of 2,048 shards"
+    assert found.min() >= 0 and found.max() < ends[-1]
+    assert seconds < 1 and peak < 20e6, (seconds, peak)
+
+
+# --- stream --------------------------------------------------------------------------------------------------------
 
 
 def config(*settings):
     return resolve("tiny", "m4ch", ["data.depth=raw", "optim.batch_size=32", "model.image_size=40", *settings], 6)
+
+
+def same(one: Batch, other: Batch) -> None:
+    assert one.keys == other.keys
+    assert one.first == other.first
+    for name in ("rgb", "depth", "label"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=0, equal_nan=True)
 
 
 def test_every_epoch_sees_every_sample_once(rooms):
@@ -48,9 +114,62 @@ def test_the_stream_does_not_depend_on_workers_or_on_where_it_starts(rooms, work
     reference = TrainBatches(split, settings, Share.of(settings))
     wanted = config("augment.rand_augment_ops=2", f"runtime.workers={workers}")
     for step, batch in zip(range(3, 7), train_loader(split, wanted, Share.of(wanted), 3, 7), strict=True):
-        assert batch.keys == reference[step].keys
-        torch.testing.assert_close(batch.rgb, reference[step].rgb, rtol=0, atol=0)
-        torch.testing.assert_close(batch.depth, reference[step].depth, rtol=0, atol=0, equal_nan=True)
+        same(batch, reference[step])
+
+
+MIXED = ("augment.rand_augment_ops=2", "augment.mixup_alpha=0.8", "augment.cutmix_alpha=1.0", "augment.mix_group=4")
+
+
+@pytest.mark.parametrize("where", ["worker", "device"])
+def test_ranks_and_pieces_see_the_same_pixels(rooms, where):
+    """Augmented and mixed, bit by bit, over an epoch's end."""
+    split = open_shards(rooms, "train", "raw")
+    settings = config(*MIXED, f"runtime.augment={where}")
+    whole = TrainBatches(split, settings, Share.of(settings))
+    for step in (0, 4):
+        batch = whole[step]
+        assert (batch.draws is not None) == (where == "device")
+        expected = augment.model_inputs(batch, settings)
+        for world_size, micro_batch in ((1, 16), (2, 16), (2, 8), (4, 8), (4, 4)):
+            cut = config(*MIXED, f"runtime.augment={where}", f"runtime.micro_batch={micro_batch}")
+            parts, keys = [], []
+            for rank in range(world_size):
+                share = Share.of(cut, rank, world_size)
+                assert share.pieces == 32 // world_size // micro_batch
+                batches = TrainBatches(split, cut, share)
+                for piece in range(share.pieces):
+                    parts.append(augment.model_inputs(batches[step * share.pieces + piece], cut))
+                    keys += batches[step * share.pieces + piece].keys
+            assert keys == batch.keys
+            for one, several in zip(expected, zip(*parts, strict=True), strict=True):
+                torch.testing.assert_close(torch.cat(several), one, rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_device_finishes_what_a_worker_would(rooms):
+    split = open_shards(rooms, "train", "raw")
+    inputs = []
+    for where in ("worker", "device"):
+        settings = config(*MIXED, f"runtime.augment={where}")
+        batch = TrainBatches(split, settings, Share.of(settings))[2]
+        before = batch.rgb.clone()
+        inputs.append(augment.model_inputs(batch, settings))
+        assert torch.equal(batch.rgb, before), "a batch is not changed"
+    for one, other in zip(*inputs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_late_start_costs_no_more_than_an_early_one(rooms):
+    split = open_shards(rooms, "train", "raw")
+    settings = config("runtime.workers=0")
+    seconds: dict[int, list[float]] = {0: [], 10**6: []}
+    for _ in range(5):
+        for step, found in seconds.items():
+            with patch.object(shards.Split, "members", autospec=True, side_effect=shards.Split.members) as reads:
+                start = time.perf_counter()
+                next(train_loader(split, settings, Share.of(settings), step, step + 2))
+                found.append(time.perf_counter() - start)
+            assert reads.call_count == 32
+    assert min(seconds[10**6]) < 2 * min(seconds[0])
 
 
 def test_making_a_loader_leaves_the_global_generator_alone(rooms):
@@ -68,6 +187,25 @@ def test_validation_counts_every_sample_once(rooms):
     assert len(EvalBatches(split, config(), "raw", 32)[2].keys) == 6
 
 
+def test_online_reads_no_depth(rooms):
+    split = open_shards(rooms, "train", "online")
+    settings = config(*MIXED, "data.depth=online", "runtime.augment=device")
+    with patch.object(shards.Members, "decode", autospec=True, side_effect=shards.Members.decode) as decoded:
+        [batch] = train_loader(
+            split, config(*MIXED, "data.depth=online", "runtime.workers=0"), Share.of(settings), 0, 1
+        )
+    assert {call.args[1] for call in decoded.call_args_list} == {"rgb", "cls"}
+    [batch] = train_loader(split, settings, Share.of(settings), 0, 1)
+    for there in (batch, batch.to(torch.device("cpu"))):
+        rgb, depth, _ = augment.model_inputs(there, settings)
+        assert depth.shape == (32, 1, 40, 40) and depth.isnan().all()
+        assert depth.untyped_storage().size() == 4, "one number for all"
+    with_depth = config(*MIXED, "runtime.augment=device", "runtime.workers=0")
+    [other] = train_loader(open_shards(rooms, "train", "raw"), with_depth, Share.of(settings), 0, 1)
+    torch.testing.assert_close(augment.model_inputs(other, with_depth)[0], rgb, rtol=0, atol=0)
+    assert next(eval_loader(split, settings, "online", 8)).depth.isnan().all()
+
+
 def test_missing_fields_are_named(rooms):
     with pytest.raises(DataError, match="no 'pseudo' depth, it has exact, real, raw"):
         open_shards(rooms, "train", "pseudo")
@@ -75,111 +213,58 @@ def test_missing_fields_are_named(rooms):
         open_shards(rooms / "no", "train", "raw")
 
 
-# --- augmentation --------------------------------------------------------------------------------------------------
+def test_a_photograph_that_does_not_decode_is_named(labelled):
+    """Its checksum is right: it was damaged before it was stored."""
+    split = open_shards(labelled, "train", "pseudo")
+    broken = resolve("tiny", "m4ch", ["optim.batch_size=4", "runtime.workers=0"], 2)
+    truth = shards.Split.members
+
+    def members(self, position, fields=None):
+        found = truth(self, position, fields)
+        found.data["rgb"] = ("rgb.jpg", b"\xff\xd8\xff" + bytes(40))
+        return found
+
+    with (
+        patch.object(shards.Split, "members", members),
+        pytest.raises(shards.ShardError, match=r"rgb\.jpg does not decode"),
+    ):
+        next(train_loader(split, broken, Share.of(broken), 0, 1))
 
 
-def coordinate_image(height=90, width=120):
-    """RGB whose red is the column and green the row; depth that says the same."""
-    rows, columns = np.mgrid[:height, :width]
-    rgb = np.stack([columns * 2, rows * 2, np.full_like(rows, 128)], 2).astype(np.uint8)
-    return rgb, (columns * 2 + rows * 2).astype(np.float32)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_every_stored_kind_of_photograph_decodes(mode, kind):
+    from running import jpeg
+
+    from training import samples
+
+    data = jpeg((30, 20), mode, format=kind)
+    extension = "rgb.jpg" if kind == "JPEG" else "rgb.png"
+    contract = torch.from_numpy(np.array(shards.decode_member(extension, data))).permute(2, 0, 1)
+    assert torch.equal(samples.decode_rgb(extension, data), contract)
+    with patch.object(samples, "_decode_jpeg", None):
+        assert torch.equal(samples.decode_rgb(extension, data), contract)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_rgb_and_depth_move_together(seed):
-    rgb, depth = coordinate_image()
-    rng = augment.generator(seed)
-    joint = augment.join(rgb, depth)
-    chosen = AugmentConfig(crop_scale=(0.2, 1.0))
-    top, left, height, width = augment.random_crop(90, 120, chosen, rng)
-    joint = augment.resize(joint[:, top : top + height, left : left + width], (48, 48))
-    for operation in ("shear_x", "shear_y", "translate_x", "translate_y", "rotate"):
-        magnitude = augment._magnitude(operation, 9, 48, 48) * rng.choice([-1, 1])
-        moved, z = augment.separate(augment._move(joint, operation, magnitude))
-        seen = ~z[0].isnan()
-        assert seen.float().mean() > 0.4
-        torch.testing.assert_close((moved[0] + moved[1].float())[seen], z[0][seen], rtol=0, atol=1.01)
-        assert (moved[2][seen] == 128).all()
-        assert (moved[2][~seen] == 0).all(), "what comes in from outside is black and invalid"
+def test_a_killed_worker_is_named_in_one_line(rooms):
+    split = open_shards(rooms, "train", "raw")
+    settings = config("runtime.workers=2")
+    start, others = time.monotonic(), set(children())
+
+    def use_up() -> None:
+        for number, _ in enumerate(train_loader(split, settings, Share.of(settings), 0, 10_000)):
+            if number == 2:
+                os.kill(min(set(children()) - others), signal.SIGKILL)
+
+    with pytest.raises((DataError, RuntimeError)) as caught:
+        use_up()
+    told = caught.value if isinstance(caught.value, DataError) else worker_died(caught.value)
+    assert re.fullmatch(r"a loader worker, process \d+, (was killed \(Killed\)|is gone): .*", str(told))
+    assert time.monotonic() - start < 60
+    assert worker_died(RuntimeError("CUDA error: out of memory")) is None
 
 
-def test_flip_moves_both():
-    rgb, depth = coordinate_image()
-    always = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(4 / 3, 4 / 3), flip=1.0)
-    view, z = augment.train_view(augment.join(rgb, depth), 48, always, augment.generator(0))
-    assert view[0, 20, 0] > view[0, 20, -1]
-    torch.testing.assert_close(view[0] + view[1].float(), z[0], rtol=0, atol=1.01)
-
-
-def test_photometry_leaves_depth_alone():
-    rng = np.random.default_rng(0)
-    rgb = rng.integers(30, 255, (48, 48, 3), dtype=np.uint8)
-    joint = augment.join(rgb, np.zeros((48, 48), np.float32))
-    changed = 0
-    for operation in augment._OPERATIONS:
-        if operation not in augment._GEOMETRIC:
-            rgb_only = augment._recolour(joint[:3].to(torch.uint8), operation, augment._magnitude(operation, 9, 48, 48))
-            assert rgb_only.shape == (3, 48, 48)
-            changed += not torch.equal(rgb_only.float(), joint[:3])
-    assert changed >= 6
-
-
-def ours_of(name: str) -> str:
-    return name.lower().replace("shear", "shear_").replace("translate", "translate_")
-
-
-def test_randaugment_covers_torchvisions_space():
-    from torchvision.transforms.v2 import RandAugment
-
-    theirs = RandAugment(num_ops=2, magnitude=9)
-    names = {ours_of(name) for name in theirs._AUGMENTATION_SPACE}
-    assert names == set(augment._OPERATIONS)
-    for name, (magnitudes, signed) in theirs._AUGMENTATION_SPACE.items():
-        ours = ours_of(name)
-        values = magnitudes(31, 64, 80)
-        if values is None:
-            continue
-        for number in (0, 9, 30):
-            scale = 255.0 if name == "Solarize" else 1.0
-            expected = float(values[number]) * (scale if float(values[0]) <= 1.0 else 1.0)
-            assert augment._magnitude(ours, number, 80, 64) == pytest.approx(expected, rel=1e-5), (name, number)
-        assert signed == (ours in augment._SIGNED), name
-
-
-def test_valid_pixels_are_averaged_alone():
-    rgb = np.zeros((40, 40, 3), np.uint8)
-    depth = np.full((40, 40), 2.0, np.float32)
-    depth[:, :10] = np.nan
-    _, z = augment.eval_view(augment.join(rgb, depth), 20, 1.0)
-    assert z[0, :, :4].isnan().all()
-    torch.testing.assert_close(z[0, :, 6:], torch.full((20, 14), 2.0))
-
-
-def test_mixing_mixes_depth_and_label_with_the_same_share():
-    rgb = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 3, 16, 16)
-    depth = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 16, 16)
-    target = torch.eye(8)
-    for settings in ({"mixup_alpha": 0.8}, {"cutmix_alpha": 1.0}):
-        chosen = AugmentConfig(mix_group=4, **settings)
-        mixed_rgb, mixed_depth, mixed_target = augment.mix(rgb, depth, target, chosen, 0, 5)
-        expected = mixed_target @ torch.arange(8.0)
-        torch.testing.assert_close(mixed_rgb.mean((1, 2, 3)), expected, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(mixed_depth.mean((1, 2, 3)), expected, rtol=1e-4, atol=1e-4)
-        assert ((mixed_target > 0).sum(1) == 2).all()
-        assert (mixed_target[:4, 4:] == 0).all(), "groups do not mix with each other"
-
-
-def test_mixing_is_a_function_of_the_group_alone():
-    rgb, depth, target = torch.randn(8, 3, 8, 8), torch.randn(8, 1, 8, 8), torch.eye(8)
-    chosen = AugmentConfig(mix_group=4, mixup_alpha=0.8, cutmix_alpha=1.0)
-    both = augment.mix(rgb, depth, target, chosen, 0, 6)
-    second = augment.mix(rgb[4:], depth[4:], target[4:], chosen, 0, 7)
-    for whole, part in zip(both, second, strict=True):
-        torch.testing.assert_close(whole[4:], part, rtol=0, atol=0)
-
-
-def test_mixup_where_depth_is_missing_takes_the_partners():
-    depth = torch.stack([torch.full((1, 4, 4), torch.nan), torch.full((1, 4, 4), 2.0)])
-    chosen = AugmentConfig(mix_group=2, mixup_alpha=0.8)
-    _, mixed, _ = augment.mix(torch.zeros(2, 3, 4, 4), depth, torch.eye(2), chosen, 0, 0)
-    torch.testing.assert_close(mixed, torch.full((2, 1, 4, 4), 2.0))
+def children() -> list[int]:
+    own = f"/proc/self/task/{os.getpid()}/children"
+    with open(own) as file:
+        return [int(word) for word in file.read().split()]

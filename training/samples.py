@@ -1,0 +1,125 @@
+"""From the bytes of samples to a batch: decoded, seen through one box, written straight into the batch's tensors.
+
+One decoder per format everywhere, training, evaluation and dumps alike. Depth is decoded within the box alone.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision.io  # noqa: F401 (registers torch.ops.image)
+from torch import Tensor
+
+from pipeline import shards
+from training.augment import generator, geometry, rand_augment
+from training.batch import Batch
+from training.config import Config
+
+
+def fields_of(depth_field: str) -> tuple[str, ...]:
+    """The members that a sample needs."""
+    return ("rgb", "cls") if depth_field == "online" else ("rgb", depth_field, "cls")
+
+
+# torchvision's own operator, faster than Pillow and of the same libjpeg-turbo: the tests hold them to the same pixels.
+# Its Python wrapper warns since 0.29 that it will go; where it is gone, Pillow takes over.
+_decode_jpeg = getattr(torch.ops.image, "decode_jpeg", None)
+_RGB = 3  # torchvision.io.ImageReadMode.RGB
+
+
+def decode_rgb(extension: str, data: bytes) -> Tensor:
+    """uint8 (3, height, width), a pixel's channels side by side in memory."""
+    if extension == "rgb.jpg" and _decode_jpeg is not None:
+        return _decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB)
+    return torch.from_numpy(np.array(shards.decode_member(extension, data))).permute(2, 0, 1)
+
+
+class _Canvas:
+    """The tensors of a batch to be, filled sample by sample."""
+
+    def __init__(self, count: int, size: int, depth_field: str) -> None:
+        self.size, self.depth_field = size, depth_field
+        self.rgb = torch.empty(count, 3, size, size, dtype=torch.uint8)
+        if depth_field == "online":
+            self.depth = torch.full((1, 1, 1, 1), torch.nan).expand(count, 1, size, size)
+        else:
+            self.depth = torch.empty(count, 1, size, size)
+        self.label = torch.empty(count, dtype=torch.int64)
+        self.keys: list[str] = []
+
+    def batch(self, first: int, draws: Tensor | None = None) -> Batch:
+        return Batch(self.rgb, self.depth, self.label, self.keys, first, draws)
+
+
+def train_batch(
+    samples: Iterable[tuple[int, shards.Members]], count: int, config: Config, first: int, leave_draws: bool
+) -> Batch:
+    """`count` samples, each with its epoch: random crop and flip; RandAugment, or its draws where they are left."""
+    size, augment = config.model.image_size, config.augment
+    canvas = _Canvas(count, size, config.data.depth)
+    numbers = np.empty((count, geometry.CROP_NUMBERS + 1 + 2 * augment.rand_augment_ops))
+    for place, (epoch, members) in enumerate(samples):
+        numbers[place] = generator(config.seed, epoch, members.key).random(numbers.shape[1])
+        uniform = numbers[place, : geometry.CROP_NUMBERS + 1].tolist()
+        rgb = members.decode("rgb", decode_rgb)
+        height, width = rgb.shape[1:]
+        box = geometry.random_box(height, width, augment, uniform, uniform[-1] < augment.flip)
+        canvas.rgb[place] = geometry.resize(geometry.crop(rgb, box), "rgb", (size, size))
+        if config.data.depth != "online":
+            z = members.decode(config.data.depth, _Within(box, height, width))
+            canvas.depth[place] = geometry.resize(z, "depth", (size, size))
+        _finish(canvas, place, members)
+    if augment.rand_augment_ops == 0:
+        return canvas.batch(first)
+    uniform_draws = numbers[:, geometry.CROP_NUMBERS + 1 :].reshape(count, augment.rand_augment_ops, 2)
+    draws = rand_augment.draw(uniform_draws, augment.rand_augment_magnitude, size)
+    if leave_draws:
+        return canvas.batch(first, draws)
+    rand_augment.apply(canvas.rgb, [canvas.depth] if config.data.depth != "online" else [], draws)
+    return canvas.batch(first)
+
+
+def eval_batch(samples: Iterable[shards.Members], count: int, config: Config, depth_field: str, first: int) -> Batch:
+    """`count` samples: the short side resized, the centre cropped."""
+    size, share = config.model.image_size, config.augment.eval_crop
+    canvas = _Canvas(count, size, depth_field)
+    for place, members in enumerate(samples):
+        canvas.rgb[place] = geometry.centre(members.decode("rgb", decode_rgb), "rgb", size, share)
+        if depth_field != "online":
+            canvas.depth[place] = geometry.centre(members.decode(depth_field, _whole), "depth", size, share)
+        _finish(canvas, place, members)
+    return canvas.batch(first)
+
+
+def leaves_draws(config: Config) -> bool:
+    """Whether workers leave RandAugment to the device (`runtime.augment`; auto: where that is a GPU)."""
+    where, device = config.runtime.augment, config.runtime.device
+    if where != "auto":
+        return where == "device"
+    return device == "cuda" or (device == "auto" and torch.cuda.is_available())
+
+
+def _finish(canvas: _Canvas, place: int, members: shards.Members) -> None:
+    canvas.label[place] = members.decode("cls")
+    canvas.keys.append(members.key)
+
+
+def _whole(extension: str, data: bytes) -> Tensor:
+    return torch.from_numpy(shards.decode_depth(data))[None]
+
+
+@dataclass(frozen=True)
+class _Within:
+    """Decodes the box of a depth member of the RGB's size."""
+
+    box: geometry.Box
+    height: int
+    width: int
+
+    def __call__(self, extension: str, data: bytes) -> Any:
+        z = shards.decode_depth(data, self.box.window)
+        if z.shape != (self.box.height, self.box.width):
+            raise ValueError(f"depth must be of the RGB's size {self.height}x{self.width}, its box is {z.shape}")
+        return torch.from_numpy(z)[None]
