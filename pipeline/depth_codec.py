@@ -98,7 +98,9 @@ def decode(data: bytes, window: tuple[slice, slice] = (slice(None), slice(None))
     levels = _sum_down(differences)[rows]
     z = levels.astype(np.float32)
     z *= np.float32(step)
-    z[levels == _INVALID] = np.nan
+    invalid = levels == _INVALID
+    if invalid.any():
+        z[invalid] = np.nan
     return z
 
 

@@ -3,6 +3,7 @@
 One decoder per format everywhere, training, evaluation and dumps alike. Depth is decoded within the box alone.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 import torchvision.io  # noqa: F401 (registers torch.ops.image)
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from pipeline import shards
 from training.augment import generator, geometry, rand_augment
@@ -39,13 +41,13 @@ def decode_rgb(extension: str, data: bytes) -> Tensor:
 class _Canvas:
     """The tensors of a batch to be, filled sample by sample."""
 
-    def __init__(self, count: int, size: int, depth_field: str) -> None:
-        self.size, self.depth_field = size, depth_field
-        self.rgb = torch.empty(count, 3, size, size, dtype=torch.uint8)
+    def __init__(self, count: int, size: int, depth_field: str, channels_last: bool = False) -> None:
+        order = torch.channels_last if channels_last else torch.contiguous_format
+        self.rgb = _sendable((count, 3, size, size), torch.uint8, order)
         if depth_field == "online":
             self.depth = torch.full((1, 1, 1, 1), torch.nan).expand(count, 1, size, size)
         else:
-            self.depth = torch.empty(count, 1, size, size)
+            self.depth = _sendable((count, 1, size, size), torch.float32, torch.contiguous_format)
         self.label = torch.empty(count, dtype=torch.int64)
         self.keys: list[str] = []
 
@@ -53,12 +55,22 @@ class _Canvas:
         return Batch(self.rgb, self.depth, self.label, self.keys, first, draws)
 
 
+def _sendable(shape: tuple[int, ...], dtype: torch.dtype, order: torch.memory_format) -> Tensor:
+    """An uninitialised tensor; in a loader's worker in shared memory, as default_collate's, which spares a copy."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype, memory_format=order)
+    strides = torch.empty(shape, dtype=dtype, memory_format=order, device="meta").stride()
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape, strides)
+
+
 def train_batch(
     samples: Iterable[tuple[int, shards.Members]], count: int, config: Config, first: int, leave_draws: bool
 ) -> Batch:
     """`count` samples, each with its epoch: random crop and flip; RandAugment, or its draws where they are left."""
     size, augment = config.model.image_size, config.augment
-    canvas = _Canvas(count, size, config.data.depth)
+    # As it comes from resizing, where nothing else is done here: model_inputs makes it contiguous on the device.
+    canvas = _Canvas(count, size, config.data.depth, channels_last=leave_draws)
     numbers = np.empty((count, geometry.CROP_NUMBERS + 1 + 2 * augment.rand_augment_ops))
     for place, (epoch, members) in enumerate(samples):
         numbers[place] = generator(config.seed, epoch, members.key).random(numbers.shape[1])

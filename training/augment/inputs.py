@@ -7,6 +7,7 @@ from torch import Tensor
 import data_manifests
 from training.augment import rand_augment
 from training.augment.mix import mix
+from training.augment.pieces import pieces
 from training.batch import Batch
 from training.config import Config
 
@@ -18,7 +19,10 @@ def normalise(rgb: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> T
     """uint8 (batch, 3, h, w) to zero mean and unit variance of the data set."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=rgb.device).view(3, 1, 1)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=rgb.device).view(3, 1, 1)
-    return rgb.float().mul_(scale).sub_(shift)
+    out = torch.empty(rgb.shape, device=rgb.device)
+    for part, whole in pieces(rgb, out):
+        torch.mul(part, scale, out=whole).sub_(shift)
+    return out
 
 
 def model_inputs(batch: Batch, config: Config) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,7 +34,8 @@ def model_inputs(batch: Batch, config: Config) -> tuple[Tensor, Tensor, Tensor]:
     rgb, depth = batch.rgb, batch.depth
     if batch.draws is not None:
         read = config.data.depth != "online"
-        rgb, moved = rand_augment.apply(rgb.clone(), [depth.clone()] if read else [], batch.draws)
+        rgb = rgb.clone(memory_format=torch.contiguous_format)
+        rgb, moved = rand_augment.apply(rgb, [depth.clone()] if read else [], batch.draws)
         depth = moved[0] if read else depth
     rgb = normalise(rgb, RGB_MEAN, RGB_STD)
     target = F.one_hot(batch.label, config.model.num_classes).to(rgb.dtype)

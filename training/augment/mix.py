@@ -4,6 +4,7 @@ torchvision's own, after default_collate, mix the first tensor and the labels an
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -51,8 +52,19 @@ def _mix_group(
         share = 1 - (bottom - top) * (right - left) / (height * width)
     else:
         for channel, (picture, out) in enumerate(zip(pictures, outs, strict=True)):
-            partner = picture.roll(1, 0)
-            torch.mul(picture, share, out=out).add_(partner * (1 - share))
-            if channel == 1:  # depth: where one of the two is missing, the other
-                out.copy_(torch.where(out.isnan(), torch.where(picture.isnan(), partner, picture), out))
+            for one, partner, mixture in _pairs(picture, out):
+                torch.mul(one, share, out=mixture).add_(partner * (1 - share))
+                if channel == 1:  # depth: where one of the two is missing, the other
+                    missing = mixture.isnan()
+                    if one.device.type != "cpu" or missing.any():
+                        mixture.copy_(torch.where(missing, torch.where(one.isnan(), partner, one), mixture))
     target_out.copy_(share * target + (1 - share) * target.roll(1, 0))
+
+
+def _pairs(picture: Tensor, out: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """(samples, their partners, where their mixtures go); a CPU takes them one by one and is spared the rolled copy."""
+    if picture.device.type == "cpu":
+        ones = picture.unbind()
+        yield from zip(ones, (ones[-1], *ones[:-1]), out.unbind(), strict=True)
+    else:
+        yield picture, picture.roll(1, 0), out
