@@ -2,7 +2,7 @@
 
     config.json   {"format": "pseudodepth", "schema_version": 1, "model": {name, width, ...}, ...whatever was added}
 
-What is added (classes, how depth was standardised, the run's name and study hash) is for people and later stages.
+What is added (the run and its checkpoint, the study, the shards it saw) is for people and later stages.
 """
 
 import json
@@ -29,7 +29,7 @@ def export(model: VisionTransformer, config: VitConfig, folder: Path, extra: dic
         raise ModelError(f"{folder} exists and is no exported model: choose another folder")
     reserved = sorted({"format", "schema_version", "model"} & extra.keys())
     assert not reserved, f"config.json has its own {reserved}"
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -40,10 +40,15 @@ def export(model: VisionTransformer, config: VitConfig, folder: Path, extra: dic
         for path in partial.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(folder, old)
         os.replace(partial, folder)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
         raise
 
 

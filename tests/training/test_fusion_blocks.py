@@ -128,7 +128,7 @@ def test_dumps_are_refused(moniker):
     with pytest.raises(
         DumpFailed, match=f"{moniker} begins with blocks of two branches, whose dumps are not available yet"
     ):
-        plan_dump(resolve("thesis", moniker), None, None, None, None, num_images=None, num_raw=0)
+        plan_dump(resolve("thesis", moniker), None, None, None, None, "pseudo", num_images=None, num_raw=0)
 
 
 def test_sizes_follow_the_model():

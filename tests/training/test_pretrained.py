@@ -2,6 +2,10 @@
 
 import io
 import json
+import math
+import os
+import pickle
+import zipfile
 from functools import partial
 
 import pytest
@@ -253,7 +257,7 @@ def test_the_cross_heads_of_mgem_belong_to_its_weights(tmp_path):
         ({"reg_tokens": 4}, "has register tokens"),
         ({"init_values": 1.0}, "has LayerScale"),
         ({"qk_norm": True}, "has normalised queries"),
-        ({"no_embed_class": True}, r"position embedding must have .* got \(1, 16, 24\)"),
+        ({"no_embed_class": True}, r"pos_embed must have .* got \(1, 16, 24\)"),
         ({"norm_layer": partial(nn.LayerNorm, eps=1e-5)}, "eps 1e-6, got 1e-05"),
         ({"act_layer": nn.ReLU}, "must use GELU, got ReLU"),
     ],
@@ -298,6 +302,13 @@ def test_timm_without_a_network_or_with_a_wrong_name(monkeypatch, tmp_path):
         initialise(model, "timm:vit_bse")
 
 
+def zipped(path, name):
+    """What torch takes for a TorchScript archive: the file's name inside tells."""
+    torch.save({}, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, b"")
+
+
 class Anything:
     """What a pickle may hold besides weights."""
 
@@ -317,6 +328,14 @@ def damage(folder, kind):
         path.write_bytes(path.read_bytes()[:5000])
     elif kind == "objects":
         torch.save({"model": whole, "args": Anything()}, path)
+    elif kind == "a function":
+        path.write_bytes(pickle.dumps({"model": os.system}, protocol=2))
+    elif kind == "a program":
+        zipped(path, "weights/constants.pkl")
+    elif kind == "protocol 4":
+        path.write_bytes(pickle.dumps({"model": os.system}, protocol=4))
+    elif kind == "a broken pickle":
+        path.write_bytes(b"\x80\x02s.")
     elif kind == "a tensor":
         torch.save(torch.zeros(3), path)
     elif kind == "numbers":
@@ -338,6 +357,10 @@ def damage(folder, kind):
         ("cut", "damaged or no weights file"),
         ("cut safetensors", "damaged or no weights file"),
         ("objects", "holds Python objects besides weights"),
+        ("a function", "holds Python objects besides weights"),
+        ("a program", "holds Python objects besides weights"),
+        ("protocol 4", "damaged or no weights file .nothing that torch reads safely.: .* as .safetensors"),
+        ("a broken pickle", "damaged or no weights file"),
         ("a tensor", "must hold named weights, got Tensor"),
         ("numbers", "must hold named weights, got int under 'epoch'"),
         ("a ResNet", "must be a Vision Transformer of timm, torchvision or ours, got conv1.weight"),
@@ -350,6 +373,107 @@ def test_bad_files_give_one_line(kind, complaint, tmp_path):
     with pytest.raises(ModelError, match=complaint) as caught:
         initialise(tiny("m3ch").build(), str(damage(tmp_path, kind)))
     assert "\n" not in str(caught.value)
+
+
+FC1 = "blocks.0.mlp.fc1.weight"
+PATCHES = "patch_embed.proj.weight"
+ODD = {  # weight, what it is replaced by, complaint
+    "head 0-d": ("head.weight", torch.zeros(()), r"have 2 dimensions, got shape \(\)"),
+    "head bias of another length": ("head.bias", torch.zeros(4), r"have shape \(5,\), got \(4,\)"),
+    "fc1 1-d": (FC1, torch.zeros(96), "have 2 dimensions"),
+    "fc1 empty": (FC1, torch.zeros(0, 0), r"not be empty, got shape \(0, 0\)"),
+    "patches 0-d": (PATCHES, torch.zeros(()), "have 4 dimensions"),
+    "patches of five channels": (PATCHES, torch.zeros(24, 5, 8, 8), r"have shape \(24, [34], 8, 8\), got \(24, 5"),
+    "positions 0-d": ("pos_embed", torch.zeros(()), "have 3 dimensions"),
+    "positions 1-d": ("pos_embed", torch.zeros(24), "have 3 dimensions"),
+    "no positions": ("pos_embed", torch.zeros(1, 0, 24), "not be empty"),
+    "the class token's position alone": (
+        "pos_embed",
+        torch.zeros(1, 1, 24),
+        r"have .* a row a patch.*got \(1, 1, 24\)",
+    ),
+    "narrow positions": ("pos_embed", torch.zeros(1, 17, 1), r"have shape \(1, rows, 24\), got \(1, 17, 1\)"),
+    "a narrow class token": ("cls_token", torch.zeros(1, 1, 1), r"have shape \(1, rows, 24\), got \(1, 1, 1\)"),
+    "meta": ("norm.weight", torch.ones(24, device="meta"), "have values, got a tensor on the meta device"),
+    "sparse": (FC1, torch.ones(96, 24).to_sparse(), "be a dense tensor, got torch.sparse_coo"),
+    "complex": ("norm.weight", torch.ones(24) * 1j, "be of float16, .*, got torch.complex64"),
+    "integers": ("norm.weight", torch.ones(24, dtype=torch.int64), "be of float16, .*, got torch.int64"),
+    "expanded": ("pos_embed", torch.ones(1).expand(1, 10**12 + 1, 24), "be stored whole"),
+    "not a number": ("norm.bias", torch.tensor([math.nan, math.inf] + 22 * [0.0]), "be finite .* got 2 of 24 that"),
+    "beyond float32": ("norm.bias", torch.full((24,), 1e300, dtype=torch.float64), "be finite .* got 24 of 24 that"),
+}
+ODD_NAMES = {
+    "blocks.99999999999.norm1.weight": "has weights we do not know .blocks.99999999999.norm1.weight.",
+    "blocks.1" + 5000 * "0" + ".norm1.weight": "must name its weights in one short line",
+    "blocks.9999.norm1.weight": "has no blocks.2.norm1.weight",
+    "a\nb": r"must name its weights in one short line, got 'a\\nb'",
+}
+
+
+@pytest.mark.parametrize("moniker", ["m4ch", "mdf1"])
+@pytest.mark.parametrize(("name", "value", "complaint"), ODD.values(), ids=ODD)
+def test_odd_weights_give_one_line(name, value, complaint, moniker, tmp_path):
+    file = tmp_path / "weights.pth"
+    torch.save({**timm_vit().state_dict(), name: value}, file)
+    with pytest.raises(ModelError, match=rf"^{file}: {name} must {complaint}.*: choose other weights") as caught:
+        initialise(tiny(moniker).build(), str(file))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "complaint"), ODD_NAMES.items(), ids=range(len(ODD_NAMES)))
+def test_odd_names_give_one_short_line(name, complaint, tmp_path):
+    file = tmp_path / "weights.pth"
+    torch.save({**timm_vit().state_dict(), name: torch.ones(24)}, file)
+    with pytest.raises(ModelError, match=f"^{file} {complaint}") as caught:
+        initialise(tiny("m3ch").build(), str(file))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch's own, of quantised tensors
+def test_quantised_weights_give_one_line(tmp_path):
+    state = timm_vit().state_dict()
+    state[FC1] = torch.quantize_per_tensor(state[FC1], 0.1, 0, torch.qint8)
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(ModelError, match=f"{FC1} must be of float16, .*, got torch.qint8"):
+        initialise(tiny("m3ch").build(), str(tmp_path / "weights.pth"))
+
+
+@pytest.mark.parametrize("moniker", ["mlin", "mgem"])
+def test_odd_weights_of_our_own_give_one_line(moniker, tmp_path):
+    model = tiny(moniker).build()
+    whole = model.state_dict()
+    for name, own in whole.items():
+        for value in (torch.zeros(()), torch.full_like(own, math.nan), torch.ones(*own.shape, 1), own * 1j):
+            torch.save({**whole, name: value}, tmp_path / "weights.pth")
+            with pytest.raises(ModelError, match=f"{name} must") as caught:
+                initialise(model, str(tmp_path / "weights.pth"))
+            assert "\n" not in str(caught.value)
+
+
+def test_an_export_without_some_weights_gives_one_line(tmp_path):
+    model = tiny("m3ch").build()
+    export.export(model, model.config, tmp_path / "export", {})
+    whole = model.state_dict()
+    for name in whole:
+        save_file({n: value for n, value in whole.items() if n != name}, tmp_path / "export" / export.WEIGHTS)
+        with pytest.raises(ModelError, match=rf"does not fit the model: 1 weights missing, .* {name}\)"):
+            initialise(model, str(tmp_path / "export"))
+
+
+def test_a_head_without_a_bias_gets_zeros_and_a_bias_alone_is_left(tmp_path):
+    theirs = timm_vit()
+    torch.nn.init.zeros_(theirs.head.bias)
+    for missing, detail in (("head.bias", "zeros: the source's head has none"), ("head.weight", "the source has none")):
+        state = {name: value for name, value in theirs.state_dict().items() if name != missing}
+        torch.save(state, tmp_path / "weights.pth")
+        ours = tiny("m3ch").build()
+        report = initialise(ours, str(tmp_path / "weights.pth"))
+        assert any(row.what == "head" and row.detail.endswith(detail) for row in report.rows)
+        if missing == "head.bias":
+            rgb, depth = inputs()
+            torch.testing.assert_close(ours(rgb, depth), theirs(rgb), rtol=1e-5, atol=1e-5)
+        else:
+            assert (ours.head.weight == 0).all() and (ours.head.bias == 0).all()
 
 
 def test_the_report_is_a_table(source):

@@ -8,13 +8,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from training.models.vit import ModelError
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # an average is what its authors evaluated
 _PREFIX = re.compile(r"^(module\.|_orig_mod\.|backbone\.)+")
+_INDEX = re.compile(r"blocks\.(0|[1-9][0-9]{0,3})\.")  # bounded: a name must not cost time or memory
 _BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 _TORCHVISION = (
     (r"class_token", "cls_token"),
@@ -56,10 +60,15 @@ def unwrapped(content: Any, where: str) -> dict[str, Tensor]:
             content = content[wrapper]
             break
     if not isinstance(content, Mapping) or not content:
-        raise ModelError(f"{where} must hold named weights, got {type(content).__name__}")
+        raise ModelError(f"{where} must hold named weights, got {type(content).__name__}: save its state dict alone")
     for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ModelError(f"{where} must hold named weights, got {type(value).__name__} under {name!r}")
+        if not isinstance(name, str) or not name.isprintable() or len(name) > 200:
+            got = ascii(name)[:80] if isinstance(name, str) else f"a {type(name).__name__}"
+            raise ModelError(f"{where} must name its weights in one short line, got {got}: choose other weights")
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"{where} must hold named weights, got {type(value).__name__} under {name!r}: save its state dict alone"
+            )
     return {_PREFIX.sub("", name): value for name, value in content.items()}
 
 
@@ -80,11 +89,12 @@ def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def is_plain(name: str) -> bool:
     """Is it a weight of the plain ViT, one that every variant's counterpart starts from?"""
-    head, _, kind = name.rpartition(".")
     if name in ("cls_token", "pos_embed"):
         return True
+    head, _, kind = name.rpartition(".")
+    block = _INDEX.match(head)
     return kind in ("weight", "bias") and (
-        head in ("patch_embed.proj", "norm", "head") or re.sub(r"^blocks\.\d+\.", "", head) in _BLOCK
+        head[block.end() :] in _BLOCK if block else head in ("patch_embed.proj", "norm", "head")
     )
 
 
@@ -109,7 +119,43 @@ def refuse_other_architectures(state: Mapping[str, Tensor], where: str) -> None:
 
 
 def num_blocks(state: Mapping[str, Tensor]) -> int:
-    return 1 + max(int(name.split(".")[1]) for name in state if re.match(r"blocks\.\d+\.", name))
+    return 1 + max(int(match[1]) for match in map(_INDEX.match, state) if match)
+
+
+def refuse_odd_tensors(state: Mapping[str, Tensor], where: str) -> None:
+    """ModelError, one line, unless each is a dense tensor of finite real numbers, of the dimensions its name tells."""
+    for name, value in state.items():
+        if fault := _fault(name, value):
+            raise ModelError(f"{where}: {name} must {fault}: choose other weights or save them anew")
+
+
+def _fault(name: str, value: Tensor) -> str:
+    """What is wrong with it; the later questions may be asked only of what passed the earlier."""
+    if value.layout != torch.strided:
+        return f"be a dense tensor, got {value.layout}"
+    if value.is_meta:
+        return "have values, got a tensor on the meta device"
+    if value.dtype not in _FLOATS:
+        return f"be of {', '.join(str(dtype).removeprefix('torch.') for dtype in _FLOATS)}, got {value.dtype}"
+    shape = tuple(value.shape)
+    if is_plain(name) and len(shape) != _num_dimensions(name):
+        return f"have {_num_dimensions(name)} dimensions, got shape {shape}"
+    if 0 in shape:
+        return f"not be empty, got shape {shape}"
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        return f"be stored whole, got shape {shape} expanded from fewer numbers"
+    if not (finite := value.float().isfinite()).all():
+        return f"be finite in float32, got {value.numel() - int(finite.sum()):,} of {value.numel():,} that are not"
+    return ""
+
+
+def _num_dimensions(name: str) -> int:
+    """Of a plain ViT's weight."""
+    if name in ("cls_token", "pos_embed"):
+        return 3
+    if name == "patch_embed.proj.weight":
+        return 4
+    return 1 if name.endswith(".bias") or "norm" in name else 2
 
 
 def _first(state: Mapping[str, Tensor]) -> str:

@@ -6,6 +6,7 @@ What fits is loaded. What nearly fits is adapted:
 |----------------------|----------------------------------------------------------------------------------------------|
 | position embedding   | to another grid, bicubic with antialias as timm does; the class token's row is kept          |
 | patch embedding      | three channels to m4ch's four (`depth_init`), four to three by leaving depth out             |
+| head without a bias  | a bias of zeros, which computes the same                                                     |
 | class token (mdf1)   | plus its row of the position embedding, of which mdf1 has patches only                       |
 | blocks (mdf1, mgem)  | the source's blocks from `fusion_blocks` on, into the plain blocks                           |
 
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.models.fusion.mgem import MgemConfig
-from training.models.layouts import is_plain, num_blocks, refuse_other_architectures
+from training.models.layouts import is_plain, num_blocks, refuse_odd_tensors, refuse_other_architectures
 from training.models.vit import ModelError, VisionTransformer, VitConfig, load_checked
 from training.models.weights import Weights, read
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 How = Literal["loaded", "adapted", "fresh"]
+
+_FC1, _PATCHES = "blocks.0.mlp.fc1.weight", "patch_embed.proj.weight"  # they tell the sizes
 
 _LABELS = {
     "patch_embed": "patch embedding",
@@ -88,9 +91,7 @@ def load(model: VisionTransformer, weights: Weights, source: str) -> Report:
     else:  # a plain ViT's weights may be anybody's; with a variant's own beside them they are that variant's
         same = weights.state.keys() == own.keys() and not all(map(is_plain, own))
     state = weights.state
-    if same:
-        _refuse_other_names(own, weights)
-    else:
+    if not same:
         if weights.config is not None:
             if weights.config.num_blocks < weights.config.depth:
                 raise ModelError(
@@ -99,12 +100,19 @@ def load(model: VisionTransformer, weights: Weights, source: str) -> Report:
                 )
             state = {name: value for name, value in state.items() if is_plain(name)}
         refuse_other_architectures(state, weights.where)
-    _refuse_other_sizes(model.config, state, weights, same)
+    refuse_odd_tensors(state, weights.where)
+    if state.keys() >= {_FC1, _PATCHES}:
+        _refuse_other_sizes(model.config, state, weights, same)
+    if same:
+        _refuse_other_names(own, weights)
+    else:
+        _refuse_other_tokens(state, model.config.width, weights.where)
     fitted = {name: _fitted(name, value, state, model, same, weights.where) for name, value in own.items()}
     for name, (value, _, _) in fitted.items():
         if value.shape != own[name].shape:
             raise ModelError(
-                f"{weights.where}: {name} must have shape {tuple(own[name].shape)}, got {tuple(value.shape)}"
+                f"{weights.where}: {name} must have shape {tuple(own[name].shape)}, got {tuple(value.shape)}: "
+                "choose other weights"
             )
     load_checked(model, {name: value for name, (value, _, _) in fitted.items()}, weights.where)
     return Report(source, weights.sha256, _rows(fitted), weights.note)
@@ -115,26 +123,37 @@ def _refuse_other_names(own: dict[str, Tensor], weights: Weights) -> None:
     if missing or unexpected:
         raise ModelError(
             f"{weights.where} does not fit the model: {len(missing)} weights missing, {len(unexpected)} unexpected "
-            f"(first: {(missing or unexpected)[0]})"
+            f"(first: {(missing or unexpected)[0]}): choose other weights"
         )
 
 
+def _refuse_other_tokens(state: dict[str, Tensor], width: int, where: str) -> None:
+    """Of what is added together every shape must fit, or it would be broadcast."""
+    for name in ("cls_token", "pos_embed"):
+        if state[name].shape[::2] != (1, width):
+            raise ModelError(
+                f"{where}: {name} must have shape (1, rows, {width}), got {tuple(state[name].shape)}: "
+                "choose other weights"
+            )
+
+
 def _refuse_other_sizes(config: VitConfig, state: dict[str, Tensor], weights: Weights, same: bool) -> None:
-    hidden, width = state["blocks.0.mlp.fc1.weight"].shape
+    hidden, width = state[_FC1].shape
     sizes = [
         ("width", config.width, width),
         ("depth", config.depth, num_blocks(state) + (config.depth - config.num_blocks if same else 0)),
         ("mlp_ratio", config.mlp_ratio, hidden / width),
-        ("patch_size", config.patch_size, state["patch_embed.proj.weight"].shape[-1]),
+        ("patch_size", config.patch_size, state[_PATCHES].shape[-1]),
         ("heads", config.heads, config.heads if weights.heads is None else weights.heads),
     ]
     if isinstance(weights.config, MgemConfig) and isinstance(config, MgemConfig):
         sizes.append(("cross_heads", config.cross_heads, weights.config.cross_heads))
     for name, ours, theirs in sizes:
         if ours != theirs:
+            change = f" or --set model.{name}={theirs:g}" if theirs == int(theirs) else ""
             raise ModelError(
                 f"{weights.where}: {name.replace('_', ' ')} must be {ours} as model.{name} is, got {theirs:g}: "
-                f"choose other weights or --set model.{name}={theirs:g}"
+                f"choose other weights{change}"
             )
 
 
@@ -146,6 +165,8 @@ def _fitted(
     if name.startswith("head.") and ("head.weight" not in state or len(state["head.weight"]) != config.num_classes):
         had = f"one for {len(state['head.weight'])}" if "head.weight" in state else "none"
         return own, "fresh", f"for {config.num_classes} classes, the source has {had}"
+    if name == "head.bias" and name not in state:
+        return torch.zeros_like(own), "adapted", "zeros: the source's head has none"
     if name == "pos_embed" and (same or config.stem_width == config.width):
         return _positions(state[name], config, same, where)
     if same:
@@ -157,7 +178,7 @@ def _fitted(
         return state[f"blocks.{int(index) + first}.{rest}"].to(own.dtype), "loaded", detail
     if config.stem_width != config.width and name.startswith(("patch_embed.", "pos_embed")):
         return own, "fresh", f"a branch is {config.stem_width} wide"
-    if name == "patch_embed.proj.weight":
+    if name == _PATCHES:
         return _patches(state[name].to(own.dtype), own.shape[1], getattr(config, "depth_init", "zero"))
     if name == "cls_token" and first:
         return (state[name] + state["pos_embed"][:, :1]).to(own.dtype), "adapted", "its position added"
@@ -183,9 +204,9 @@ def _positions(table: Tensor, config: VitConfig, same: bool, where: str) -> tupl
     patches = config.grid[0] * config.grid[1]
     has_class = config.num_positions > patches if same else True
     side = math.isqrt(table.shape[1] - has_class)
-    if table.ndim != 3 or side**2 != table.shape[1] - has_class:
+    if side == 0 or side**2 != table.shape[1] - has_class:
         raise ModelError(
-            f"{where}: the position embedding must have shape (1, rows, width) with a row a patch of a square grid"
+            f"{where}: pos_embed must have shape (1, rows, width) with a row a patch of a square grid"
             f"{' and one for the class token' if has_class else ''}, got {tuple(table.shape)}: choose other weights"
         )
     head, grid = table.float().split([int(has_class), side**2], 1)

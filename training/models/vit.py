@@ -22,15 +22,15 @@ class ModelError(ValueError):
 class VitConfig(BaseModel):
     """Size of the transformer; defaults are ViT-B/16 at 224 px on ImageNet. Each variant's config adds `build`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
-    image_size: int = Field(224, gt=0)
-    patch_size: int = Field(16, gt=0)
-    width: int = Field(768, gt=0)
-    depth: int = Field(12, gt=0)
-    heads: int = Field(12, gt=0)
-    mlp_ratio: int = Field(4, gt=0)
-    num_classes: int = Field(1000, gt=0)
+    image_size: int = Field(224, gt=0, le=16_384)
+    patch_size: int = Field(16, gt=0, le=16_384)
+    width: int = Field(768, gt=0, le=65_536)
+    depth: int = Field(12, gt=0, le=1024)
+    heads: int = Field(12, gt=0, le=65_536)
+    mlp_ratio: int = Field(4, gt=0, le=64)
+    num_classes: int = Field(1000, gt=0, le=10_000_000)
 
     @model_validator(mode="after")
     def _divides(self) -> "VitConfig":
@@ -105,7 +105,7 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """RGB (batch, 3, size, size) and z-standardised depth (batch, 1, size, size) to logits (batch, classes).
 
-    Depth is farther-is-larger; NaN marks invalid pixels. `has_bias` tells whether `bias` gives anything.
+    Depth is farther-is-larger; NaN marks invalid pixels. `has_bias` tells whether `biases` gives anything.
     """
 
     has_bias = False
@@ -165,6 +165,10 @@ class VisionTransformer(nn.Module):
 
 def load_checked(model: nn.Module, state: dict[str, Any], where: str) -> None:
     """Strict load with a one-line error."""
+    for name, own in model.state_dict().items():
+        if name in state and state[name].shape != own.shape:
+            theirs = tuple(state[name].shape)
+            raise ModelError(f"{where} does not fit the model: {name} must be {tuple(own.shape)}, got {theirs}")
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing or unexpected:
         first = (missing or unexpected)[0]

@@ -2,11 +2,12 @@
 
 import hashlib
 import pickle
+import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -53,17 +54,24 @@ def read(source: str) -> Weights:
 
 def _file(path: Path) -> Weights:
     try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        if "Unsupported global" in str(error):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of pickles it then refuses and of tensors that we refuse
+            if path.suffix == ".safetensors":
+                content = load_file(path)
+            else:
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        if re.search("unsupported global|TorchScript archive", str(error), re.IGNORECASE):
             raise ModelError(
-                f"{path} holds Python objects besides weights, and unpickling those can run code: "
+                f"{path} holds Python objects besides weights, and loading those can run code: "
                 "save its state dict alone, or as .safetensors"
             ) from None
-        raise ModelError(f"{path} is damaged or no weights file ({_first_line(error)}): fetch it again") from None
+        # torch's own first line recommends to load without its safeguard
+        pickled = isinstance(error, pickle.UnpicklingError)
+        reason = "nothing that torch reads safely" if pickled else _first_line(error)
+        raise ModelError(
+            f"{path} is damaged or no weights file ({reason}): fetch it again, or save its state dict as .safetensors"
+        ) from None
     state = renamed(unwrapped(content, str(path)))
     note = "A file of weights does not say how many heads they have: the model's number is taken."
     return Weights(str(path), state, _sha256(path), note=note)
@@ -76,7 +84,7 @@ def _run(folder: Path, name: str) -> Weights:
     except (records.RecordError, checkpoint.CheckpointError) as error:
         raise ModelError(str(error)) from None
     config = model_config(record.config.get("model"), str(folder / "run.json"))
-    return Weights(str(saved.folder), saved.state["model"], saved.info.sha256, config, config.heads)
+    return Weights(str(saved.folder), saved.weights, saved.info.sha256, config, config.heads)
 
 
 def _timm(name: str) -> Weights:
