@@ -10,13 +10,21 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from training.models import MONIKERS, ModelConfig
 
 PRESETS = Path(__file__).parent / "presets"
+_Value = TypeVar("_Value")
+Pair = Annotated[tuple[_Value, _Value], Strict(False)]  # TOML and JSON know lists only
+Several = Annotated[tuple[_Value, ...], Strict(False)]
+Alpha = Annotated[float, Field(ge=0, le=1000)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Often = Annotated[int, Field(gt=0, le=10**9)]
+Samples = Annotated[int, Field(gt=0, le=10_000_000)]
+Epoch = Annotated[int, Field(ge=0, le=1_000_000)]
 DepthField = Literal["pseudo", "real", "raw", "exact", "online"]
 
 
@@ -25,36 +33,38 @@ class ConfigError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class DataConfig(_Section):
-    """`online` is what the paper did: the teacher looks at every augmented and mixed batch, inside the training loop."""
+    """`online` is what the paper did: the teacher sees every augmented and mixed batch, inside the training loop."""
 
     depth: DepthField = "pseudo"  # which depth of the shards the model sees; "online" reads none
     teacher: str = "depth-anything/Depth-Anything-V2-Small-hf"  # for online: a hub id, a folder, or toy
-    teacher_stats: tuple[float, Annotated[float, Field(gt=0)]] = (2.5785, 1.6296)  # for online: mean, std (the paper's)
+    teacher_stats: Annotated[
+        tuple[Annotated[float, Field(ge=-1e6, le=1e6)], Annotated[float, Field(ge=1e-6, le=1e6)]], Strict(False)
+    ] = (2.5785, 1.6296)  # for online: mean, std (the paper's)
 
 
 class AugmentConfig(_Section):
     """Geometry acts on RGB and depth alike, photometry on RGB only."""
 
-    crop_scale: tuple[float, float] = (0.08, 1.0)  # RandomResizedCrop, share of the area
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_scale: Pair[float] = (0.08, 1.0)  # RandomResizedCrop, share of the area
+    crop_ratio: Pair[Annotated[float, Field(ge=0.01, le=100)]] = (3 / 4, 4 / 3)
     flip: float = Field(0.5, ge=0, le=1)
-    rand_augment_ops: int = Field(0, ge=0)
+    rand_augment_ops: int = Field(0, ge=0, le=16)
     rand_augment_magnitude: int = Field(9, ge=0, le=30)
-    mixup_alpha: float = Field(0.0, ge=0)  # with cutmix_alpha > 0 as well: a coin flip per group
-    cutmix_alpha: float = Field(0.0, ge=0)
-    mix_group: int = Field(1, gt=0)  # consecutive samples that are mixed with each other
-    eval_crop: float = Field(0.875, gt=0, le=1)  # evaluation resizes to image_size / eval_crop, then centre-crops
+    mixup_alpha: Alpha = 0.0  # with cutmix_alpha > 0 as well: a coin flip per group
+    cutmix_alpha: Alpha = 0.0
+    mix_group: Samples = 1  # consecutive samples that are mixed with each other
+    eval_crop: float = Field(0.875, ge=0.05, le=1)  # evaluation resizes to image_size / eval_crop, then centre-crops
 
     @model_validator(mode="after")
     def _ranges(self) -> "AugmentConfig":
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(f"augment.crop_scale must be two rising shares above 0 and up to 1, got {self.crop_scale}")
-        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
-            raise ValueError(f"augment.crop_ratio must be two rising numbers above 0, got {self.crop_ratio}")
+        if self.crop_ratio[0] > self.crop_ratio[1]:
+            raise ValueError(f"augment.crop_ratio must be two rising numbers, got {self.crop_ratio}")
         return self
 
     @property
@@ -65,17 +75,17 @@ class AugmentConfig(_Section):
 class OptimConfig(_Section):
     """AdamW with linear warm-up and cosine decay."""
 
-    epochs: int = Field(300, gt=0)
-    batch_size: int = Field(192, gt=0)  # global
-    lr: float = Field(1e-3, gt=0)
-    min_lr: float = Field(1e-6, ge=0)
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    weight_decay: float = Field(0.05, ge=0)
+    epochs: int = Field(300, gt=0, le=1_000_000)
+    batch_size: Samples = 192  # global
+    lr: float = Field(1e-3, gt=0, le=100)
+    min_lr: float = Field(1e-6, ge=0, le=100)
+    betas: Pair[Beta] = (0.9, 0.999)
+    weight_decay: float = Field(0.05, ge=0, le=100)
     decay_1d: bool = False  # the thesis decays biases, norms and scalars as well
     warmup_epochs: float = Field(10, ge=0)
     warmup_factor: float = Field(0.01, gt=0, le=1)
     schedule: Literal["step", "epoch"] = "step"  # how often the learning rate changes
-    grad_clip: float = Field(1.0, gt=0)
+    grad_clip: float = Field(1.0, gt=0, le=1e9)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     ema_decay: float = Field(0.0, ge=0, lt=1)  # > 0: an average of the weights, which is then what is evaluated
 
@@ -83,17 +93,17 @@ class OptimConfig(_Section):
 class RuntimeConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
-    workers: int = Field(2, ge=0)  # of each rank
-    micro_batch: int | None = Field(None, gt=0)  # samples a forward pass; gradients of a global batch are accumulated
+    workers: int = Field(2, ge=0, le=1024)  # of each rank
+    micro_batch: Samples | None = None  # samples a forward pass; gradients of a global batch are accumulated
     augment: Literal["auto", "device", "worker"] = "auto"  # where RandAugment runs; auto: on a GPU, else in the workers
     attention: Literal["auto", "explicit", "sdpa", "triton"] = "auto"
     compile: bool = False
-    loggers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
-    log_every: int = Field(50, gt=0)  # steps
-    checkpoint_every: int = Field(1000, gt=0)  # steps
-    keep_checkpoints: int = Field(2, gt=0)
-    eval_every: int = Field(1, gt=0)  # epochs
-    snapshot_epochs: tuple[int, ...] = ()  # weights kept for the figures, never pruned
+    loggers: Several[Literal["tensorboard", "wandb", "trackio"]] = ("tensorboard",)
+    log_every: Often = 50  # steps
+    checkpoint_every: Often = 1000  # steps
+    keep_checkpoints: Often = 2
+    eval_every: Often = 1  # epochs
+    snapshot_epochs: Several[Epoch] = ()  # weights kept for the figures, never pruned
 
 
 class Config(_Section):
@@ -108,10 +118,23 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _whole_groups(self) -> "Config":
+        if self.augment.mixes and self.augment.mix_group < 2:
+            raise ValueError(
+                f"augment.mix_group must be at least 2 where samples are mixed with each other, got "
+                f"{self.augment.mix_group}: set it to a divisor of optim.batch_size {self.optim.batch_size}"
+            )
         if self.augment.mixes and self.optim.batch_size % self.augment.mix_group:
             raise ValueError(
                 f"optim.batch_size {self.optim.batch_size} must be a multiple of "
                 f"augment.mix_group {self.augment.mix_group}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> "Config":
+        if self.optim.warmup_epochs > self.optim.epochs:
+            raise ValueError(
+                f"optim.warmup_epochs must be at most optim.epochs {self.optim.epochs}, got {self.optim.warmup_epochs}"
             )
         return self
 
@@ -127,7 +150,13 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
-def resolve(preset: str, model: str, settings: Sequence[str] = (), num_classes: int | None = None) -> Config:
+def resolve(
+    preset: str,
+    model: str,
+    settings: Sequence[str] = (),
+    num_classes: int | None = None,
+    init: str | None = None,
+) -> Config:
     """The preset, then what it says of this model (`[models.<moniker>]`), then `--set section.key=value`."""
     if preset not in preset_names():
         raise ConfigError(f"--preset must be one of {', '.join(preset_names())}, got {preset!r}")
@@ -135,7 +164,7 @@ def resolve(preset: str, model: str, settings: Sequence[str] = (), num_classes: 
         raise ConfigError(f"--model must be one of {', '.join(MONIKERS)}, got {model!r}")
     values = tomllib.loads((PRESETS / f"{preset}.toml").read_text("utf-8"))
     own = values.pop("models", {}).get(model, {})
-    values["preset"] = preset
+    values["preset"], values["init"] = preset, init
     values["model"] = {**values.get("model", {}), **own, "name": model}
     if num_classes is not None:
         values["model"]["num_classes"] = num_classes
@@ -156,25 +185,32 @@ def validate(values: dict[str, Any]) -> Config:
             raise ConfigError(f"unknown key '{key}'{_nearest(key, values)}") from None
         if first["type"] == "value_error":
             raise ConfigError(str(first["ctx"]["error"])) from None
-        raise ConfigError(f"{key} {_constraint(first['msg'])}, got {first['input']!r}") from None
+        raise ConfigError(f"{key} {_constraint(first['msg'])}, got {_short(first['input'])}") from None
 
 
 def _constraint(message: str) -> str:
-    return message.replace("Input should", "must") if message else "is invalid"
+    """Pydantic's message as what the key must be."""
+    if message == "Field required":
+        return "must be given"
+    return message.replace("Input should", "must").replace("Tuple should", "must")
 
 
 def _apply(values: dict[str, Any], setting: str) -> None:
     key, separator, text = setting.partition("=")
     path = key.strip().split(".")
-    if key.strip() in ("preset", "model.name"):
+    if key.strip() in ("preset", "init", "model.name"):
         raise ConfigError(f"--set {key.strip()}: use --{key.strip().split('.')[0]} instead")
     if not separator or len(path) > 2 or not all(path):
         raise ConfigError(f"--set takes section.key=value such as optim.lr=5e-4, got {setting!r}")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+    value = _parsed(text)
     if len(path) == 1:
+        keys = _keys(values).get(path[0])
+        if keys:
+            one = next((name for name in value if name in keys), keys[0]) if isinstance(value, dict) else keys[0]
+            raise ConfigError(
+                f"--set {path[0]} would replace the whole section, got {_short(value)}: set its keys one by one, as "
+                f"--set {path[0]}.{one}=VALUE"
+            )
         values[path[0]] = value
         return
     section = values.setdefault(path[0], {})
@@ -183,14 +219,38 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     section[path[1]] = value
 
 
-def _nearest(key: str, values: dict[str, Any]) -> str:
-    valid = []
+def _parsed(text: str) -> Any:
+    """TOML where it is the one value of its line, else the text as it is."""
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):  # a TOMLDecodeError, a number of thousands of digits, nests without end
+        return text
+    return found["value"] if len(found) == 1 else text
+
+
+def _short(value: Any) -> str:
+    """On one line that can be read."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        text = f"{type(value).__name__} too large to show"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _keys(values: dict[str, Any]) -> dict[str, list[str]]:
+    """The keys of each section; none where the name is a key of its own."""
+    found = {}
     for name, field in Config.model_fields.items():
         kind = field.annotation
         kinds = [k for k in get_args(kind) or (kind,) if isinstance(k, type) and issubclass(k, BaseModel)]
         if name == "model":
             moniker = values.get("model", {}).get("name")
             kinds = [k for k in kinds if k.model_fields["name"].default == moniker]
-        valid += [f"{name}.{k}" for section in kinds for k in section.model_fields] if kinds else [name]
+        found[name] = [key for section in kinds for key in section.model_fields if key != "name"]
+    return found
+
+
+def _nearest(key: str, values: dict[str, Any]) -> str:
+    valid = [f"{name}.{k}" if k else name for name, keys in _keys(values).items() for k in keys or [""]]
     close = difflib.get_close_matches(key, valid, 1, 0.4)
     return f": did you mean '{close[0]}'?" if close else f": valid keys are {', '.join(valid)}"

@@ -1,16 +1,21 @@
 """Augmentation: one geometry for every plane, torchvision's operations, mixing on all channels."""
 
+import functools
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms.v2 import RandAugment
+from torchvision.transforms import v2
 
 from pipeline import depth_codec, shards
+from training import samples
 from training.augment import affine, generator, geometry, rand_augment
 from training.augment.mix import mix
-from training.config import AugmentConfig
+from training.batch import Batch
+from training.config import AugmentConfig, resolve
 
-THEIRS = RandAugment(num_ops=2, magnitude=9)
+THEIRS = v2.RandAugment(num_ops=2, magnitude=9)
 NAMES = {
     name.lower().replace("shear", "shear_").replace("translate", "translate_"): name
     for name in THEIRS._AUGMENTATION_SPACE
@@ -112,50 +117,109 @@ def test_an_image_does_not_depend_on_its_batch():
 # --- one geometry --------------------------------------------------------------------------------------------------
 
 
-def coordinate_planes(height=90, width=120):
-    """RGB, two depths and labels that all say where a pixel comes from; the second depth has a hole."""
-    rows, columns = np.mgrid[:height, :width]
-    rgb = np.stack([columns * 2, rows * 2, np.full_like(rows, 128)]).astype(np.uint8)
-    depth = (columns * 2 + rows * 2).astype(np.float32)[None]
-    holed = depth.copy()
-    holed[:, 30:50, 40:70] = np.nan
-    labels = (columns // 2 + rows // 2).astype(np.uint8)[None]
-    return [torch.from_numpy(plane) for plane in (rgb, depth, holed, labels)]
+HEIGHT, WIDTH, HOLE = 91, 120, (slice(30, 52), slice(40, 73))
+SAYS = {"exact": 0, "raw": 1}  # the depth that says what this channel of RGB says: the column, the row
+MOVES = {rand_augment.OPERATIONS.index(operation) for operation in ("identity", *rand_augment.GEOMETRIC)}
+
+
+@functools.cache
+def coordinates() -> dict[str, tuple[str, bytes]]:
+    """Members that say where each pixel comes from: RGB (2 column, 2 row, 255 outside a hole), depth with that hole."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    valid = np.ones((HEIGHT, WIDTH), bool)
+    valid[HOLE] = False
+    members = {"cls": ("cls", b"3")}
+    members["rgb"] = ("rgb.png", shards.png_bytes(np.stack([2 * columns, 2 * rows, 255 * valid], -1).astype(np.uint8)))
+    for name, said in (("exact", columns), ("raw", rows)):
+        z = np.where(valid, 2 * said, np.nan).astype(np.float32)
+        members[name] = (f"{name}.{depth_codec.EXTENSION}", depth_codec.encode(z, 2**-6))
+    return members
+
+
+def seen_by_training(
+    depth_field: str, settings: Sequence[str], keys: Iterable[str], leave_draws: bool = False
+) -> Batch:
+    config = resolve("tiny", "m4ch", [f"data.depth={depth_field}", *settings], 6)
+    members = [(0, shards.Members(key, "a.tar", coordinates())) for key in keys]
+    return samples.train_batch(members, len(members), config, 0, leave_draws)
+
+
+def assert_rgb_and_depth_agree(batch: Batch, channel: int) -> None:
+    """Within rounding: half a pixel apart is already too far."""
+    rgb, z = batch.rgb.float(), batch.depth[:, 0]
+    said, share = rgb[:, channel], rgb[:, 2] / 255
+    assert (z.isnan() == (share < 0.5))[(share - 0.5).abs() > 0.01].all(), "the hole, and what comes in from outside"
+    whole = share == 1
+    assert whole.float().mean() > 0.4
+    torch.testing.assert_close(z[whole], said[whole], rtol=0, atol=1.0)
+    assert (z[whole] - said[whole]).abs().mean() < 0.6, "ties round up: half at most"
+    at_hole = ~z.isnan() & ~whole  # fewer pixels are averaged: up to the reach of the filter away
+    torch.testing.assert_close(z[at_hole], said[at_hole], rtol=0, atol=8.0)
+
+
+@pytest.mark.parametrize("depth_field", SAYS)
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+@pytest.mark.parametrize("scale", [(0.05, 0.3), (0.2, 1.0), (1.0, 1.0)])
+def test_training_sees_rgb_and_depth_through_one_box(depth_field, flip, scale):
+    settings = [f"augment.flip={flip}", f"augment.crop_scale={list(scale)}"]
+    batch = seen_by_training(depth_field, settings, map(str, range(24)))
+    assert_rgb_and_depth_agree(batch, SAYS[depth_field])
+    columns = batch.rgb[:, 0].int()
+    assert ((columns[..., -1] > columns[..., 0]) == (flip == 0)).all()
+    if scale != (1.0, 1.0):
+        assert len({(one[0, 0].item(), one[-1, -1].item()) for one in columns}) > 12, "boxes differ"
+
+
+@pytest.mark.parametrize("depth_field", SAYS)
+@pytest.mark.parametrize("number", [1, 2])
+def test_randaugment_moves_depth_with_rgb(depth_field, number):
+    """The samples whose draws recolour nothing, which would change what RGB says."""
+    settings = ["augment.crop_scale=[0.3, 1.0]", f"augment.rand_augment_ops={number}"]
+    drawn = seen_by_training(depth_field, settings, map(str, range(200 * number)), leave_draws=True)
+    operations = drawn.draws[..., 0].int().tolist()
+    keys = [key for key, row in zip(drawn.keys, operations, strict=True) if MOVES.issuperset(row)]
+    assert {operation for row in operations if MOVES.issuperset(row) for operation in row} == MOVES
+    moved = seen_by_training(depth_field, settings, keys)
+    still = seen_by_training(depth_field, settings[:1], keys)
+    assert (moved.rgb != still.rgb).flatten(1).any(1).float().mean() > 0.7
+    assert_rgb_and_depth_agree(moved, SAYS[depth_field])
+
+
+@pytest.mark.parametrize("depth_field", SAYS)
+@pytest.mark.parametrize("share", [0.6, 0.875, 1.0])
+@pytest.mark.parametrize("size", [24, 48, 96])
+def test_evaluation_sees_rgb_and_depth_alike(depth_field, share, size):
+    settings = [f"data.depth={depth_field}", f"augment.eval_crop={share}", f"model.image_size={size}"]
+    config = resolve("tiny", "m4ch", settings, 6)
+    members = [shards.Members("a", "a.tar", coordinates())]
+    batch = samples.eval_batch(members, 1, config, depth_field, 0)
+    assert_rgb_and_depth_agree(batch, SAYS[depth_field])
+    middle = batch.rgb[0, 0].float().mean().item(), batch.rgb[0, 1].float().mean().item()
+    half_a_pixel = HEIGHT * share / size
+    assert middle == pytest.approx((WIDTH - 1, HEIGHT - 1), abs=half_a_pixel + 1), "the centre"
 
 
 @pytest.mark.parametrize("operation", [None, *rand_augment.GEOMETRIC])
-@pytest.mark.parametrize("seed", range(6))
-def test_all_planes_move_together(seed, operation):
-    rng = generator("planes", seed)
-    chosen = AugmentConfig(crop_scale=(0.2, 1.0))
-    box = geometry.random_box(90, 120, chosen, rng.random(geometry.CROP_NUMBERS).tolist(), flip=bool(seed % 2))
-    planes = zip(coordinate_planes(), ("rgb", "depth", "depth", "labels"), strict=True)
-    rgb, *others = [plane[None] for plane in geometry.seen(list(planes), box, (48, 48))]
+@pytest.mark.parametrize("seed", range(4))
+def test_labels_move_with_rgb(seed, operation):
+    """No training reads labels: their plane by hand, through one box."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    picture = torch.from_numpy(np.stack([2 * columns, 2 * rows, np.full_like(rows, 128)]).astype(np.uint8))
+    truth = torch.from_numpy((columns // 2 + rows // 2).astype(np.uint8)[None])
+    rng, chosen = generator("planes", seed), AugmentConfig(crop_scale=(0.2, 1.0))
+    box = geometry.random_box(HEIGHT, WIDTH, chosen, rng.random(geometry.CROP_NUMBERS).tolist(), flip=bool(seed % 2))
+    rgb = geometry.resize(geometry.crop(picture, box), "rgb", (48, 48))[None]
+    labels = geometry.resize(geometry.crop(truth, box), "labels", (48, 48))[None]
     if operation:
-        strength = rand_augment.strengths(9, 48, 48)[rand_augment.OPERATIONS.index(operation)] * (-1) ** (seed // 2)
-        draws = torch.tensor([[[rand_augment.OPERATIONS.index(operation), strength]]])
-        rgb, others = rand_augment.apply(rgb, others, draws)
-    depth, holed, labels = (plane[0, 0] for plane in others)
-    seen = ~depth.isnan()
-    assert seen.float().mean() > 0.4
-    said = (rgb[0, 0].float() + rgb[0, 1].float())[seen]
-    torch.testing.assert_close(said, depth[seen], rtol=0, atol=1.01)
-    torch.testing.assert_close(labels.float()[seen], depth[seen] / 4, rtol=0, atol=2.01)
-    assert (rgb[0, 2][seen] == 128).all()
-    assert (rgb[0][:, ~seen] == 0).all() and (labels[~seen] == rand_augment.VOID).all(), "what comes in from outside"
-    inside = seen & ~holed.isnan()
-    # near the hole fewer pixels are averaged: the mean lies up to the reach of the filter away
-    torch.testing.assert_close(holed[inside], depth[inside], rtol=0, atol=6.0)
-    assert ((holed[inside] - depth[inside]).abs() > 1e-3).float().mean() < 0.15
-
-
-def test_flip_exchanges_left_and_right_in_all_planes():
-    planes = list(zip(coordinate_planes(), ("rgb", "depth", "depth", "labels"), strict=True))
-    there = geometry.seen(planes, geometry.Box(3, 5, 80, 100), (48, 48))
-    back = geometry.seen(planes, geometry.Box(3, 5, 80, 100, flip=True), (48, 48))
-    assert there[0][0, 20, 0] < there[0][0, 20, -1]
-    for one, other, tolerance in zip(there, back, (1, 1e-4, 1e-4, 1), strict=True):
-        torch.testing.assert_close(other.flip(2).float(), one.float(), rtol=0, atol=tolerance, equal_nan=True)
+        number = rand_augment.OPERATIONS.index(operation)
+        draws = torch.tensor([[[number, rand_augment.strengths(9, 48, 48)[number] * (-1) ** (seed // 2)]]])
+        rgb, [labels] = rand_augment.apply(rgb, [labels], draws)
+    inside = labels[0, 0] != rand_augment.VOID
+    assert inside.float().mean() > 0.4
+    said = (rgb[0, 0].float() + rgb[0, 1].float()) / 4
+    torch.testing.assert_close(labels[0, 0].float()[inside], said[inside], rtol=0, atol=2.01)
+    assert (rgb[0, 2][inside] == 128).all()
+    assert (rgb[0][:, ~inside] == 0).all(), "what comes in from outside"
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -181,18 +245,30 @@ def test_boxes_follow_the_recipe():
     assert 0.40 < area.mean() < 0.47  # below 0.54, as large boxes do not fit and are drawn anew
     narrow = geometry.random_box(30, 400, AugmentConfig(crop_scale=(1.0, 1.0)), [0.5] * geometry.CROP_NUMBERS, False)
     assert narrow == (0, 180, 30, 40, False), "the centre, where nothing fits"
+    for extreme in ((100.0, 100.0), (0.01, 0.01)):
+        chosen = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=extreme)
+        for side in (1, 30):
+            box = geometry.random_box(side, side, chosen, [0.5] * geometry.CROP_NUMBERS, False)
+            assert 0 < box.height <= side and 0 < box.width <= side, "never empty"
 
 
-def test_evaluation_is_resize_and_centre_crop():
-    import torchvision.transforms.v2.functional as TF
+ODD_SIZES = [
+    (90, 121), (57, 57), (333, 500), (375, 499), (61, 200), (224, 224), (99, 100), (255, 257), (31, 45), (17, 90),
+    (400, 401), (227, 300),
+]  # fmt: skip
 
-    rgb = torch.randint(0, 256, (3, 90, 121), dtype=torch.uint8)
-    expected = TF.center_crop(TF.resize(rgb, [64], antialias=True), [56, 56])
-    found = geometry.centre(rgb, "rgb", 56, 0.875)
-    assert found.shape == (3, 56, 56)
-    assert (found.int() - expected.int()).abs().float().mean() < 20, "half a pixel apart at most"
-    straight = torch.randint(0, 256, (3, 90, 120), dtype=torch.uint8)
-    assert torch.equal(geometry.centre(straight, "rgb", 60, 1.0), TF.center_crop(TF.resize(straight, [60]), [60, 60]))
+
+@pytest.mark.parametrize(("size", "share"), [(56, 0.875), (224, 0.875), (60, 1.0), (33, 0.6)])
+@pytest.mark.parametrize("shape", ODD_SIZES + [(width, height) for height, width in ODD_SIZES if height != width])
+def test_evaluation_is_torchvisions_resize_and_centre_crop(shape, size, share):
+    """To the last bit, however the pixels lie in memory, and so whichever decoder they come from."""
+    resize = v2.Resize(round(size / share), interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
+    pixels = np.random.default_rng(shape[0]).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    interleaved = torch.from_numpy(pixels).permute(2, 0, 1)
+    planar = interleaved.contiguous()
+    expected = v2.CenterCrop(size)(resize(planar))
+    for rgb in (interleaved, planar):
+        assert torch.equal(geometry.centre(rgb, "rgb", size, share), expected)
 
 
 def test_valid_pixels_are_averaged_alone():

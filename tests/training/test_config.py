@@ -1,9 +1,11 @@
 import itertools
+import json
 
 import pytest
 import torch
 
-from training.config import ConfigError, OptimConfig, resolve
+from training.config import ConfigError, OptimConfig, resolve, validate
+from training.models import MONIKERS
 from training.optim import build_optimizer, learning_rate
 
 
@@ -55,6 +57,81 @@ def test_mistakes_name_the_key_and_the_fix(settings, message):
         resolve("tiny", "m3ch", settings)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+ONE_BY_ONE = "would replace the whole section, got "
+
+
+@pytest.mark.parametrize(
+    ("model", "setting", "message"),
+    [
+        ("m3ch", "optim.lr=1e300", "optim.lr must be less than or equal to 100, got 1e+300"),
+        ("m3ch", "optim.lr=true", "optim.lr must be a valid number, got True"),
+        ("m3ch", "optim.min_lr=1e300", "optim.min_lr must be less than or equal to 100, got 1e+300"),
+        ("m3ch", "optim.weight_decay=1e300", "optim.weight_decay must be less than or equal to 100, got 1e+300"),
+        ("m3ch", f"optim.epochs={10**30}", f"optim.epochs must be less than or equal to 1000000, got {10**30}"),
+        ("m3ch", "optim.epochs=" + "9" * 5000, "optim.epochs must be a valid integer, got '9999"),
+        ("m3ch", "optim.lr=" + "[" * 5000, "optim.lr must be a valid number, got '[[[["),
+        ("m3ch", "optim.lr=0.1\nepochs=2", r"optim.lr must be a valid number, got '0.1\nepochs=2'"),
+        ("m3ch", "augment.crop_ratio=[1e300, 1e308]", "augment.crop_ratio.0 must be less than or equal to 100, got 1e"),
+        ("m3ch", "augment.crop_ratio=[0, 1]", "augment.crop_ratio.0 must be greater than or equal to 0.01, got 0"),
+        ("m3ch", "augment.crop_ratio=[2, 1]", "augment.crop_ratio must be two rising numbers, got (2.0, 1.0)"),
+        ("m3ch", "augment.crop_ratio=[1]", "augment.crop_ratio.1 must be given, got [1]"),
+        ("m3ch", "augment.crop_ratio=[1, 2, 3]", "augment.crop_ratio must have at most 2 items"),
+        ("m3ch", "augment.rand_augment_ops=99999999999", "augment.rand_augment_ops must be less than or equal to 16"),
+        ("m3ch", "augment.eval_crop=1e-9", "augment.eval_crop must be greater than or equal to 0.05, got 1e-09"),
+        ("m3ch", "augment.mixup_alpha=1e300", "augment.mixup_alpha must be less than or equal to 1000, got 1e+300"),
+        ("m3ch", "runtime.workers=2000000", "runtime.workers must be less than or equal to 1024, got 2000000"),
+        ("m3ch", "runtime.snapshot_epochs=[-1, 99]", "runtime.snapshot_epochs.0 must be greater than or equal to 0"),
+        ("m3ch", "runtime.snapshot_epochs=[0, true]", "runtime.snapshot_epochs.1 must be a valid integer, got True"),
+        ("m3ch", "runtime.micro_batch=true", "runtime.micro_batch must be a valid integer, got True"),
+        ("m3ch", "runtime.compile=1", "runtime.compile must be a valid boolean, got 1"),
+        ("m3ch", "seed=true", "seed must be a valid integer, got True"),
+        ("m3ch", "data.teacher_stats=[0, 0]", "data.teacher_stats.1 must be greater than or equal to 0.000001, got 0"),
+        ("m3ch", "model.width=1e9", "model.width must be a valid integer, got 1000000000.0"),
+        ("m3ch", "model.width=1000000000", "model.width must be less than or equal to 65536, got 1000000000"),
+        ("m3ch", "model.width=true", "model.width must be a valid integer, got True"),
+        ("m3ch", "model.depth=100000", "model.depth must be less than or equal to 1024, got 100000"),
+        ("m3ch", "model.image_size=160000", "model.image_size must be less than or equal to 16384, got 160000"),
+        ("m3ch", "model.mlp_ratio=1000", "model.mlp_ratio must be less than or equal to 64, got 1000"),
+        ("m3ch", "model.num_classes=10000000000", "model.num_classes must be less than or equal to 10000000, got"),
+        ("mlin", "model.initial_value=inf", "model.initial_value must be a finite number, got inf"),
+        ("mlin", "model.initial_value=nan", "model.initial_value must be a finite number, got nan"),
+        ("mmlp", "model.initial_value=0", "model.initial_value must be greater than or equal to 0.001, got 0"),
+        ("mlin", "model.initial_value=60", "model.initial_value must be less than or equal to 24, got 60"),
+        ("mmlp", "model.decay_range=-1", "model.decay_range must be greater than or equal to 0, got -1"),
+        ("mdf1", "model.layer_scale=1e300", "model.layer_scale must be less than or equal to 100, got 1e+300"),
+        ("mdf1", "model.pooled_grid=true", "model.pooled_grid must be a valid integer, got True"),
+        ("m3ch", "optim={lr=3}", f"--set optim {ONE_BY_ONE}{{'lr': 3}}: set its keys one by one, as --set optim.lr="),
+        ("m3ch", "optim=[1]", f"--set optim {ONE_BY_ONE}[1]: set its keys one by one, as --set optim.epochs=VALUE"),
+        ("mlin", "model={width=8}", f"--set model {ONE_BY_ONE}{{'width': 8}}: set its keys one by one, as --set model"),
+        ("m3ch", "runtime=3", f"--set runtime {ONE_BY_ONE}3"),
+        ("m3ch", "seed={a=1}", "seed must be a valid integer, got {'a': 1}"),
+        ("m3ch", "data.teacher=[1]", "data.teacher must be a valid string, got [1]"),
+    ],
+)  # fmt: skip
+def test_values_that_cannot_be_are_refused_in_one_line(model, setting, message):
+    with pytest.raises(ConfigError) as caught:
+        resolve("tiny", model, [setting])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(("initial_value", "decay_range"), [(0.001, 0.0), (0.001, 24.0), (24.0, 0.0), (24.0, 24.0)])
+def test_every_allowed_decay_is_negative_and_finite(initial_value, decay_range):
+    settings = [f"model.initial_value={initial_value}", f"model.decay_range={decay_range}"]
+    for moniker in ("mlin", "mmlp"):
+        scale = resolve("tiny", moniker, settings, num_classes=5).model.build().head_scale
+        assert (scale < 0).all() and scale.isfinite().all()
+
+
+@pytest.mark.parametrize("preset", ["modern", "thesis", "tiny"])
+def test_a_config_survives_its_record(preset):
+    """Records hold plain JSON: lists for tuples."""
+    for moniker in MONIKERS:
+        config = resolve(preset, moniker, ["optim.lr=1", "runtime.loggers=['wandb']"])
+        assert validate(json.loads(json.dumps(config.model_dump(mode="json")))) == config
 
 
 def test_unknown_preset_and_model_list_what_there_is():

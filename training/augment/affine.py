@@ -36,7 +36,7 @@ def move(planes: Sequence[Tensor], fills: Sequence[float], matrices: NDArray[np.
     """Planes (batch, channels, height, width), moved alike by `matrices` (batch, 6); `fills` come in from outside."""
     batch, _, height, width = planes[0].shape
     device = planes[0].device
-    a, b, c, d, e, f = torch.from_numpy(np.asarray(matrices, np.float32)).to(device)[:, :, None, None].unbind(1)
+    a, b, c, d, e, f = sent(np.asarray(matrices, np.float32), device)[:, :, None, None].unbind(1)
     right = torch.arange(width, dtype=torch.float32, device=device)
     down = torch.arange(height, dtype=torch.float32, device=device)[:, None]
     x = (a * right + (b * down + c)).round_().clamp_(-1, width).add_(1)
@@ -48,3 +48,9 @@ def move(planes: Sequence[Tensor], fills: Sequence[float], matrices: NDArray[np.
         bordered = F.pad(plane, (1, 1, 1, 1), value=fill).flatten(2)
         moved.append(bordered.gather(2, index.expand(-1, plane.shape[1], -1)).view_as(plane))
     return moved
+
+
+def sent(numbers: NDArray[np.generic], device: torch.device) -> Tensor:
+    """On the device, without waiting for it: from pinned memory."""
+    tensor = torch.from_numpy(numbers)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

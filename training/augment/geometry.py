@@ -52,7 +52,7 @@ def random_box(height: int, width: int, config: AugmentConfig, numbers: Sequence
             down, right = numbers[2 * _TRIES], numbers[2 * _TRIES + 1]
             return Box(int(down * (height - h + 1)), int(right * (width - w + 1)), h, w, flip)
     ratio = min(max(width / height, config.crop_ratio[0]), config.crop_ratio[1])
-    h, w = min(height, round(width / ratio)), min(width, round(height * ratio))
+    h, w = max(1, min(height, round(width / ratio))), max(1, min(width, round(height * ratio)))
     return Box((height - h) // 2, (width - w) // 2, h, w, flip)
 
 
@@ -85,15 +85,14 @@ def _bilinear(planes: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(planes, size, mode="bilinear", antialias=shrinks or planes.dtype == torch.uint8)
 
 
-def seen(planes: Sequence[tuple[Tensor, Rule]], box: Box, size: tuple[int, int]) -> list[Tensor]:
-    """Every plane of a sample through the same box, at the same size."""
-    return [resize(crop(plane, box), rule, size) for plane, rule in planes]
-
-
 def centre(plane: Tensor, rule: Rule, size: int, share: float) -> Tensor:
-    """Evaluation's view: the short side resized to size / share, then the central (size, size)."""
+    """Evaluation's view: the short side resized to size / share, then the central (size, size).
+
+    In torchvision's arithmetic (Resize, CenterCrop), so that accuracies are of the same pixels.
+    """
     height, width = plane.shape[1:]
-    scale = round(size / share) / min(height, width)
-    resized = resize(plane, rule, (max(size, round(height * scale)), max(size, round(width * scale))))
-    top, left = (resized.shape[1] - size) // 2, (resized.shape[2] - size) // 2
+    short = max(size, round(size / share))
+    long = int(short * max(height, width) / min(height, width))
+    resized = resize(plane, rule, (short, long) if height <= width else (long, short))
+    top, left = (round((side - size) / 2.0) for side in resized.shape[1:])
     return resized[:, top : top + size, left : left + size]

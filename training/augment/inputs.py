@@ -1,5 +1,7 @@
 """From a loader's batch to what a model takes, on the model's device."""
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,12 +19,18 @@ RGB_MEAN, RGB_STD = tuple(_RGB["rgb_mean"]), tuple(_RGB["rgb_std"])
 
 def normalise(rgb: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 (batch, 3, h, w) to zero mean and unit variance of the data set."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=rgb.device).view(3, 1, 1)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=rgb.device).view(3, 1, 1)
+    scale, shift = _scale_and_shift(mean, std, rgb.device)
     out = torch.empty(rgb.shape, device=rgb.device)
     for part, whole in pieces(rgb, out):
         torch.mul(part, scale, out=whole).sub_(shift)
     return out
+
+
+@lru_cache
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Kept on the device: making them anew would wait for it each time."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(3, 1, 1)
+    return scale, torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device).view(3, 1, 1)
 
 
 def model_inputs(batch: Batch, config: Config) -> tuple[Tensor, Tensor, Tensor]:

@@ -77,14 +77,14 @@ def apply(rgb: Tensor, planes: Sequence[Tensor], draws: Tensor) -> tuple[Tensor,
         operations, strength = numbers[:, step, 0].astype(np.int64), numbers[:, step, 1]
         for some in _pieces(np.isin(operations, _NUMBERS_OF_GEOMETRIC), at_once):
             matrices = [affine.matrix(OPERATIONS[operations[i]], float(strength[i]), *rgb.shape[2:]) for i in some]
-            where = torch.from_numpy(some).to(rgb.device)
+            where = affine.sent(some, rgb.device)
             moved = affine.move([tensor.index_select(0, where) for tensor in tensors], fills, np.array(matrices))
             for tensor, part in zip(tensors, moved, strict=True):
                 _put(tensor, some, where, part)
         for operation, recolour in _RECOLOUR.items():
             for some in _pieces(operations == OPERATIONS.index(operation), at_once):
-                where = torch.from_numpy(some).to(rgb.device)
-                changed = recolour(rgb.index_select(0, where), torch.from_numpy(strength[some]).to(rgb.device))
+                where = affine.sent(some, rgb.device)
+                changed = recolour(rgb.index_select(0, where), affine.sent(strength[some], rgb.device))
                 _put(rgb, some, where, changed)
     return rgb, tensors[1:]
 

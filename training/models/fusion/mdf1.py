@@ -48,7 +48,7 @@ def _pooled_side(known: dict[str, int]) -> int:
 class Mdf1Config(TwoBranchConfig):
     name: Literal["mdf1"] = "mdf1"
     pooled_grid: int = Field(default_factory=_pooled_side, gt=0)  # the global branch has its square of queries
-    layer_scale: float = Field(1e-6, gt=0)  # γ at the start
+    layer_scale: float = Field(1e-6, gt=0, le=100)  # γ at the start
     dead_tail: Literal["frozen", "removed"] = "frozen"  # the last block's depth output: keep its unused parameters?
 
     @model_validator(mode="after")

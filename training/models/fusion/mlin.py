@@ -10,20 +10,25 @@ last block's alpha acts on nothing and gets no gradient; the published parameter
 """
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from training.models.patch_depth import Mode, patch_depth, token_depth
 from training.models.score_bias import LinearBias, ScoreBias
 from training.models.vit import VisionTransformer, VitConfig
 
+# s_h must be below zero and finite: 1 - 2^-x is 1 in double precision from x = 54 on, and 0 for the smallest x.
+InitialValue = Annotated[float, Field(ge=0.001, le=24)]
+DecayRange = Annotated[float, Field(ge=0, le=24)]
+
 
 class MlinConfig(VitConfig):
     name: Literal["mlin"] = "mlin"
-    initial_value: float = 2.0
-    decay_range: float = 4.0
+    initial_value: InitialValue = 2.0
+    decay_range: DecayRange = 4.0
     patch_depth: Mode = "mean"  # the paper's text; its appendix code computes `center4`
 
     def build(self) -> VisionTransformer:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.models.fusion.mlin import head_scale
+from training.models.fusion.mlin import DecayRange, InitialValue, head_scale
 from training.models.patch_depth import Mode, patch_depth, token_depth
 from training.models.score_bias import ScoreBias, TableBias
 from training.models.vit import VisionTransformer, VitConfig
@@ -24,8 +24,8 @@ GRID = tuple(number / 10 for number in range(-40, 41))  # Δ at which figures se
 
 class MmlpConfig(VitConfig):
     name: Literal["mmlp"] = "mmlp"
-    initial_value: float = 2.0
-    decay_range: float = 4.0
+    initial_value: InitialValue = 2.0
+    decay_range: DecayRange = 4.0
     patch_depth: Mode = "mean"  # the paper's text; its appendix code computes `center4`
 
     def build(self) -> VisionTransformer:
