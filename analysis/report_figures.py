@@ -1,7 +1,7 @@
 """The report's sections of figures: each in tabs, with its definition, its files and its numbers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -106,7 +106,7 @@ def _logged_alpha(study: Study, dump: "Dump") -> list[float] | None:
         if run.record.name == dump.info.run and run.record.study_hash == dump.info.study_hash:
             for line in run.lines(ParametersLine):
                 if line.epoch == dump.info.epoch and "alpha" in line.values:
-                    return cast("list[float]", line.values["alpha"])
+                    return [alpha for alpha in line.values["alpha"] if isinstance(alpha, float)]
     return None
 
 

@@ -1,4 +1,4 @@
-"""train: pretrain | evaluate | dump | teacher. Heavy imports happen inside the commands."""
+"""train: pretrain | evaluate | dump | export | teacher. Heavy imports happen inside the commands."""
 
 import multiprocessing
 import os
@@ -22,44 +22,82 @@ app = typer.Typer(
 )
 console = Console()
 
-Data = Annotated[Path, typer.Option("--data", help="Shards made by precompute-depth (holding train/ and val/).")]
+Data = Annotated[
+    str, typer.Option("--data", help="Shards made by precompute-depth (holding train/ and val/): a folder or a URL.")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `train pretrain`.")]
-CheckpointName = Annotated[str, typer.Option("--checkpoint", help="latest, epoch-N or step-N.")]
+CheckpointName = Annotated[str, typer.Option("--checkpoint", help="latest, best, epoch-N or step-N.")]
 
 
 @app.command()
 def pretrain(
-    model: Annotated[str, typer.Option("--model", help="m3ch (RGB only), m4ch (depth channel) or mlin (depth bias).")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            help="m3ch (RGB only), m4ch (depth channel), mlin, mmlp (bias on attention), mdf1, mgem (two branches).",
+        ),
+    ],
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Run folder to make: run.json, metrics.jsonl, checkpoints/.")],
     preset: Annotated[
-        str, typer.Option("--preset", help="tiny (minutes on a laptop) or thesis (the paper's).")
+        str,
+        typer.Option(
+            "--preset", help="tiny (minutes on a laptop), thesis (the paper's recipe) or modern (see its file)."
+        ),
     ] = "tiny",
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init", help="Start from weights: timm:NAME, a file (timm's or torchvision's ViT), a run or an export."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the preset, e.g. --set optim.lr=5e-4."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest intact checkpoint in --out, or begin there.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="A few steps, then say what the run would take. Writes nothing.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Watch steps 6 to 10: a table, and a trace in OUT/profile.")
+    ] = False,
 ) -> None:
     """Pre-train one model on RGB-D shards.
 
-    Every result depends on the seed and the config alone: a run that is killed and resumed ends with the same
-    weights, bit for bit on a CPU. SIGTERM saves a checkpoint first.
+    The same shards, config and seed give the same result: a run that is killed and resumed ends with the same
+    weights, bit for bit on a CPU with as many threads. SIGTERM and SIGUSR1 save a checkpoint first.
 
     Examples:
 
         train pretrain --preset tiny --model m4ch --data demo/shards --out runs/m4ch --set data.depth=real
 
         train pretrain --preset thesis --model mlin --data imagenet-rgbd --out runs/mlin --set runtime.workers=16
+
+        torchrun --nproc-per-node 8 -m training.cli pretrain --preset modern --model mgem --data imagenet-rgbd --out
+        runs/mgem --resume
+
+        train pretrain --preset thesis --model m4ch --init timm:vit_base_patch16_224.augreg_in1k --data ... --out ...
     """
     from pipeline import shards
     from training.config import resolve
-    from training.loop import pretrain as run
 
     classes = len(shards.open_split(data, "train").index.class_names) or None
-    config = resolve(preset, model, settings or [], num_classes=classes)
-    result = run(config, data, out, resume=resume, console=console)
-    _result_table(result.model, result.depth_field, result.num_samples, result.top1, result.top5, str(out))
+    config = resolve(preset, model, settings or [], num_classes=classes, init=init)
+    if dry_run:
+        from training.dry_run import dry_run as try_out
+
+        if table := try_out(config, data, out):
+            console.print(table)
+        return
+    from training.loop import pretrain as run
+
+    result = run(config, data, out, resume=resume, console=console, profile=profile)
+    if result is not None:
+        _result_table(result.model, result.depth_field, result.num_samples, result.top1, result.top5, str(out))
 
 
 @app.command()
@@ -68,13 +106,14 @@ def evaluate(
     data: Data,
     checkpoint: CheckpointName = "latest",
     depth: Annotated[
-        str | None, typer.Option("--depth", help="pseudo, real, raw or exact; default: the run's.")
+        str | None, typer.Option("--depth", help="pseudo, real, raw, exact or online; default: the run's.")
     ] = None,
     split: Annotated[str, typer.Option("--split", help="train or val.")] = "val",
 ) -> None:
     """Top-1 and top-5 on a split, every sample once; written to RUN/evaluations/."""
     from training.data import check_classes, open_shards
     from training.evaluate import evaluate as measure
+    from training.online import OnlineDepth
     from training.run_folder import as_evaluation, choose_device, load_model
     from training.run_log import write_json
 
@@ -84,7 +123,8 @@ def evaluate(
     check_classes(opened, described.shards.classes_sha256)
     device, autocast = choose_device(config)
     with _meter("evaluate", len(opened)) as advance:
-        outcome = measure(model.to(device), opened, config, field, device, autocast, advance)
+        teacher = OnlineDepth(config, device) if field == "online" else None
+        outcome = measure(model.to(device), opened, config, field, device, autocast, teacher=teacher, advance=advance)
     result = as_evaluation(outcome, config, opened, field, saved.folder.name, saved.info.epoch)
     path = run / "evaluations" / f"{split}-{field}-{saved.folder.name}.json"
     write_json(path, result)
@@ -99,6 +139,9 @@ def dump(
         Path | None, typer.Option("--out", help="Zarr store to write; default RUN/dumps/CHECKPOINT.zarr.")
     ] = None,
     checkpoint: CheckpointName = "latest",
+    depth: Annotated[
+        str | None, typer.Option("--depth", help="pseudo, real, raw or exact; default: the run's.")
+    ] = None,
     images: Annotated[int | None, typer.Option("--images", help="Images of val to use; default all.")] = None,
     raw: Annotated[int, typer.Option("--raw", help="Images whose raw scores are kept as well.")] = 64,
     patch_depth: Annotated[
@@ -113,12 +156,19 @@ def dump(
     from training.dump_attention import dump as record
     from training.dump_attention import plan_dump
     from training.dumps.store import estimated_bytes
-    from training.run_folder import choose_device, load_model
+    from training.run_folder import TrainingError, choose_device, load_model
 
     config, described, saved, model = load_model(run, checkpoint)
-    split = open_shards(data, "val", config.data.depth)
+    field = depth or config.data.depth
+    if depth == "online":
+        raise TrainingError("--depth must be a depth of the shards here: pseudo, real, raw or exact, got 'online'")
+    if field == "online":
+        raise TrainingError(f"{run} was trained with online depth: say with --depth which depth of the shards to dump")
+    split = open_shards(data, "val", field)
     check_classes(split, described.shards.classes_sha256)
-    info = plan_dump(config, described, saved, model, split, num_images=images, num_raw=raw, patch_depth=patch_depth)
+    info = plan_dump(
+        config, described, saved, model, split, field, num_images=images, num_raw=raw, patch_depth=patch_depth
+    )
     target = out or run / "dumps" / f"{checkpoint}.zarr"
     console.print(
         f"{info.num_images:,} images, {info.num_raw} raw, {info.num_layers} layers x {info.num_heads} heads: "
@@ -128,6 +178,31 @@ def dump(
     )
     with _meter("dump", info.num_images) as advance:
         record(info, config, model, split, target, choose_device(config)[0], advance)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    checkpoint: CheckpointName = "latest",
+) -> None:
+    """Write a checkpoint as model.safetensors and config.json, for use elsewhere.
+
+    Load it with `training.export.from_pretrained(OUT)`, or start another run with `--init OUT`.
+    """
+    from training.export import export as write
+    from training.run_folder import load_model
+
+    config, described, saved, model = load_model(run, checkpoint)
+    facts = {
+        "run": described.name,
+        "checkpoint": saved.folder.name,
+        "epoch": saved.info.epoch,
+        "study": config.study(),
+        "shards": described.shards.model_dump(mode="json"),
+    }
+    write(model, config.model, out, facts)
+    console.print(f"written to {out}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -180,8 +255,26 @@ def main() -> None:
             raise  # a defect, not a user's mistake: show where
         console_error(error)
         sys.exit(getattr(error, "exit_code", 1))
+    except RuntimeError as error:
+        complaint = _of_the_machine(error)
+        if complaint is None:
+            raise
+        console_error(complaint)
+        sys.exit(1)
     finally:
         _end_workers()
+
+
+def _of_the_machine(error: RuntimeError) -> Exception | None:
+    """What to say where memory or a worker is lacking, not the code at fault."""
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        return MemoryError("memory does not hold a batch: --set runtime.micro_batch lower (gradients are accumulated)")
+    # torch reports a dead worker wherever the main thread happens to be.
+    if "DataLoader worker" not in str(error):
+        return None
+    from training.data import worker_died
+
+    return worker_died(error)
 
 
 def _end_workers() -> None:

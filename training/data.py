@@ -9,6 +9,7 @@ it is asked for. Shards at a URL are streamed instead (training/stream.py), with
 import hashlib
 import re
 import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from training.order import Order
 from training.samples import eval_batch, fields_of, leaves_draws, train_batch
 from training.share import DataError, Share
 from training.stream import StreamedBatches
+
+_NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class TrainBatches(Dataset[Batch]):
@@ -73,7 +76,7 @@ def check_classes(split: shards.Split, expected_sha256: str) -> None:
         raise DataError(f"{split.store} has other classes than the run was trained on: give shards of the same classes")
 
 
-def open_shards(data: Path, split: str, depth_field: str) -> shards.Split:
+def open_shards(data: Path | str, split: str, depth_field: str) -> shards.Split:
     """Open a split for classification and check that it has labels and the depth asked for."""
     opened = shards.open_split(data, split)
     if not opened.index.class_names:
@@ -91,8 +94,8 @@ def train_loader(split: shards.Split, config: Config, share: Share, first_step: 
     """This rank's batches of steps first_step .. num_steps - 1, made by `runtime.workers` processes."""
     numbers = range(first_step * share.pieces, num_steps * share.pieces)
     if split.store.local is None:
-        return _load(StreamedBatches(split, config, share, numbers), None, config.runtime.workers)
-    return _load(TrainBatches(split, config, share), numbers, config.runtime.workers)
+        return _load(StreamedBatches(split, config, share, numbers), None, config)
+    return _load(TrainBatches(split, config, share), numbers, config)
 
 
 def eval_loader(
@@ -100,20 +103,28 @@ def eval_loader(
 ) -> Iterator[Batch]:
     """Every `world_size`-th batch of the split, from the `rank`-th: over all ranks every sample once."""
     batches = EvalBatches(split, config, depth_field, batch_size)
-    return _load(batches, range(rank, len(batches), world_size), config.runtime.workers)
+    return _load(batches, range(rank, len(batches), world_size), config)
 
 
-def _load(dataset: Dataset[Batch], order: range | None, workers: int) -> Iterator[Batch]:
+def _load(dataset: Dataset[Batch], order: range | None, config: Config) -> Iterator[Batch]:
     loader = DataLoader(
         dataset,
         sampler=order,
         batch_size=None,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        num_workers=config.runtime.workers,
+        pin_memory=config.runtime.device != "cpu" and torch.cuda.is_available(),
         generator=torch.Generator(),  # iter() would draw a base seed from the global generator
         worker_init_fn=_start_worker,
     )
-    return _unwrapped(iter(loader))
+    # Workers begin with these signals blocked: one that comes before `_start_worker` has run would end them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: as asked
+            batches = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return _unwrapped(batches)
 
 
 def _unwrapped(batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -148,7 +159,7 @@ def _start_worker(worker: int) -> None:
     A worker whose parent is gone ends by itself (torch's loop watches it); `training.cli.main` ends the others.
     """
     torch.set_num_threads(1)
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for name in _NOT_FOR_WORKERS:
         signal.signal(name, signal.SIG_IGN)
     dataset: Any = get_worker_info().dataset  # type: ignore[union-attr]
     dataset.split = dataset.split.reopened()

@@ -32,6 +32,7 @@ def plan_dump(
     saved: Checkpoint,
     model: VisionTransformer,
     split: shards.Split,
+    depth_field: str,
     *,
     num_images: int | None,
     num_raw: int,
@@ -51,7 +52,7 @@ def plan_dump(
         raise DumpFailed(f"--images must be at least 1, got {num_images}")
     if num_raw < 0:
         raise DumpFailed(f"--raw must be at least 0, got {num_raw}")
-    depth = split.index.depth[config.data.depth]
+    depth = split.index.depth[depth_field]
     mode = patch_depth or getattr(config.model, "patch_depth", "mean")
     if mode not in MODES:
         raise DumpFailed(f"--patch-depth must be one of {', '.join(MODES)}, got {mode!r}")
@@ -66,7 +67,7 @@ def plan_dump(
         data=split.data,
         split=split.index.split,
         fingerprint=split.index.fingerprint,
-        depth_field=config.data.depth,
+        depth_field=depth_field,
         standardisation={name: getattr(depth, name) for name in ("mean", "std", "polarity", "unit")},
         patch_depth=mode,
         scale=(config.model.width // config.model.heads) ** -0.5,

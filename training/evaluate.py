@@ -1,5 +1,6 @@
 """Top-1 and top-5 of a model on a split, every sample counted once."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -7,12 +8,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from pipeline import shards
 from training.augment import RGB_MEAN, RGB_STD, normalise
 from training.config import Config
 from training.data import eval_loader
 from training.models.vit import VisionTransformer
+from training.ranks import Ranks
 
 EVAL_BATCH = 256
 
@@ -43,24 +46,40 @@ def evaluate(
     depth_field: str,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[None]],
+    *,
+    ranks: Ranks = Ranks(),
+    teacher: Callable[[Tensor], Tensor] | None = None,
     advance: Callable[[int], None] = lambda count: None,
+    between: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Run the whole split; `advance` is told of every batch's size."""
+    """The whole split, shared between ranks, each sample once; the same outcome on every rank.
+
+    `teacher` gives depth of normalised RGB where the split's is not used. `advance` is told of every batch's size;
+    `between` is called between batches, as often on every rank, and may raise.
+    """
     start = time.perf_counter()
     model.eval()
-    correct1: list[bool] = []
-    correct5: list[bool] = []
-    loss = 0.0
     top = min(5, config.model.num_classes)
-    for batch in eval_loader(split, config, depth_field, EVAL_BATCH):
+    batch_size = min(EVAL_BATCH, math.ceil(len(split) / ranks.world_size))
+    loader = eval_loader(split, config, depth_field, batch_size, ranks.rank, ranks.world_size)
+    mine: dict[int, tuple[list[bool], list[bool], float]] = {}
+    for _ in range(math.ceil(math.ceil(len(split) / batch_size) / ranks.world_size)):
+        between()
+        if (batch := next(loader, None)) is None:
+            continue  # the last round has no batch left for every rank
         on_device = batch.to(device)
+        rgb = normalise(on_device.rgb, RGB_MEAN, RGB_STD)
+        depth = teacher(rgb) if teacher else on_device.depth
         with autocast():
-            logits = model(normalise(on_device.rgb, RGB_MEAN, RGB_STD), on_device.depth).float()
-        loss += F.cross_entropy(logits, on_device.label, reduction="sum").item()
+            logits = model(rgb, depth).float()
+        loss = F.cross_entropy(logits, on_device.label, reduction="sum").item()
         hits = logits.topk(top, 1).indices == on_device.label[:, None]
-        correct1 += hits[:, 0].tolist()
-        correct5 += hits.any(1).tolist()
+        mine[batch.first] = (hits[:, 0].tolist(), hits.any(1).tolist(), loss)
         advance(len(batch.keys))
+    everyone = {first: found for part in ranks.gather(mine) for first, found in part.items()}
+    ordered = [everyone[first] for first in sorted(everyone)]
+    correct1 = [hit for found in ordered for hit in found[0]]
+    correct5 = [hit for found in ordered for hit in found[1]]
     assert len(correct1) == len(split), "an evaluation must count every sample once"
     model.train()
-    return Outcome(correct1, correct5, loss / len(split), time.perf_counter() - start)
+    return Outcome(correct1, correct5, sum(found[2] for found in ordered) / len(split), time.perf_counter() - start)

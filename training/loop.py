@@ -3,33 +3,40 @@
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.distributed as dist
 from rich.console import Console
 
-from pipeline import shards
-from training import augment, checkpoint, run_log
+from training import checkpoint, run_log
+from training.batch import Batch
 from training.config import Config
-from training.data import Batch, Share, open_shards, train_loader
+from training.data import check_classes, classes_sha256, open_shards, train_loader
 from training.evaluate import Outcome, evaluate
-from training.models.vit import load_checked
-from training.optim import build_optimizer, learning_rate
-from training.records import (
-    EndLine,
-    EvalLine,
-    Evaluation,
-    ParametersLine,
-    RunRecord,
-    TrainLine,
-    parse,
-    read_metrics,
+from training.models.attention import set_attention
+from training.models.pretrained import initialise
+from training.profiling import profiler
+from training.ranks import Ranks
+from training.records import EndLine, EvalLine, Evaluation, ParametersLine, TrainLine
+from training.resume import Hold, begin_or_refuse, earlier_checkpoint, final_evaluation, finished
+from training.run_folder import (
+    TrainingError,
+    as_evaluation,
+    check_classes_fit,
+    choose_device,
+    describe,
+    describe_device,
 )
-from training.run_folder import TrainingError, as_evaluation, choose_device, describe, refuse_changes
+from training.share import Share, num_steps
+from training.step import StepSummary, TrainingStep
+from training.trackers import check_trackers
 
 
 class Stopped(ValueError):
@@ -38,6 +45,10 @@ class Stopped(ValueError):
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + number
+
+
+class _StopAsked(Exception):
+    """Some rank got a signal; raised on every rank, between steps or batches of an evaluation."""
 
 
 @dataclass
@@ -55,91 +66,176 @@ class _Clock:
     total_seconds: float = 0.0
     waited: float = 0.0  # for data, since the last metrics line
     line_start: float = field(default_factory=time.perf_counter)
-    line_images: int = 0
+    line_steps: int = 0
 
 
-def pretrain(config: Config, data: Path, out: Path, *, resume: bool, console: Console) -> Evaluation:
-    """Train until the last epoch, from scratch or from the newest checkpoint; returns the final evaluation."""
-    return _Pretraining(config, data, out, resume, console).run()
+def pretrain(
+    config: Config, data: str, out: Path, *, resume: bool, console: Console, profile: bool = False
+) -> Evaluation | None:
+    """Train until the last epoch, from scratch or from the newest checkpoint; returns the final evaluation.
+
+    Under torchrun every process calls this; the first one writes, speaks, and alone gets the evaluation.
+    """
+    ranks, hold = Ranks.join(choose_device(config)[0].type), Hold(out)
+    try:
+        return _Pretraining(config, data, out, hold, ranks, console, resume, profile).run()
+    except (dist.DistError, RuntimeError) as error:
+        if ranks.world_size > 1 and _lost_a_rank(error):
+            raise TrainingError(
+                f"rank {ranks.rank} lost the others ({str(error).splitlines()[0][:120]}): one of them failed or was "
+                "killed; its own message says why. Add --resume to go on from the last checkpoint"
+            ) from error
+        raise
+    finally:
+        hold.release()
+        ranks.leave()
+
+
+def _lost_a_rank(error: Exception) -> bool:
+    words = ("gloo", "NCCL", "Connection", "Broken pipe", "Timeout", "timed out")
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
 
 
 class _Pretraining:
-    def __init__(self, config: Config, data: Path, out: Path, resume: bool, console: Console) -> None:
-        self.config, self.out, self.console = config, out, console
+    def __init__(
+        self,
+        config: Config,
+        data: str,
+        out: Path,
+        hold: Hold,
+        ranks: Ranks,
+        console: Console,
+        resume: bool,
+        profile: bool,
+    ) -> None:
+        self.config, self.out, self.ranks, self.profile = config, out, ranks, profile
+        self.console = console if ranks.first else Console(quiet=True)
+        check_trackers(config)
         self.train = open_shards(data, "train", config.data.depth)
         self.val = open_shards(data, "val", config.data.depth)
-        _check_classes(config, self.train)
-        self.device, self.autocast = choose_device(config)
-        batch, count = config.optim.batch_size, len(self.train)
-        self.num_steps = config.optim.epochs * count // batch
-        if self.num_steps == 0:
-            raise TrainingError(
-                f"{count} training samples over {config.optim.epochs} epochs make no batch of {batch}: "
-                "--set optim.batch_size lower or optim.epochs higher"
-            )
+        check_classes_fit(config, self.train)
+        check_classes(self.val, classes_sha256(self.train))
+        self.device, self.autocast = choose_device(config, ranks.local_rank)
+        self.share = Share.of(config, ranks.rank, ranks.world_size)
+        self.num_steps = num_steps(config, len(self.train))
         torch.manual_seed(config.seed)
-        self.model = config.model.build().to(self.device)
-        self.optimizer = build_optimizer(self.model, config.optim)
-        self.step, self.window, self.clock = 0, _Window(), _Clock()
+        model = config.model.build()
+        set_attention(model, config.runtime.attention)
+        self.checked: checkpoint.Checkpoint | None = None  # by the first rank
+        saved = ranks.by_first(lambda: self._earlier(resume, hold))
+        init_sha256 = None
+        if config.init is not None and saved is None:
+            report = initialise(model, config.init)
+            init_sha256 = report.sha256
+            self.console.print(report.table())
+        self.training = TrainingStep(config, model, self.device, self.autocast, ranks, self.share)
         self.record = describe(
-            config, self.out.name, data, self.train, self.val, self.model, self.num_steps, self.device
-        )
-        self._start_or_resume(resume)
+            config, out.name, data, self.train, self.val, model, self.num_steps, self.device, ranks.world_size,
+            init_sha256, self.training.teacher,
+        )  # fmt: skip
+        self.step, self.epochs_logged, self.best = 0, -1, -1.0
+        self.window, self.clock, self.num_lines = _Window(), _Clock(), 0
+        self.record = ranks.by_first(lambda: begin_or_refuse(out, self.record, hold))
+        if saved is not None:
+            self._restore(self.checked or checkpoint.load(out / "checkpoints" / saved))
+            self.checked = None
         self.stop_signal: int | None = None
+        self.asked_at = 0.0
 
     # --- start -----------------------------------------------------------------------------------------------------
 
-    def _start_or_resume(self, resume: bool) -> None:
-        path = self.out / "run.json"
-        if not path.exists() or not resume:
-            # --resume on a folder without a run starts one, so that a scheduler can always repeat the same line.
-            if self.out.exists() and any(self.out.iterdir()):
-                what = "holds a run: add --resume to go on" if path.exists() else "is not empty and holds no run"
-                raise TrainingError(f"{self.out} {what}, or choose another --out")
-            run_log.write_json(path, self.record)
-            return
-        earlier = parse(RunRecord, path)
-        refuse_changes(earlier, self.record)
-        steps = checkpoint.steps_of(self.out)
-        if steps:
-            saved = checkpoint.load(self.out / "checkpoints" / f"step-{steps[-1]}")
-            load_checked(self.model, saved.state["model"], str(saved.folder))
-            self.optimizer.load_state_dict(saved.state["optimizer"])
-            torch.set_rng_state(saved.state["rng"])
-            self.step = saved.info.step
-            self.window = _Window(**saved.state["window"])
-            self.clock.train_seconds = saved.state["train_seconds"]
-            self.clock.total_seconds = saved.state["total_seconds"]
+    def _earlier(self, resume: bool, hold: Hold) -> str | None:
+        self.checked = earlier_checkpoint(self.out, resume, hold, self.console.print)
+        return self.checked.folder.name if self.checked else None
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        if saved.info.study_hash != self.record.study_hash:
+            raise TrainingError(f"{saved.folder} belongs to another run: restore this run's own checkpoints")
+        state = saved.state
+        self.training.load(state, str(saved.folder))
+        torch.set_rng_state(state["rng"])
+        self.step, self.epochs_logged, self.best = saved.info.step, state["epochs_logged"], state["best"]
+        self.window, self.num_lines = _Window(**state["window"]), state["num_lines"]
+        self.clock.train_seconds, self.clock.total_seconds = state["train_seconds"], state["total_seconds"]
         self.console.print(f"resuming {self.out} at step {self.step} of {self.num_steps}", highlight=False)
 
     # --- run -------------------------------------------------------------------------------------------------------
 
-    def run(self) -> Evaluation:
+    def run(self) -> Evaluation | None:
+        if self.step == self.num_steps and (done := self.ranks.by_first(lambda: finished(self.out))):
+            self.console.print(f"{self.out} is finished", highlight=False)
+            return done if self.ranks.first else None
         for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             if threading.current_thread() is threading.main_thread():
                 signal.signal(name, self._ask_to_stop)
-        self.metrics = run_log.Metrics(self.out / "metrics.jsonl", self.step)
+        share = self.share
+        self.console.print(
+            f"global batch {self.config.optim.batch_size}: {share.world_size} x {share.pieces} x {share.piece} "
+            f"(ranks, pieces, samples); {self.num_steps:,} steps, {self.config.optim.epochs} epochs of "
+            f"{len(self.train):,} samples, on {describe_device(self.device)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        self.log = run_log.RunLog(self.config, self.out, self.num_lines, self.step, self.ranks.first)
+        if self.ranks.first and self.log.num_lines < self.num_lines:
+            lost = self.num_lines - self.log.num_lines
+            self.console.print(f"metrics.jsonl lacks {lost} lines that the checkpoint knows of", highlight=False)
         label = f"{self.config.model.name} ({self.config.data.depth})"
         self.progress = run_log.TrainingProgress(self.console, label, self.step, self.num_steps)
         self.started = time.perf_counter() - self.clock.total_seconds
+        self.saved_step = self.step
+        watched: AbstractContextManager[Any] = profiler(self.out, self.console) if self.profile else nullcontext()
         try:
-            if self.step == 0:
-                self._after_epoch(0)
-            loader = train_loader(self.train, self.config, Share.of(self.config), self.step, self.num_steps)
-            while self.step < self.num_steps:
-                before = time.perf_counter()
-                batch = next(loader)
-                self.clock.waited += time.perf_counter() - before
-                self._train_step(batch)
-                self._after_step(time.perf_counter() - before)
-            return self._finish()
+            with watched as watch:
+                return self._run(watch)
+        except _StopAsked:
+            if self.saved_step != self.step:
+                self._save()
+            number = max(n or 0 for n in self.ranks.gather(self.stop_signal))
+            raise Stopped(
+                f"stopped by {signal.Signals(number).name} at step {self.step}, saved: add --resume to go on", number
+            ) from None
         finally:
             self.progress.close()
-            self.metrics.close()
+            self.log.close()
+
+    def _run(self, watch: Any) -> Evaluation | None:
+        loader = self._timed(train_loader(self.train, self.config, self.share, self.step, self.num_steps))
+        summary: StepSummary | None = None
+        result: Evaluation | None = None
+        while True:
+            due = self.step % self.config.runtime.checkpoint_every == 0 or self.step == self.num_steps
+            if due and self.step != self.saved_step:
+                self._save()
+            # After the save: an epoch's end that was interrupted is gone through again, evaluation and all.
+            if (epoch := self.epochs_done(self.step)) > self.epochs_logged:
+                result = self._end_epoch(epoch)
+            if summary and summary.stop:
+                raise _StopAsked
+            if self.step == self.num_steps:
+                return result
+            before = time.perf_counter()
+            epoch_now = self.step * self.config.optim.batch_size / len(self.train)
+            pieces = islice(loader, self.share.pieces)
+            summary = self.training(pieces, self.step, epoch_now, self.stop_signal is not None)
+            self._after_step(summary, time.perf_counter() - before)
+            if watch:
+                watch.step()
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            before = time.perf_counter()
+            batch = next(batches, None)
+            self.clock.waited += time.perf_counter() - before
+            if batch is None:
+                return
+            yield batch
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        self.stop_signal = number
-        signal.signal(number, signal.SIG_DFL)  # a second one stops at once
+        # A scheduler's signal comes twice where a launcher passes it on too; an impatient person's Ctrl-C comes later.
+        if self.stop_signal == number == signal.SIGINT and time.monotonic() - self.asked_at > 1:
+            raise KeyboardInterrupt
+        self.stop_signal, self.asked_at = number, time.monotonic()
 
     def epochs_done(self, step: int) -> int:
         """Whole epochs in the first `step` batches; the last step ends the last epoch."""
@@ -147,49 +243,16 @@ class _Pretraining:
             return self.config.optim.epochs
         return step * self.config.optim.batch_size // len(self.train)
 
-    def _train_step(self, batch: Batch) -> None:
-        config = self.config
-        batch = batch.to(self.device)
-        rgb, depth, target = augment.model_inputs(batch, config)
-        epoch = self.step * config.optim.batch_size / len(self.train)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = learning_rate(config.optim, epoch)
-        with self.autocast():
-            logits = self.model(rgb, depth)
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=config.optim.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.grad_clip)
-        if not torch.isfinite(norm):
-            what = "loss" if not torch.isfinite(loss) else "gradient"
-            raise TrainingError(
-                f"non-finite {what} at step {self.step} before the update; samples {', '.join(batch.keys[:4])}, ...: "
-                "look at them with precompute-depth inspect, or lower optim.lr"
-            )
-        self.optimizer.step()
+    def _after_step(self, summary: StepSummary, seconds: float) -> None:
         self.step += 1
-        self.window.loss += loss.item()
-        self.window.grad_norm += norm.item()
+        self.window.loss += summary.loss
+        self.window.grad_norm += summary.grad_norm
         self.window.steps += 1
-        self.clock.line_images += len(batch.keys)
-
-    def _after_step(self, seconds: float) -> None:
-        runtime = self.config.runtime
+        self.clock.line_steps += 1
         self.clock.train_seconds += seconds
         self.progress.step(self.step)
-        if self.step % runtime.log_every == 0 or self.step == self.num_steps:
+        if self.step % self.config.runtime.log_every == 0 or self.step == self.num_steps:
             self._log_line()
-        saved = False
-        if (epoch := self.epochs_done(self.step)) > self.epochs_done(self.step - 1):
-            self._after_epoch(epoch)
-        if self.step % runtime.checkpoint_every == 0 or self.step == self.num_steps:
-            self._save()
-            saved = True
-        if self.stop_signal is not None:
-            if not saved:
-                self._save()
-            name = signal.Signals(self.stop_signal).name
-            raise Stopped(f"stopped by {name} at step {self.step}, saved: add --resume to go on", self.stop_signal)
 
     def _log_line(self) -> None:
         window, clock, config = self.window, self.clock, self.config.optim
@@ -198,34 +261,44 @@ class _Pretraining:
             step=self.step,
             epoch=self.step * config.batch_size / len(self.train),
             loss=window.loss / window.steps,
-            lr=self.optimizer.param_groups[0]["lr"],
+            lr=self.training.optimizer.param_groups[0]["lr"],
             grad_norm=window.grad_norm / window.steps,
-            images_per_s=clock.line_images / elapsed,
+            images_per_s=clock.line_steps * config.batch_size / elapsed,
             data_wait=clock.waited / elapsed,
         )
-        self.metrics.write(line)
+        self.log.write(line)
         self.progress.note(self.step, line.loss, line.images_per_s, line.data_wait)
         self.window = _Window()
-        clock.waited, clock.line_images, clock.line_start = 0.0, 0, time.perf_counter()
+        clock.waited, clock.line_steps, clock.line_start = 0.0, 0, time.perf_counter()
 
-    def _after_epoch(self, epoch: int) -> None:
-        """Evaluation, the figures' parameters and the snapshots of an epoch's end."""
-        runtime, start = self.config.runtime, time.perf_counter()
-        values = self.model.figure_parameters()
+    # --- the end of an epoch ---------------------------------------------------------------------------------------
+
+    def _end_epoch(self, epoch: int) -> Evaluation | None:
+        """Evaluation, the figures' parameters and the snapshots. Nothing is written before the evaluation is done."""
+        runtime, start, last = self.config.runtime, time.perf_counter(), epoch == self.config.optim.epochs
+        outcome = self._evaluate() if epoch and (last or epoch % runtime.eval_every == 0) else None
+        values = self.training.evaluated.figure_parameters()
         if values:
-            self.metrics.write(ParametersLine(step=self.step, epoch=epoch, values=values))
+            self.log.write(ParametersLine(step=self.step, epoch=epoch, values=values))
         if epoch in runtime.snapshot_epochs:
-            self._save_as(f"epoch-{epoch}", {"model": self.model.state_dict()}, epoch)
-        if epoch and epoch % runtime.eval_every == 0 and epoch < self.config.optim.epochs:
-            outcome = self._evaluate()
-            self._log_evaluation(epoch, outcome)
+            self._write_checkpoint(f"epoch-{epoch}", self.training.weights())
+        result = self._take_note(epoch, outcome, last) if outcome else None
+        self.epochs_logged = epoch
         self.clock.line_start += time.perf_counter() - start  # not the trainer's throughput
+        return result
 
-    def _evaluate(self) -> Outcome:
-        return evaluate(self.model, self.val, self.config, self.config.data.depth, self.device, self.autocast)
+    def _evaluate(self) -> Outcome | None:
+        return evaluate(
+            self.training.evaluated, self.val, self.config, self.config.data.depth, self.device, self.autocast,
+            ranks=self.ranks, teacher=self.training.teacher, between=self._stop_together,
+        )  # fmt: skip
 
-    def _log_evaluation(self, epoch: int, outcome: Outcome) -> None:
-        self.metrics.write(
+    def _stop_together(self) -> None:
+        if self.ranks.any(self.stop_signal is not None):
+            raise _StopAsked
+
+    def _take_note(self, epoch: int, outcome: Outcome, last: bool) -> Evaluation | None:
+        self.log.write(
             EvalLine(
                 step=self.step,
                 epoch=epoch,
@@ -237,43 +310,44 @@ class _Pretraining:
             )
         )
         self.progress.say(f"epoch {epoch}: top-1 {outcome.top1:.1%}  top-5 {outcome.top5:.1%}  loss {outcome.loss:.3f}")
+        if outcome.top1 > self.best:
+            self.best = outcome.top1
+            self._write_checkpoint("best", self.training.weights())
+        if not last or not self.ranks.first:
+            return None
+        total = time.perf_counter() - self.started
+        self.log.write(
+            EndLine(step=self.step, epoch=epoch, train_seconds=self.clock.train_seconds, total_seconds=total)
+        )
+        result = as_evaluation(outcome, self.config, self.val, self.config.data.depth, f"step-{self.step}", epoch)
+        run_log.write_json(final_evaluation(self.out), result)
+        return result
+
+    # --- checkpoints -----------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
         self.clock.total_seconds = time.perf_counter() - self.started
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+        self.log.flush()
+        state = self.training.state() | {
             "rng": torch.get_rng_state(),
             "window": vars(self.window),
+            "num_lines": self.log.num_lines,
+            "epochs_logged": self.epochs_logged,
+            "best": self.best,
             "train_seconds": self.clock.train_seconds,
             "total_seconds": self.clock.total_seconds,
         }
-        self._save_as(f"step-{self.step}", state, self.epochs_done(self.step))
-        checkpoint.prune(self.out, self.config.runtime.keep_checkpoints)
+        self._write_checkpoint(f"step-{self.step}", state)
+        if self.ranks.first:
+            checkpoint.prune(self.out, self.config.runtime.keep_checkpoints)
+        self.saved_step = self.step
 
-    def _save_as(self, name: str, state: dict[str, Any], epoch: int) -> None:
-        folder = self.out / "checkpoints" / name
-        checkpoint.save(folder, state, step=self.step, epoch=epoch, study_hash=self.record.study_hash)
-
-    def _finish(self) -> Evaluation:
-        epoch = self.config.optim.epochs
-        outcome = self._evaluate()
-        if not any(
-            isinstance(line, EvalLine) and line.epoch == epoch for line in read_metrics(self.out / "metrics.jsonl")
-        ):
-            self._log_evaluation(epoch, outcome)
-            total = time.perf_counter() - self.started
-            self.metrics.write(
-                EndLine(step=self.step, epoch=epoch, train_seconds=self.clock.train_seconds, total_seconds=total)
+    def _write_checkpoint(self, name: str, state: dict[str, Any]) -> None:
+        if self.ranks.first:
+            checkpoint.save(
+                self.out / "checkpoints" / name,
+                state,
+                step=self.step,
+                epoch=self.epochs_done(self.step),
+                study_hash=self.record.study_hash,
             )
-        result = as_evaluation(outcome, self.config, self.val, self.config.data.depth, f"step-{self.step}", epoch)
-        run_log.write_json(self.out / "evaluations" / "val-final.json", result)
-        return result
-
-
-def _check_classes(config: Config, split: shards.Split) -> None:
-    have = len(split.index.class_names)
-    if config.model.num_classes < have:
-        raise TrainingError(
-            f"model.num_classes must be at least the {have} classes of {split.store}, got {config.model.num_classes}"
-        )

@@ -3,7 +3,7 @@
     runs/<name>/run.json            RunRecord, written before the first step
     runs/<name>/metrics.jsonl       one JSON object a line: TrainLine, EvalLine, ParametersLine, EndLine (by "kind")
     runs/<name>/evaluations/*.json  Evaluation
-    runs/<name>/checkpoints/        step-<n>/ (to resume from) and epoch-<n>/ (weights only, never pruned)
+    runs/<name>/checkpoints/        step-<n>/ (to resume from), best/ and epoch-<n>/ (weights only)
     runs/<name>/dumps/*.zarr        see training/dumps
 
 `load_run` reads a run folder and refuses newer schemas by name.
@@ -28,7 +28,10 @@ class _Record(BaseModel):
 
 
 class ShardsSeen(_Record):
-    """The data a run reads. `standardisation` is that of its depth field: mean, std, polarity, unit."""
+    """The data a run reads. `standardisation` is that of its depth field: mean, std, polarity, unit.
+
+    With `online` depth it is that of the teacher in the loop, which `teacher` then names.
+    """
 
     path: str
     source: str
@@ -57,6 +60,8 @@ class RunRecord(_Record):
     shards: ShardsSeen
     num_parameters: int
     macs: int  # matmuls and convolutions of one forward pass of one image
+    init_sha256: str | None = None  # of the weights that `config.init` named
+    online_teacher: dict[str, Any] | None = None  # everything that online depth depends on
     steps_per_epoch: int
     num_steps: int
     git: dict[str, Any]  # revision, dirty
@@ -168,7 +173,10 @@ def read_metrics(path: Path) -> list[MetricsLine]:
     if not path.exists():
         return []
     lines = []
-    text = path.read_text("utf-8")
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise RecordError(f"{path} is damaged (no text): restore it from a copy, or delete it") from None
     complete = text.split("\n")[:-1]
     for number, content in enumerate(complete, 1):
         try:

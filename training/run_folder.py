@@ -1,4 +1,4 @@
-"""What a run is: its description, what may not change on a resume, and its model read back."""
+"""What a run is: its description, and its model read back."""
 
 import os
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from training.config import Config, validate
 from training.data import classes_sha256
 from training.evaluate import Outcome
 from training.models.vit import VisionTransformer, load_checked
+from training.online import OnlineDepth
 from training.records import SCHEMA_VERSION, Evaluation, RunRecord, ShardsSeen, parse
 
 
@@ -22,16 +23,26 @@ class TrainingError(ValueError):
     """The run cannot start or go on; one line that names the cause and the fix."""
 
 
-def choose_device(config: Config) -> tuple[torch.device, Callable[[], AbstractContextManager[None]]]:
+def choose_device(
+    config: Config, local_rank: int = 0
+) -> tuple[torch.device, Callable[[], AbstractContextManager[None]]]:
     """The device and the autocast context of a runtime: bf16 where it helps (a GPU), fp32 elsewhere."""
     wanted = config.runtime.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise TrainingError("runtime.device is cuda but this machine has no usable GPU: --set runtime.device=cpu")
-    device = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    device = torch.device("cpu")
+    if wanted != "cpu" and torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise TrainingError(f"local rank {local_rank} has no GPU: there are {torch.cuda.device_count()} here")
+        device = torch.device("cuda", local_rank)
     precision = config.runtime.precision
     if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
         return device, partial(torch.autocast, device.type, torch.bfloat16)
     return device, nullcontext
+
+
+def describe_device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def count_macs(config: Config) -> int:
@@ -48,16 +59,20 @@ def count_macs(config: Config) -> int:
 def describe(
     config: Config,
     name: str,
-    data: Path,
+    data: str,
     train: shards.Split,
     val: shards.Split,
     model: VisionTransformer,
     num_steps: int,
     device: torch.device,
+    world_size: int,
+    init_sha256: str | None,
+    teacher: OnlineDepth | None,
 ) -> RunRecord:
     """run.json of a run that is about to begin."""
     index = train.index
-    depth = index.depth[config.data.depth]
+    depth = teacher or index.depth[config.data.depth]
+    named = config.data.teacher if teacher else (index.teacher or {}).get("name")
     keep = ("mean", "std", "polarity", "unit")
     return RunRecord(
         name=name,
@@ -68,7 +83,7 @@ def describe(
         config=config.model_dump(mode="json"),
         study_hash=config.study_hash(),
         shards=ShardsSeen(
-            path=str(data),
+            path=data,
             source=index.source,
             train_fingerprint=index.fingerprint,
             val_fingerprint=val.index.fingerprint,
@@ -78,7 +93,7 @@ def describe(
             classes_sha256=classes_sha256(train),
             depth_field=config.data.depth,
             standardisation={name: getattr(depth, name) for name in keep},
-            teacher=index.teacher["name"] if index.teacher else None,
+            teacher=named,
         ),
         num_parameters=sum(p.numel() for p in model.parameters()),
         macs=count_macs(config),
@@ -87,38 +102,34 @@ def describe(
         git=run_log.git_state(),
         versions=run_log.versions(),
         machine={
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            "device": describe_device(device),
             "cores": os.cpu_count(),
-            "world_size": 1,
+            "world_size": world_size,
         },
+        init_sha256=init_sha256,
+        online_teacher=teacher.identity if teacher else None,
     )
 
 
-def refuse_changes(earlier: RunRecord, now: RunRecord) -> None:
-    changed = []
-    for section, old in earlier.config.items():
-        new = now.config[section]
-        if section == "runtime" or old == new:
-            continue
-        if isinstance(old, dict):
-            keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-            changed += [f"{section}.{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys]
-        else:
-            changed.append(f"{section} was {old!r}, now {new!r}")
-    for name in ("train_fingerprint", "val_fingerprint"):
-        if getattr(earlier.shards, name) != getattr(now.shards, name):
-            changed.append(f"the {name.split('_')[0]} shards are not the ones the run began with")
-    if changed:
-        raise TrainingError(f"cannot resume {now.name}: {'; '.join(changed)}. Use what it began with, or another --out")
+def check_classes_fit(config: Config, split: shards.Split) -> None:
+    have = len(split.index.class_names)
+    if config.model.num_classes < have:
+        raise TrainingError(
+            f"model.num_classes must be at least the {have} classes of {split.store}, got {config.model.num_classes}"
+        )
 
 
 def load_model(run: Path, name: str) -> tuple[Config, RunRecord, checkpoint.Checkpoint, VisionTransformer]:
-    """The model of a run's checkpoint (`latest`, `epoch-<n>`, `step-<n>`), on the CPU."""
+    """The model of a run's checkpoint (`latest`, `best`, `epoch-<n>`, `step-<n>`), on the CPU; averaged weights where
+    the run kept an average."""
     record = parse(RunRecord, run / "run.json")
-    config = validate(record.config)
+    # Whatever it was trained on: what is here will do.
+    runtime = record.config["runtime"]
+    workers = min(runtime["workers"], os.cpu_count() or 1)
+    config = validate(record.config | {"runtime": runtime | {"device": "auto", "workers": workers}})
     saved = checkpoint.load(checkpoint.find(run, name))
     model = config.model.build()
-    load_checked(model, saved.state["model"], str(saved.folder))
+    load_checked(model, saved.weights, str(saved.folder))
     return config, record, saved, model
 
 

@@ -1,4 +1,4 @@
-"""What a run says: run.json, metrics.jsonl for machines, a progress bar or plain lines for people."""
+"""What a run says: run.json, metrics.jsonl and trackers for machines, a progress bar or plain lines for people."""
 
 import json
 import os
@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from training.config import Config
 from training.records import MetricsLine, read_metrics
+from training.trackers import TensorBoard, Tracker, open_trackers, scalars
 
 
 def write_json(path: Path, record: BaseModel) -> None:
@@ -27,22 +29,53 @@ def write_json(path: Path, record: BaseModel) -> None:
     os.replace(partial, path)
 
 
-class Metrics:
-    """Appends to metrics.jsonl; on a resume drops what lies after the checkpoint, so that no line doubles."""
+class RunLog:
+    """Appends to metrics.jsonl and tells the trackers; a rank that is not the first does neither.
 
-    def __init__(self, path: Path, resume_step: int) -> None:
-        kept = [line for line in read_metrics(path) if line.step <= resume_step]
+    A resume keeps the first `num_lines` lines, those of its checkpoint, so that no line doubles.
+    """
+
+    def __init__(self, config: Config, out: Path, num_lines: int, resume_step: int, first: bool) -> None:
+        self._file: TextIO | None = None
+        self._trackers: list[Tracker] = []
+        self.num_lines = num_lines
+        if not first:
+            return
+        path = out / "metrics.jsonl"
+        kept = [line for line in read_metrics(path)[:num_lines] if line.step <= resume_step]
         partial = path.with_name(f".{path.name}.partial")
         partial.write_text("".join(_line(entry) for entry in kept), "utf-8")
         os.replace(partial, path)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self.num_lines = len(kept)
+        self._trackers = open_trackers(config, out, resume_step)
+        for line in kept:
+            if line.step == resume_step:  # TensorBoard drops the checkpoint's own step too
+                self._tell(line, only=TensorBoard)
 
     def write(self, entry: MetricsLine) -> None:
+        if self._file is None:
+            return
         self._file.write(_line(entry))
         self._file.flush()
+        self.num_lines += 1
+        self._tell(entry)
+
+    def _tell(self, entry: MetricsLine, only: type = object) -> None:
+        for tracker in self._trackers:
+            if isinstance(tracker, only):
+                tracker.log(scalars(entry), entry.step)
+
+    def flush(self) -> None:
+        """To the disk: a checkpoint that counts these lines is about to be written."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def _line(entry: MetricsLine) -> str:

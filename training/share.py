@@ -43,3 +43,14 @@ class Share:
     def first(self, step: int, piece: int) -> int:
         """Position in the stream of the first sample of a piece of a step."""
         return (step * self.world_size + self.rank) * self.piece * self.pieces + piece * self.piece
+
+
+def num_steps(config: Config, count: int) -> int:
+    """Whole batches in all epochs of `count` samples: epochs follow each other without a gap.
+
+    The last epoch is short by what does not fill a batch.
+    """
+    batch = config.optim.batch_size
+    if batch > count:
+        raise DataError(f"optim.batch_size must be at most the {count} training samples, got {batch}: --set it lower")
+    return config.optim.epochs * count // batch

@@ -6,8 +6,9 @@ Guarantees, weaker than those of local shards (training/data.py):
   their next pass earlier, so a step near an epoch's end may hold samples of two passes, and "epoch" is exact for each
   worker alone.
 - A buffer of BUFFER samples a worker shuffles each pass, by (seed, e, rank, worker), and runs empty at its end.
-- The stream is deterministic for equal numbers of ranks and workers, resumed or not; with other numbers it has the same
-  properties but another order. A sample's pixels depend on (seed, e, key) alone, mixing groups on their number.
+- The stream is deterministic for equal numbers of ranks and workers, resumed or not. Other numbers give another order:
+  a resume that changes them repeats some samples of the pass it falls into and misses others. A sample's pixels depend
+  on (seed, e, key) alone, mixing groups on their number.
 - A resume decodes nothing of what was seen, and reads only the shards that the buffer held samples of or later ones.
 - Every member is checked against its shard's JSON (key, length, CRC-32), and so is the number of samples: a cut tar,
   which tar readers take for a short one, is an error that names it.

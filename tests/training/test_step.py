@@ -1,0 +1,87 @@
+"""A step of training by itself: a golden run of twenty, and what accumulation is made of."""
+
+import shutil
+from itertools import islice
+
+import pytest
+import torch
+
+from training.config import resolve
+from training.data import open_shards, train_loader
+from training.ranks import Ranks
+from training.run_folder import choose_device
+from training.share import Share
+from training.step import NonFinite, TrainingStep
+
+# Changes whenever order, augmentation, initialisation, model, loss or optimizer do. A change that means to change none
+# of them must leave these numbers alone; one that means to says why, and puts the new ones here.
+GOLDEN = {
+    "m3ch": [1.7953, 1.7986, 1.7720, 1.8098],
+    "mlin": [1.7961, 1.7959, 1.7693, 1.7974],
+    "mmlp": [1.7962, 1.7957, 1.7698, 1.7974],
+    "m4ch": [1.8007, 1.8126, 1.7593, 1.7630],
+    "mdf1": [1.8056, 1.7905, 1.7600, 1.7764],
+    "mgem": [1.7916, 1.8043, 1.7259, 1.7559],
+}
+
+
+def begun(rooms, moniker, *settings):
+    chosen = ("data.depth=raw", "optim.batch_size=32", "model.width=32", "model.depth=3", "runtime.workers=0",
+              "runtime.device=cpu", "augment.rand_augment_ops=2", "augment.mixup_alpha=0.8", "augment.cutmix_alpha=1.0",
+              "augment.mix_group=16")  # fmt: skip
+    config = resolve("tiny", moniker, [*chosen, *settings], num_classes=6)
+    split, share = open_shards(rooms, "train", "raw"), Share.of(config)
+    torch.manual_seed(0)
+    device, autocast = choose_device(config)
+    step = TrainingStep(config, config.model.build(), device, autocast, Ranks(), share)
+    return step, train_loader(split, config, share, 0, 20)
+
+
+def losses(rooms, moniker, *settings, steps=20):
+    step, loader = begun(rooms, moniker, *settings)
+    return [step(islice(loader, step.share.pieces), number, 1 + number / 10).loss for number in range(steps)]
+
+
+@pytest.mark.parametrize("moniker", ["m3ch", "mlin", "mmlp", "m4ch", "mdf1", "mgem"])
+def test_golden_losses_of_twenty_steps(rooms, moniker):
+    assert losses(rooms, moniker)[4::5] == pytest.approx(GOLDEN[moniker], rel=5e-4)
+
+
+def test_pieces_and_micro_batches_add_up_to_the_whole(rooms):
+    whole = losses(rooms, "m4ch", steps=4)
+    for micro_batch in (4, 16):
+        parts = losses(rooms, "m4ch", f"runtime.micro_batch={micro_batch}", steps=4)
+        assert parts == pytest.approx(whole, rel=1e-4)
+
+
+@pytest.mark.parametrize("spoiled", ["gradient", "loss"])
+def test_what_is_no_number_changes_no_weight(rooms, spoiled):
+    step, loader = begun(rooms, "mlin", "optim.ema_decay=0.9")
+    step(islice(loader, 1), 0, 1.0)
+    before = {name: value.clone() for name, value in step.state()["model"].items()}
+    if spoiled == "gradient":
+        step.model.cls_token.register_hook(lambda gradient: gradient * torch.inf)
+    else:
+        step.model.head.register_forward_hook(lambda module, given, logits: logits * torch.nan)
+    batch = next(loader)
+    with pytest.raises(NonFinite, match=f"non-finite {spoiled} at step 1 before the update") as caught:
+        step([batch], 1, 1.0)
+    assert all(key in str(caught.value) for key in batch.keys[:8])
+    for name, value in step.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_bf16_trains_as_fp32_does_to_its_precision(rooms):
+    for moniker in ("mlin", "mmlp", "mgem"):
+        exact, rounded = (losses(rooms, moniker, f"runtime.precision={kind}", steps=6) for kind in ("fp32", "bf16"))
+        assert rounded == pytest.approx(exact, rel=5e-3)
+        assert rounded != exact
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="Inductor needs a C++ compiler")
+def test_a_compiled_run_is_the_same_run(rooms):
+    step, loader = begun(rooms, "mlin", "runtime.compile=true")
+    assert not any("_orig_mod" in name for name in step.state()["model"])
+    compiled = [step(islice(loader, 1), number, 1 + number / 10).loss for number in range(4)]
+    assert compiled == pytest.approx(losses(rooms, "mlin", steps=4), rel=1e-4)

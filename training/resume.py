@@ -1,0 +1,113 @@
+"""What a run finds in its folder: nothing, a run to go on with, a finished one, or somebody else's."""
+
+import fcntl
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from training import checkpoint, run_log
+from training.records import EndLine, Evaluation, RunRecord, parse, read_metrics
+from training.run_folder import TrainingError
+
+_LOCK = ".lock"
+
+
+class Hold:
+    """One job's hold on its folder, by a lock that ends with the process."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._file: IO[str] | None = None
+
+    def take(self) -> None:
+        """Make the folder and lock it; TrainingError where another job of this file system has it."""
+        if self._file is not None:
+            return
+        self._out.mkdir(parents=True, exist_ok=True)
+        self._file = open(self._out / _LOCK, "w")  # noqa: SIM115 (closed by release)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(
+                f"another job is training in {self._out}: wait for it, or choose another --out"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def earlier_checkpoint(out: Path, resume: bool, hold: Hold, say: Callable[[str], None]) -> checkpoint.Checkpoint | None:
+    """The newest intact checkpoint of a run that shall go on, None for a run that begins.
+
+    `resume` on a folder without a run begins one, so that a scheduler can always repeat the same line.
+    """
+    path = out / "run.json"
+    if path.exists() and resume:
+        hold.take()
+        checkpoint.sweep(out)
+        found = checkpoint.load_newest(out, say)
+        lines = read_metrics(out / "metrics.jsonl") if found is None else []
+        every = parse(RunRecord, path).config["runtime"]["checkpoint_every"]
+        if lines and lines[-1].step > every:
+            raise TrainingError(
+                f"{out} came to step {lines[-1].step} but has no checkpoint to go on from: restore one, or begin in "
+                "another --out"
+            )
+        return found
+    if path.exists():
+        raise TrainingError(f"{out} holds a run: add --resume to go on, or choose another --out")
+    if out.is_symlink() and not out.exists():
+        raise TrainingError(f"{out} is a link to nothing: choose another --out")
+    if out.exists() and (not out.is_dir() or any(entry.name != _LOCK for entry in out.iterdir())):
+        what = "is not empty and holds no run" if out.is_dir() else "is a file"
+        raise TrainingError(f"{out} {what}: choose another --out")
+    return None
+
+
+def begin_or_refuse(out: Path, record: RunRecord, hold: Hold) -> RunRecord:
+    """Write run.json, or compare with the one that is there; returns the one that holds."""
+    hold.take()
+    path = out / "run.json"
+    if not path.exists():
+        run_log.write_json(path, record)
+        return record
+    earlier = parse(RunRecord, path)
+    refuse_changes(earlier, record)
+    return earlier
+
+
+def refuse_changes(earlier: RunRecord, now: RunRecord) -> None:
+    changed = []
+    for section in earlier.config.keys() | now.config.keys():
+        old, new = earlier.config.get(section), now.config.get(section)
+        if section == "runtime" or old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+            changed += [f"{section}.{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys]
+        else:
+            changed.append(f"{section} was {old!r}, now {new!r}")
+    for name in ("train_fingerprint", "val_fingerprint"):
+        if getattr(earlier.shards, name) != getattr(now.shards, name):
+            changed.append(f"the {name.split('_')[0]} shards are not the ones the run began with")
+    if now.init_sha256 is not None and now.init_sha256 != earlier.init_sha256:
+        changed.append(f"the weights at {now.config['init']} are not those the run began with")
+    weights = [(record.online_teacher or {}).get("weights_sha256") for record in (earlier, now)]
+    if weights[0] != weights[1]:
+        changed.append(f"the teacher {now.config['data']['teacher']} is not the one the run began with")
+    if changed:
+        raise TrainingError(f"cannot resume {now.name}: {'; '.join(changed)}. Use what it began with, or another --out")
+
+
+def final_evaluation(out: Path) -> Path:
+    return out / "evaluations" / "val-final.json"
+
+
+def finished(out: Path) -> Evaluation | None:
+    """The final evaluation of a run that wrote its last line."""
+    lines = read_metrics(out / "metrics.jsonl")
+    path = final_evaluation(out)
+    return parse(Evaluation, path) if path.exists() and lines and isinstance(lines[-1], EndLine) else None
