@@ -54,7 +54,9 @@ demo/report/index.html: $(DEMO_DUMPS)
 
 # --- the study --------------------------------------------------------------------------------------------------------
 
-STUDY_RUNS := $(foreach s,$(SEEDS),$(addsuffix -$(s),$(addprefix study/runs/,$(RUNS))))
+STUDY_MODELS := m3ch mlin mmlp m4ch mdf1 mgem
+STUDY_RUNS := $(foreach s,$(SEEDS),$(addsuffix -$(s),$(addprefix study/runs/,m3ch-pseudo \
+  $(foreach m,$(filter-out m3ch,$(STUDY_MODELS)),$(foreach d,$(DEPTHS),$(m)-$(d))))))
 
 study: study/report/index.html
 	@echo "report: $(CURDIR)/study/report/index.html"
@@ -66,7 +68,7 @@ study/shards/index: $(INSTALLED)
 study/runs/%/evaluations/val-final.json: study/shards/index
 	$(BIN)/train pretrain --preset tiny --model $(word 1,$(subst -, ,$*)) --data study/shards --out study/runs/$* \
 	  --set data.depth=$(word 2,$(subst -, ,$*)) --set seed=$(word 3,$(subst -, ,$*)) --set optim.epochs=30 --resume
-	$(BIN)/train dump study/runs/$* --data study/shards --images 2000
+	$(if $(filter mdf1-% mgem-%,$*),,$(BIN)/train dump study/runs/$* --data study/shards --images 2000)
 
 study/report/index.html: $(addsuffix /evaluations/val-final.json,$(STUDY_RUNS))
 	$(BIN)/analyze report $(STUDY_RUNS) --out study/report
