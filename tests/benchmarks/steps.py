@@ -19,8 +19,9 @@ attention:
 
 Arm and m3ch take turns. Each turn of an arm is divided by the mean of m3ch's turns before and after it; `ratio` is the
 median of these, `from` and `to` the extremes, `cpu ratio` the median of the same ratios of the process's CPU time.
-Above 1 is slower than m3ch. Beside busy neighbours only `cpu ratio` means anything: with twice as many busy threads as
-cores wall ratios of two equal models lay between 0.8 and 1.3, those of CPU time within 0.02 of 1.
+Above 1 is slower than m3ch. Beside busy neighbours `cpu ratio` is the better one, if not a fine one: with twice as many
+busy threads as cores single wall ratios of two equal models lay between 0.7 and 1.3, medians of CPU time within 0.05 of
+1. What is no farther from 1 than `m3ch again` in a few runs is no difference.
 
 Limits. On a CPU the batches are small: the optimizer, which does not grow with the batch, is a larger part of a step
 than in a real one and draws ratios toward those of the parameters. The goals are for one H200: nothing on a CPU tells
