@@ -1,6 +1,8 @@
 """A finished small run that many tests look at."""
 
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,11 @@ def run(run_once: Path, tmp_path: Path) -> Path:
     """The same, for a test that changes it."""
     shutil.copytree(run_once, tmp_path / "mlin")
     return tmp_path / "mlin"
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before() -> Iterator[None]:
+    """torch compiles a function for so many kinds of input only, and gives up; each test has that number to itself."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        sys.modules["torch._dynamo"].reset()
