@@ -77,8 +77,7 @@ def pretrain(
 
         train pretrain --preset thesis --model mlin --data imagenet-rgbd --out runs/mlin --set runtime.workers=16
 
-        torchrun --nproc-per-node 8 -m training.cli pretrain --preset modern --model mgem --data imagenet-rgbd --out
-        runs/mgem --resume
+        torchrun --nproc-per-node 8 -m training.cli pretrain --preset modern --model mgem --data ... --out ... --resume
 
         train pretrain --preset thesis --model m4ch --init timm:vit_base_patch16_224.augreg_in1k --data ... --out ...
     """
