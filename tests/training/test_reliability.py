@@ -51,7 +51,7 @@ def test_killed_during_accumulation_and_at_an_epochs_edge(rooms, tmp_path):
 @pytest.mark.slow
 def test_killed_while_a_checkpoint_is_written(run_once, rooms, tmp_path):
     out = tmp_path / "mlin"
-    for moment in ("save best", "save step-6", "replace step-9", "replaced best", "prune 12"):
+    for moment in ("save best", "replace step-9", "replaced best", "prune 12"):
         process = start([*arguments(rooms, out), "--resume"], **dying(tmp_path, moment))
         process.communicate(timeout=120)
         assert process.returncode == -signal.SIGKILL, moment
@@ -237,7 +237,7 @@ def test_two_jobs_do_not_share_a_folder(rooms, tmp_path):
 def test_a_signal_while_workers_start_is_heeded_like_any_other(rooms, tmp_path):
     """Workers that begin in the middle of it must not take it for theirs: at every moment of an evaluation's start."""
     settings = (*SMALL, "optim.epochs=400", "runtime.checkpoint_every=9999", "runtime.log_every=1")
-    for delay_ms in (0, 40, 80):
+    for delay_ms in (0, 60):
         out = tmp_path / f"run-{delay_ms}"
         process = start(arguments(rooms, out, settings=settings))
         metrics = out / "metrics.jsonl"
@@ -337,7 +337,7 @@ def a_child_of(pid: int) -> int:
 
 
 def test_non_finite_loss_stops_before_the_update(rooms, tmp_path):
-    settings = [*SMALL, "optim.lr=1e30", "optim.warmup_epochs=0"]
+    settings = [*SMALL, "optim.lr=100", "optim.grad_clip=1000", "optim.epochs=30", "optim.warmup_epochs=0"]
     done = command("train", *arguments(rooms, tmp_path / "run", settings=settings))
     fails_in_one_line(done, "non-finite", "samples room-", "before the update")
     for line in records.load_run(tmp_path / "run").lines(records.TrainLine):
