@@ -12,6 +12,7 @@ from training.config import ConfigError, resolve
 from training.dump_attention import DumpFailed, plan_dump
 from training.models.fusion.mdf1 import Mdf1Config
 from training.models.fusion.mgem import MgemConfig
+from training.run_folder import count_macs
 
 SMALL = {"image_size": 40, "patch_size": 8, "width": 48, "depth": 3, "heads": 3, "num_classes": 5}
 
@@ -106,6 +107,22 @@ def test_mdf1_without_its_dead_tail():
         full = [resolve("thesis", "mdf1", [f"model.dead_tail={kind}"]).model.build() for kind in ("frozen", "removed")]
     counts = [sum(p.numel() for p in model.parameters()) for model in full]
     assert counts[0] - counts[1] == sum(p.numel() for p in full[0].parameters() if not p.requires_grad) == 1_788_672
+
+
+def test_mdf1_as_the_appendix_has_it():
+    """The dead tail computed, and the class token twice: more work, no other weights."""
+    ours, literal = (Mdf1Config(**SMALL, dead_tail=kind).build() for kind in ("frozen", "computed"))
+    literal.double().load_state_dict(redrawn(ours).state_dict())
+    torch.testing.assert_close(literal(*inputs()), ours(*inputs()), rtol=0, atol=0)
+    literal(*inputs()).square().sum().backward()
+    assert all((p.grad is None) == (not p.requires_grad) for p in literal.parameters())
+    assert count_macs(resolve("thesis", "mdf1", ["model.dead_tail=computed"])) == 20_283_850_752
+
+    twice = Mdf1Config(**SMALL, cls_copies=2).build().double()
+    twice.load_state_dict(ours.state_dict())
+    assert twice.tokens(*inputs()).shape[1] == ours.tokens(*inputs()).shape[1] + 1
+    assert torch.equal(twice.tokens(*inputs())[:, 0], twice.tokens(*inputs())[:, 1])
+    assert (twice(*inputs()) - ours(*inputs())).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize(

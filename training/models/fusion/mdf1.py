@@ -18,9 +18,9 @@ parameter names these are. Pooling is adaptive averaging, upsampling bilinear (a
 What we do otherwise than the paper's appendix, and why:
 
 - The depth output of the last block goes nowhere, so its gradient does not exist and DDP would wait for it. It is not
-  computed; its parameters stay, without gradient, so that the published count 103,039,336 holds (`dead_tail`). Without
-  the tail a forward pass costs 19.93 GMACs, which fits the 19.96 printed; with it 20.28.
-- The appendix adds the class token twice; once is meant.
+  computed; its parameters stay, without gradient, so that the published count 103,039,336 holds (`dead_tail`; the
+  appendix's is "computed"). Without it a forward pass costs 19.93 GMACs, which fits the 19.96 printed; with it 20.28.
+- The appendix adds the class token twice; once is meant (`cls_copies`; the appendix's is 2, its head reads the first).
 - The public block's default `mlp_ratio=4.0` gives a float number of channels; 4 is meant, and `mlp_ratio` here.
 - Linear layers start truncated normal (0.02) with zero bias, depthwise convolutions as PyTorch does; the public code
   leaves both to PyTorch. The class token, having no position embedding, starts N(0, 0.02): zeros would enter a
@@ -49,7 +49,9 @@ class Mdf1Config(TwoBranchConfig):
     name: Literal["mdf1"] = "mdf1"
     pooled_grid: int = Field(default_factory=_pooled_side, gt=0)  # the global branch has its square of queries
     layer_scale: float = Field(1e-6, gt=0, le=100)  # γ at the start
-    dead_tail: Literal["frozen", "removed"] = "frozen"  # the last block's depth output: keep its unused parameters?
+    # The last block's depth output, which nobody reads: as in the appendix, its parameters alone, or nothing of it.
+    dead_tail: Literal["computed", "frozen", "removed"] = "frozen"
+    cls_copies: Literal[1, 2] = 1
 
     @model_validator(mode="after")
     def _pools(self) -> "Mdf1Config":
@@ -67,6 +69,7 @@ class Mdf1(VisionTransformer):
     def __init__(self, config: Mdf1Config) -> None:
         super().__init__(config)
         self.depth_embed = PatchEmbed(1, config.patch_size, config.width // 2)
+        self.cls_copies = config.cls_copies
         last = config.fusion_blocks - 1
         self.fusion = nn.ModuleList(
             DFormerBlock(config, depth_out="yes" if index < last else config.dead_tail)
@@ -85,7 +88,7 @@ class Mdf1(VisionTransformer):
         x = (self.embed(rgb, depth) + self.pos_embed).unflatten(1, grid).contiguous()
         for block in self.fusion:
             x, e = block(x, e)
-        return torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(1, 2)], 1)
+        return torch.cat([self.cls_token.expand(len(x), self.cls_copies, -1), x.flatten(1, 2)], 1)
 
 
 class DFormerBlock(nn.Module):
@@ -94,10 +97,10 @@ class DFormerBlock(nn.Module):
     `depth_out`: "yes", or how to treat the parameters of a depth output that nobody reads; e then comes back unchanged.
     """
 
-    def __init__(self, config: Mdf1Config, depth_out: Literal["yes", "frozen", "removed"]) -> None:
+    def __init__(self, config: Mdf1Config, depth_out: Literal["yes", "computed", "frozen", "removed"]) -> None:
         super().__init__()
         width, half = config.width, config.width // 2
-        self.depth_out = depth_out == "yes"
+        self.depth_out = depth_out in ("yes", "computed")
         self.attn = DFormerAttention(width, config.heads, config.pooled_grid)
         self.mlp = GridMlp(width, config.mlp_ratio)
         self.layer_scale_1 = nn.Parameter(torch.full((width,), config.layer_scale))
@@ -108,7 +111,7 @@ class DFormerBlock(nn.Module):
         self.mlp_e2 = GridMlp(half, config.mlp_ratio)
         self.layer_scale_1_e = nn.Parameter(torch.full((half,), config.layer_scale))
         self.layer_scale_2_e = nn.Parameter(torch.full((half,), config.layer_scale))
-        if depth_out == "frozen":
+        if depth_out in ("computed", "frozen"):
             self.attn.proj_e.requires_grad_(False)
             self.mlp_e2.requires_grad_(False)
             self.layer_scale_1_e.requires_grad_(False)
