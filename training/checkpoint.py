@@ -48,8 +48,8 @@ class Checkpoint:
 
 
 def save(folder: Path, state: dict[str, Any], *, step: int, epoch: int, study_hash: str) -> None:
-    """Write into a hidden sibling, flush, rename; what was there is moved aside first and deleted last."""
-    partial, old = _hidden(folder, "partial"), _hidden(folder, "old")
+    """Write into a hidden sibling, flush, rename."""
+    partial = _hidden(folder, "partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         try:
@@ -71,14 +71,23 @@ def save(folder: Path, state: dict[str, Any], *, step: int, epoch: int, study_ha
             raise CheckpointError(
                 f"cannot write checkpoint {folder} ({reason}): make room, then add --resume; earlier ones are untouched"
             ) from error
+        replace_folder(folder, partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def replace_folder(folder: Path, made: Path) -> None:
+    """Put `made` in the place of `folder`; what was there is moved aside first and deleted last."""
+    old = _hidden(folder, "old")
+    try:
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             os.replace(folder, old)
-        os.replace(partial, folder)
+        os.replace(made, folder)
         _sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
         if old.exists() and not folder.exists():
             os.replace(old, folder)
         raise

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from training.checkpoint import replace_folder
 from training.models import ModelConfig
 from training.models.vit import ModelError, VisionTransformer, VitConfig, load_checked
 
@@ -29,7 +30,7 @@ def export(model: VisionTransformer, config: VitConfig, folder: Path, extra: dic
         raise ModelError(f"{folder} exists and is no exported model: choose another folder")
     reserved = sorted({"format", "schema_version", "model"} & extra.keys())
     assert not reserved, f"config.json has its own {reserved}"
-    partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
+    partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -40,15 +41,9 @@ def export(model: VisionTransformer, config: VitConfig, folder: Path, extra: dic
         for path in partial.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(folder, old)
-        os.replace(partial, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        replace_folder(folder, partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
         raise
 
 
