@@ -3,9 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -16,15 +14,15 @@ import torch.distributed as dist
 from rich.console import Console
 
 from training import checkpoint, run_log
-from training.batch import Batch
 from training.config import Config
 from training.data import check_classes, classes_sha256, open_shards, train_loader
 from training.evaluate import Outcome, evaluate
+from training.meter import Meter
 from training.models.attention import set_attention
 from training.models.pretrained import initialise
 from training.profiling import profiler
 from training.ranks import Ranks
-from training.records import EndLine, EvalLine, Evaluation, ParametersLine, TrainLine
+from training.records import EndLine, EvalLine, Evaluation, ParametersLine
 from training.resume import Hold, begin_or_refuse, earlier_checkpoint, final_evaluation, finished
 from training.run_folder import (
     TrainingError,
@@ -49,24 +47,6 @@ class Stopped(ValueError):
 
 class _StopAsked(Exception):
     """Some rank got a signal; raised on every rank, between steps or batches of an evaluation."""
-
-
-@dataclass
-class _Window:
-    """Sums since the last metrics line; part of a checkpoint, so that a resume writes the same lines."""
-
-    loss: float = 0.0
-    grad_norm: float = 0.0
-    steps: int = 0
-
-
-@dataclass
-class _Clock:
-    train_seconds: float = 0.0
-    total_seconds: float = 0.0
-    waited: float = 0.0  # for data, since the last metrics line
-    line_start: float = field(default_factory=time.perf_counter)
-    line_steps: int = 0
 
 
 def pretrain(
@@ -134,7 +114,7 @@ class _Pretraining:
             init_sha256, self.training.teacher,
         )  # fmt: skip
         self.step, self.epochs_logged, self.best = 0, -1, -1.0
-        self.window, self.clock, self.num_lines = _Window(), _Clock(), 0
+        self.meter, self.earlier_seconds, self.num_lines = Meter(), 0.0, 0
         self.record = ranks.by_first(lambda: begin_or_refuse(out, self.record, hold))
         if saved is not None:
             self._restore(self.checked or checkpoint.load(out / "checkpoints" / saved))
@@ -155,8 +135,8 @@ class _Pretraining:
         self.training.load(state, str(saved.folder))
         torch.set_rng_state(state["rng"])
         self.step, self.epochs_logged, self.best = saved.info.step, state["epochs_logged"], state["best"]
-        self.window, self.num_lines = _Window(**state["window"]), state["num_lines"]
-        self.clock.train_seconds, self.clock.total_seconds = state["train_seconds"], state["total_seconds"]
+        self.meter.load(state)
+        self.num_lines, self.earlier_seconds = state["num_lines"], state["total_seconds"]
         self.console.print(f"resuming {self.out} at step {self.step} of {self.num_steps}", highlight=False)
 
     # --- run -------------------------------------------------------------------------------------------------------
@@ -182,7 +162,7 @@ class _Pretraining:
             self.console.print(f"metrics.jsonl lacks {lost} lines that the checkpoint knows of", highlight=False)
         label = f"{self.config.model.name} ({self.config.data.depth})"
         self.progress = run_log.TrainingProgress(self.console, label, self.step, self.num_steps)
-        self.started = time.perf_counter() - self.clock.total_seconds
+        self.started = time.perf_counter() - self.earlier_seconds
         self.saved_step = self.step
         watched: AbstractContextManager[Any] = profiler(self.out, self.console) if self.profile else nullcontext()
         try:
@@ -200,7 +180,7 @@ class _Pretraining:
             self.log.close()
 
     def _run(self, watch: Any) -> Evaluation | None:
-        loader = self._timed(train_loader(self.train, self.config, self.share, self.step, self.num_steps))
+        loader = self.meter.timed(train_loader(self.train, self.config, self.share, self.step, self.num_steps))
         summary: StepSummary | None = None
         result: Evaluation | None = None
         while True:
@@ -222,15 +202,6 @@ class _Pretraining:
             if watch:
                 watch.step()
 
-    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        while True:
-            before = time.perf_counter()
-            batch = next(batches, None)
-            self.clock.waited += time.perf_counter() - before
-            if batch is None:
-                return
-            yield batch
-
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         # A scheduler's signal comes twice where a launcher passes it on too; an impatient person's Ctrl-C comes later.
         if self.stop_signal == number == signal.SIGINT and time.monotonic() - self.asked_at > 1:
@@ -245,31 +216,13 @@ class _Pretraining:
 
     def _after_step(self, summary: StepSummary, seconds: float) -> None:
         self.step += 1
-        self.window.loss += summary.loss
-        self.window.grad_norm += summary.grad_norm
-        self.window.steps += 1
-        self.clock.line_steps += 1
-        self.clock.train_seconds += seconds
+        self.meter.add(summary, seconds)
         self.progress.step(self.step)
         if self.step % self.config.runtime.log_every == 0 or self.step == self.num_steps:
-            self._log_line()
-
-    def _log_line(self) -> None:
-        window, clock, config = self.window, self.clock, self.config.optim
-        elapsed = max(time.perf_counter() - clock.line_start, 1e-9)
-        line = TrainLine(
-            step=self.step,
-            epoch=self.step * config.batch_size / len(self.train),
-            loss=window.loss / window.steps,
-            lr=self.training.optimizer.param_groups[0]["lr"],
-            grad_norm=window.grad_norm / window.steps,
-            images_per_s=clock.line_steps * config.batch_size / elapsed,
-            data_wait=clock.waited / elapsed,
-        )
-        self.log.write(line)
-        self.progress.note(self.step, line.loss, line.images_per_s, line.data_wait)
-        self.window = _Window()
-        clock.waited, clock.line_steps, clock.line_start = 0.0, 0, time.perf_counter()
+            batch, lr = self.config.optim.batch_size, self.training.optimizer.param_groups[0]["lr"]
+            line = self.meter.line(self.step, self.step * batch / len(self.train), lr, batch)
+            self.log.write(line)
+            self.progress.note(self.step, line.loss, line.images_per_s, line.data_wait)
 
     # --- the end of an epoch ---------------------------------------------------------------------------------------
 
@@ -284,7 +237,7 @@ class _Pretraining:
             self._write_checkpoint(f"epoch-{epoch}", self.training.weights())
         result = self._take_note(epoch, outcome, last) if outcome else None
         self.epochs_logged = epoch
-        self.clock.line_start += time.perf_counter() - start  # not the trainer's throughput
+        self.meter.leave_out(time.perf_counter() - start)
         return result
 
     def _evaluate(self) -> Outcome | None:
@@ -317,7 +270,7 @@ class _Pretraining:
             return None
         total = time.perf_counter() - self.started
         self.log.write(
-            EndLine(step=self.step, epoch=epoch, train_seconds=self.clock.train_seconds, total_seconds=total)
+            EndLine(step=self.step, epoch=epoch, train_seconds=self.meter.train_seconds, total_seconds=total)
         )
         result = as_evaluation(outcome, self.config, self.val, self.config.data.depth, f"step-{self.step}", epoch)
         run_log.write_json(final_evaluation(self.out), result)
@@ -326,17 +279,18 @@ class _Pretraining:
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        self.clock.total_seconds = time.perf_counter() - self.started
         self.log.flush()
-        state = self.training.state() | {
-            "rng": torch.get_rng_state(),
-            "window": vars(self.window),
-            "num_lines": self.log.num_lines,
-            "epochs_logged": self.epochs_logged,
-            "best": self.best,
-            "train_seconds": self.clock.train_seconds,
-            "total_seconds": self.clock.total_seconds,
-        }
+        state = (
+            self.training.state()
+            | self.meter.state()
+            | {
+                "rng": torch.get_rng_state(),
+                "num_lines": self.log.num_lines,
+                "epochs_logged": self.epochs_logged,
+                "best": self.best,
+                "total_seconds": time.perf_counter() - self.started,
+            }
+        )
         self._write_checkpoint(f"step-{self.step}", state)
         if self.ranks.first:
             checkpoint.prune(self.out, self.config.runtime.keep_checkpoints)

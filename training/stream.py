@@ -31,7 +31,7 @@ from training.order import Order
 from training.samples import fields_of, leaves_draws, train_batch
 from training.share import DataError, Share
 
-BUFFER = 1000  # samples a worker holds as they are stored: about 70 MB at a short side of 256
+BUFFER = 1000  # samples a worker holds as they are stored, undecoded
 
 
 class StreamedBatches(IterableDataset[Batch]):
