@@ -74,14 +74,14 @@ def inputs(what: str, batch: int, device: str) -> tuple[Tensor, ...]:
     return tuple(torch.randn(shape, device=device).requires_grad_(what != "φ") for shape in shapes[what])
 
 
-def forward_backward(module: nn.Module, tensors: tuple[Tensor, ...]) -> Callable[[], None]:
+def forward_backward(module: nn.Module, tensors: tuple[Tensor, ...], *more: object) -> Callable[[], None]:
     wanted = [tensor for tensor in (*tensors, *module.parameters()) if tensor.requires_grad]
     device = tensors[0].device.type
     gradients: list[Tensor] = []
 
     def call() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            out = module(*tensors)
+            out = module(*tensors, *more)
         outputs = list(out) if isinstance(out, tuple) else [out]
         if not gradients:
             gradients.extend(torch.randn_like(output) for output in outputs)
@@ -103,7 +103,8 @@ def seconds(call: Callable[[], None], repeats: int, device: str) -> tuple[float,
 
 def measured(what: str, batch: int, device: str) -> dict[str, Any]:
     tensors = inputs(what, batch, device)
-    calls = {name: forward_backward(module, tensors) for name, module in modules(what, device).items()}
+    more = ((14, 14),) if what == "mgem" else ()
+    calls = {name: forward_backward(module, tensors, *more) for name, module in modules(what, device).items()}
     repeats = {}
     for name, call in calls.items():
         call()

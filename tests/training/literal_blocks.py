@@ -62,14 +62,14 @@ class LiteralGeminiBlock(nn.Module):
         super().__init__()
         self.block = block
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         block = self.block
         branches = list(x)
         normed = [layer_norm(branch, norm) for branch, norm in zip(branches, block.norm1, strict=True)]
         attended = self.attention(normed)
         branches = [branch + out for branch, out in zip(branches, attended, strict=True)]
         normed = [layer_norm(branch, norm) for branch, norm in zip(branches, block.norm2, strict=True)]
-        return torch.stack([branch + self.mlp(norm) for branch, norm in zip(branches, normed, strict=True)])
+        return torch.stack([branch + self.mlp(norm, grid) for branch, norm in zip(branches, normed, strict=True)])
 
     def attention(self, x: list[Tensor]) -> list[Tensor]:
         at = self.block.attn
@@ -92,9 +92,9 @@ class LiteralGeminiBlock(nn.Module):
         pattern = (q @ k.transpose(-2, -1) * (width // at.heads) ** -0.5).softmax(-1)
         return (pattern @ v).transpose(1, 2).reshape(batch, tokens, width)
 
-    def mlp(self, x: Tensor) -> Tensor:
+    def mlp(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         mlp = self.block.mlp
-        hidden = mlp.fc1(x).transpose(1, 2).reshape(len(x), -1, *mlp.grid)
+        hidden = mlp.fc1(x).transpose(1, 2).reshape(len(x), -1, *grid)
         hidden = mlp.dwconv(hidden.contiguous()).flatten(2).transpose(1, 2)
         return mlp.fc2(F.gelu(hidden))
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from training.models.fusion.mgem import MgemConfig
 from training.models.layouts import is_plain, num_blocks, refuse_odd_tensors, refuse_other_architectures
+from training.models.positions import resampled
 from training.models.vit import ModelError, VisionTransformer, VitConfig, load_checked
 from training.models.weights import Weights, read
 
@@ -209,17 +209,13 @@ def _positions(table: Tensor, config: VitConfig, same: bool, where: str) -> tupl
             f"{where}: pos_embed must have shape (1, rows, width) with a row a patch of a square grid"
             f"{' and one for the class token' if has_class else ''}, got {tuple(table.shape)}: choose other weights"
         )
-    head, grid = table.float().split([int(has_class), side**2], 1)
-    detail = []
+    table, detail = resampled(table.float(), (side, side), config.grid), []
     if (side, side) != config.grid:
-        square = grid.unflatten(1, (side, side)).permute(0, 3, 1, 2)
-        square = F.interpolate(square, config.grid, mode="bicubic", antialias=True, align_corners=False)
-        grid = square.permute(0, 2, 3, 1).flatten(1, 2)
         detail.append(f"{side}x{side} to {config.grid[0]}x{config.grid[1]}")
     if config.num_positions == patches and has_class:
-        head = head[:, :0]
+        table = table[:, 1:]
         detail.append("without the class token's")
-    return torch.cat([head, grid], 1), "adapted" if detail else "loaded", ", ".join(detail)
+    return table, "adapted" if detail else "loaded", ", ".join(detail)
 
 
 def _rows(fitted: dict[str, tuple[Tensor, How, str]]) -> tuple[Row, ...]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from training.models.attention import Attention, Taps
+from training.models.positions import Grid, resampled
 from training.models.score_bias import ScoreBias
 
 
@@ -41,7 +42,7 @@ class VitConfig(BaseModel):
         return self
 
     @property
-    def grid(self) -> tuple[int, int]:
+    def grid(self) -> Grid:
         side = self.image_size // self.patch_size
         return side, side
 
@@ -105,7 +106,8 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """RGB (batch, 3, size, size) and z-standardised depth (batch, 1, size, size) to logits (batch, classes).
 
-    Depth is farther-is-larger; NaN marks invalid pixels. `has_bias` tells whether `biases` gives anything.
+    Depth is farther-is-larger; NaN marks invalid pixels. `has_bias` tells whether `biases` gives anything. Images of
+    another size than the config's are taken too, of whole patches: the position embedding is resampled to their grid.
     """
 
     has_bias = False
@@ -114,6 +116,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
         self.config = config
+        self.grid = config.grid  # of the position embedding
         self.patch_embed = PatchEmbed(self.in_channels, config.patch_size, config.stem_width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.empty(1, config.num_positions, config.stem_width))
@@ -146,17 +149,40 @@ class VisionTransformer(nn.Module):
     def tokens(self, rgb: Tensor, depth: Tensor, taps: Taps | None = None) -> Tensor:
         """What enters the first transformer block, class token first: (batch, 1 + patches, width)."""
         x = self.embed(rgb, depth)
-        return torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
+        return torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.positions(rgb)
+
+    def grid_of(self, rgb: Tensor) -> Grid:
+        """Rows and columns of patches of images (batch, 3, height, width)."""
+        return rgb.shape[2] // self.config.patch_size, rgb.shape[3] // self.config.patch_size
+
+    def positions(self, rgb: Tensor) -> Tensor:
+        """The position embedding on the grid of these images."""
+        return resampled(self.pos_embed, self.grid, self.grid_of(rgb))
+
+    def regrid(self, grid: Grid) -> None:
+        """Keep the position embedding on another grid from now on: what is learned, and saved, is on that one."""
+        self.pos_embed = nn.Parameter(resampled(self.pos_embed.detach(), self.grid, grid))
+        self.grid = grid
 
     def biases(self, depth: Tensor) -> list[ScoreBias | None]:
         """What each block adds to its scores."""
         return [None] * len(self.blocks)
 
     def forward(self, rgb: Tensor, depth: Tensor, taps: Taps | None = None) -> Tensor:
+        return self.head(self.encoded(rgb, depth, taps)[:, 0])
+
+    def features(self, rgb: Tensor, depth: Tensor) -> Tensor:
+        """What the last norm makes of each patch: (batch, width, rows, columns)."""
+        rows, columns = self.grid_of(rgb)
+        patches = self.encoded(rgb, depth)[:, -rows * columns :]
+        return patches.transpose(1, 2).unflatten(2, (rows, columns))
+
+    def encoded(self, rgb: Tensor, depth: Tensor, taps: Taps | None = None) -> Tensor:
+        """All tokens after the last norm, class token first: (batch, tokens, width)."""
         x = self.tokens(rgb, depth, taps)
         for index, (block, bias) in enumerate(zip(self.blocks, self.biases(depth), strict=True)):
             x = block(x, bias, taps, f"blocks.{index}")
-        return self.head(self.norm(x)[:, 0])
+        return self.norm(x)
 
     def figure_parameters(self) -> dict[str, list[float] | list[list[float]]]:
         """Parameters the figures follow over epochs: name -> one number or list a block."""

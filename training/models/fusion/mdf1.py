@@ -83,9 +83,9 @@ class Mdf1(VisionTransformer):
                 nn.init.zeros_(module.bias)
 
     def tokens(self, rgb: Tensor, depth: Tensor, taps: Taps | None = None) -> Tensor:
-        grid = self.config.grid
+        grid = self.grid_of(rgb)
         e = self.depth_embed(depth.nan_to_num(0.0).to(rgb.dtype)).unflatten(1, grid).contiguous()
-        x = (self.embed(rgb, depth) + self.pos_embed).unflatten(1, grid).contiguous()
+        x = (self.embed(rgb, depth) + self.positions(rgb)).unflatten(1, grid).contiguous()
         for block in self.fusion:
             x, e = block(x, e)
         return torch.cat([self.cls_token.expand(len(x), self.cls_copies, -1), x.flatten(1, 2)], 1)

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 
 from training.models.attention import Taps
 from training.models.fusion.two_branch import TwoBranchConfig
+from training.models.positions import Grid
 from training.models.vit import PatchEmbed, VisionTransformer
 
 
@@ -91,15 +92,15 @@ class Mgem(VisionTransformer):
 
     def tokens(self, rgb: Tensor, depth: Tensor, taps: Taps | None = None) -> Tensor:
         e = self.depth_embed(depth.nan_to_num(0.0).to(rgb.dtype))
-        x = torch.stack([self.embed(rgb, depth), e]) + self.pos_embed
+        x = torch.stack([self.embed(rgb, depth), e]) + self.positions(rgb)
         for block in self.fusion:
-            x = block(x)
+            x = block(x, self.grid_of(rgb))
         x = torch.cat([x[0], x[1]], -1)
         return torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
 
 
 class GeminiBlock(nn.Module):
-    """(2, batch, tokens, C), RGB first -> same."""
+    """(2, batch, tokens, C), RGB first, of tokens on a grid (rows, columns) -> same."""
 
     def __init__(self, config: MgemConfig) -> None:
         super().__init__()
@@ -107,11 +108,11 @@ class GeminiBlock(nn.Module):
         self.norm1 = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for _ in range(2))
         self.attn = GeminiAttention(width, config.heads, config.cross_heads)
         self.norm2 = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for _ in range(2))
-        self.mlp = GridMlp(width, config.mlp_ratio, config.grid)
+        self.mlp = GridMlp(width, config.mlp_ratio)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
         x = x + self.attn(torch.stack([norm(branch) for norm, branch in zip(self.norm1, x, strict=True)]))
-        return x + self.mlp(torch.stack([norm(branch) for norm, branch in zip(self.norm2, x, strict=True)]))
+        return x + self.mlp(torch.stack([norm(branch) for norm, branch in zip(self.norm2, x, strict=True)]), grid)
 
 
 class GeminiAttention(nn.Module):
@@ -169,15 +170,14 @@ class GeminiAttention(nn.Module):
 class GridMlp(nn.Module):
     """fc2(GELU(DWConv3x3(fc1(x)))) on the token grid; (branches, batch, tokens, C) -> same."""
 
-    def __init__(self, width: int, ratio: int, grid: tuple[int, int]) -> None:
+    def __init__(self, width: int, ratio: int) -> None:
         super().__init__()
-        self.grid = grid
         self.fc1 = nn.Linear(width, ratio * width)
         self.dwconv = nn.Conv2d(ratio * width, ratio * width, 3, padding=1, groups=ratio * width)
         self.fc2 = nn.Linear(ratio * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
         # (branches * batch, rows, columns, channels) seen as (n, c, h, w) is PyTorch's channels_last: no copy.
-        hidden = self.fc1(x).flatten(0, 1).unflatten(1, self.grid).permute(0, 3, 1, 2)
+        hidden = self.fc1(x).flatten(0, 1).unflatten(1, grid).permute(0, 3, 1, 2)
         hidden = F.gelu(self.dwconv(hidden)).permute(0, 2, 3, 1)
         return self.fc2(hidden.reshape(*x.shape[:3], -1))
