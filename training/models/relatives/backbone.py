@@ -1,0 +1,79 @@
+"""What both backbones have in common: four stages, their sizes, and what goes in and comes out."""
+
+from typing import Annotated, Literal, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, Strict
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+STRIDES = (4, 8, 16, 32)
+
+_Value = TypeVar("_Value")
+PerStage = Annotated[tuple[_Value, _Value, _Value, _Value], Strict(False)]  # TOML and JSON know lists only
+Size = Annotated[int, Field(gt=0, le=65_536)]
+Ratio = Annotated[int, Field(gt=0, le=64)]
+
+
+class BackboneConfig(BaseModel):
+    """Sizes of four stages; the tuples have one entry a stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+    dims: PerStage[Size]
+    depths: PerStage[Annotated[int, Field(gt=0, le=1024)]]
+    heads: PerStage[Size]
+    mlp_ratios: PerStage[Ratio]
+    drop_path: float = Field(ge=0, lt=1)  # of the last block; rises linearly from 0 at the first
+    # What the data loader prepares: ours, or what the authors' checkpoints expect. The backbone only records it.
+    inputs: Literal["z", "dformer"] = "z"
+
+    def drop_paths(self) -> list[list[float]]:
+        """The probability of each block, stage by stage."""
+        rates = iter(torch.linspace(0, self.drop_path, sum(self.depths), device="cpu").tolist())
+        return [[next(rates) for _ in range(depth)] for depth in self.depths]
+
+
+class Backbone(nn.Module):
+    """RGB (batch, 3, height, width) and depth (batch, 1, height, width) to four maps (batch, channels, rows, columns).
+
+    Height and width are multiples of 32; NaN marks invalid depth. The maps lie channels last in memory.
+    """
+
+    strides = STRIDES
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.channels: tuple[int, ...] = config.dims
+
+    def initialise(self) -> None:
+        """Linear layers truncated normal (0.02) with zero bias, the rest as PyTorch does."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+def refuse_other_sizes(rgb: Tensor, depth: Tensor) -> None:
+    height, width = rgb.shape[-2:]
+    if height % STRIDES[-1] or width % STRIDES[-1]:
+        raise ValueError(f"images must have sides that are multiples of {STRIDES[-1]}, got {height}x{width}: pad them")
+    if depth.shape[-2:] != rgb.shape[-2:]:
+        raise ValueError(
+            f"depth must have its image's size {height}x{width}, got {depth.shape[-2]}x{depth.shape[-1]}: resize it"
+        )
+
+
+def drop_path(rate: float) -> nn.Module:
+    """Leaves a residual branch out for a whole sample, in training."""
+    return StochasticDepth(rate, mode="row")
+
+
+def strided(channels: int, width: int, stride: int = 2) -> nn.Conv2d:
+    return nn.Conv2d(channels, width, 3, stride, padding=1)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(batch, channels, rows, columns) -> (batch, rows, columns, channels), contiguous."""
+    return x.permute(0, 2, 3, 1).contiguous()
