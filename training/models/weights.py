@@ -6,6 +6,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -47,19 +48,19 @@ def read(source: str) -> Weights:
         return _run(folder, name)
     if path.is_dir() and is_export(path):
         config, state = read_export(path)
-        return Weights(source, state, _sha256(path / WEIGHTS), config, config.heads)
+        return Weights(source, state, sha256_of(path / WEIGHTS), config, config.heads)
     kind = "a folder of another kind" if path.is_dir() else "nothing there"
     raise ModelError(f"init must be {SOURCES}, got {source!r}: {kind}")
 
 
-def _file(path: Path) -> Weights:
+def content_of(path: Path) -> Any:
+    """What a weights file holds, read without running its code; ModelError says in one line why not."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, of pickles it then refuses and of tensors that we refuse
             if path.suffix == ".safetensors":
-                content = load_file(path)
-            else:
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                return load_file(path)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         if re.search("unsupported global|TorchScript archive", str(error), re.IGNORECASE):
             raise ModelError(
@@ -72,9 +73,12 @@ def _file(path: Path) -> Weights:
         raise ModelError(
             f"{path} is damaged or no weights file ({reason}): fetch it again, or save its state dict as .safetensors"
         ) from None
-    state = renamed(unwrapped(content, str(path)))
+
+
+def _file(path: Path) -> Weights:
+    state = renamed(unwrapped(content_of(path), str(path)))
     note = "A file of weights does not say how many heads they have: the model's number is taken."
-    return Weights(str(path), state, _sha256(path), note=note)
+    return Weights(str(path), state, sha256_of(path), note=note)
 
 
 def _run(folder: Path, name: str) -> Weights:
@@ -133,6 +137,6 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160].rstrip(" .:")
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

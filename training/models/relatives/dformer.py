@@ -14,6 +14,7 @@ What starts otherwise than the authors' model: linear layers (see `Backbone.init
 PyTorch.
 """
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -99,10 +100,7 @@ def _downsampling(channels: int, dims: tuple[int, ...]) -> nn.ModuleList:
         strided(dims[0] // 2, dims[0]),
         nn.BatchNorm2d(dims[0]),
     )
-    later = [
-        nn.Sequential(nn.BatchNorm2d(before), strided(before, after))
-        for before, after in zip(dims[:-1], dims[1:], strict=True)
-    ]
+    later = [nn.Sequential(nn.BatchNorm2d(before), strided(before, after)) for before, after in pairwise(dims)]
     return nn.ModuleList([stem, *later])
 
 

@@ -260,17 +260,19 @@ def turned(x: Tensor, geometry: Geometry) -> Tensor:
 
 def decomposed(q: Tensor, k: Tensor, v: Tensor, bias_rows: Tensor, bias_columns: Tensor) -> Tensor:
     """Attention within each row, then within each column on its result; (batch, rows, columns, heads, width)."""
-    batch, rows, columns = q.shape[:3]
-    lines = (each.transpose(2, 3).flatten(0, 1) for each in (q, k, v))  # (batch * rows, heads, columns, width)
-    v = F.scaled_dot_product_attention(*lines, attn_mask=bias_rows).unflatten(0, (batch, rows)).transpose(2, 3)
-    lines = (each.permute(0, 2, 3, 1, 4).flatten(0, 1) for each in (q, k, v))  # (batch * columns, heads, rows, width)
-    out = F.scaled_dot_product_attention(*lines, attn_mask=bias_columns)
-    return out.unflatten(0, (batch, columns)).permute(0, 3, 1, 2, 4)
+    v = _along_rows(q, k, v, bias_rows)
+    q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+    return _along_rows(q, k, v, bias_columns).transpose(1, 2)
+
+
+def _along_rows(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    grid = q.shape[:2]
+    q, k, v = (each.transpose(2, 3).flatten(0, 1) for each in (q, k, v))  # (batch * rows, heads, columns, width)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).unflatten(0, grid).transpose(2, 3)
 
 
 def full(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Attention over the whole grid; (batch, rows, columns, heads, width)."""
     grid = q.shape[1:3]
-    flat = (each.flatten(1, 2).transpose(1, 2) for each in (q, k, v))
-    out = F.scaled_dot_product_attention(*flat, attn_mask=bias)
-    return out.transpose(1, 2).unflatten(1, grid)
+    q, k, v = (each.flatten(1, 2).transpose(1, 2) for each in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).unflatten(1, grid)
