@@ -20,6 +20,7 @@ It runs in float32 under autocast too. Gradients pass through all updates, as in
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +112,8 @@ class Hamburger(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = F.relu(self.ham_in(x)).flatten(2)
-        with torch.autocast(x.device.type, enabled=False):
+        # the meta device, on which operations are counted, has no autocast
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             pixels = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
             steps = TRAIN_STEPS if self.training else EVAL_STEPS
             cleaned = factorised(pixels, self.bases(pixels), steps)
