@@ -150,5 +150,5 @@ def _line(name: str, parameters: list[inspect.Parameter], given: dict[str, Any])
 
 def for_repair(line: Sequence[str], out: str) -> list[str]:
     """A recorded line, for the folder as it is called now, one process, and the rejects that were accepted before."""
-    place = 1 if line[0] == "toyrooms" else 2
+    place = 1 if line[0] in ("toyrooms", "digits") else 2
     return [*line[:place], out, *line[place + 1 :], "--rank", "0", "--world-size", "1", "--max-rejects", "1"]

@@ -9,15 +9,19 @@ byte ranges, checksums, rejects) and one `index.json` (written last). Fields of 
 | `pseudo.pdz` | z of the teacher's estimate                                          | float32 (height, width)     |
 | `real.pdz`   | z of sensor depth, holes filled                                      | float32 (height, width)     |
 | `raw.pdz`    | z of sensor depth as measured, NaN where nothing was measured        | float32 (height, width)     |
-| `exact.pdz`  | z of rendered depth (toy rooms only)                                 | float32 (height, width)     |
+| `exact.pdz`  | z of rendered depth (toy rooms and digits only)                      | float32 (height, width)     |
 | `cls`        | class index, decimal ASCII                                           | int                         |
 | `seg.png`    | per-pixel labels, 255 = void                                         | uint8 (height, width)       |
 | `json`       | source, original size, per-image depth min/max/mean/std, valid part  | dict                        |
+
+The json of digits has more: `overlap`, the pixels where both digits are, as `runs_of` writes a mask and `mask_of` reads
+it. Depth alone tells which label they have.
 
 Every depth field is z-standardised and farther-is-larger; `index.depth[field]` undoes it. Tars are byte-identical for
 the same inputs: names sorted, mtime and owner zero.
 """
 
+from pipeline.shards.masks import mask_of, runs_of
 from pipeline.shards.order import ROUNDS as ORDER_ROUNDS
 from pipeline.shards.order import permuted
 from pipeline.shards.read import (
@@ -83,12 +87,14 @@ __all__ = [
     "exists",
     "load_index",
     "load_record",
+    "mask_of",
     "moments_of",
     "open_split",
     "open_store",
     "permuted",
     "png_bytes",
     "publish",
+    "runs_of",
     "sha256_of",
     "splits_of",
     "write_shard",
