@@ -28,6 +28,15 @@ Data = Annotated[
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `train pretrain`.")]
 CheckpointName = Annotated[str, typer.Option("--checkpoint", help="latest, best, epoch-N or step-N.")]
 
+Sigmas = Annotated[
+    str | None,
+    typer.Option(
+        "--sigma", metavar="LIST", show_default="0,0.05,0.1,0.2,0.3,0.5,0.75,1,1.5,2,3",
+        help="Strengths of the noise, in units of z (standard deviations of the data set's depth).",
+    ),
+]  # fmt: skip
+NoiseSeed = Annotated[int, typer.Option("--noise-seed", min=0, help="Another draw of the noise.")]
+
 
 @app.command()
 def pretrain(
@@ -108,8 +117,28 @@ def evaluate(
         str | None, typer.Option("--depth", help="pseudo, real, raw, exact or online; default: the run's.")
     ] = None,
     split: Annotated[str, typer.Option("--split", help="train or val.")] = "val",
+    noise: Annotated[
+        str | None, typer.Option("--noise", help="Add noise to depth: one Gaussian a pixel, or one a patch.")
+    ] = None,
+    sigma: Sigmas = None,
+    noise_seed: NoiseSeed = 0,
 ) -> None:
-    """Top-1 and top-5 on a split, every sample once; written to RUN/evaluations/."""
+    """Top-1 and top-5 on a split, every sample once; written to RUN/evaluations/.
+
+    With --noise at every sigma, in one pass: how much a model leans on its depth being right. Every model gets the same
+    noise.
+
+    Examples:
+
+        train evaluate runs/m4ch --data imagenet-rgbd
+
+        train evaluate runs/m4ch --data imagenet-rgbd --noise pixel
+
+        train evaluate runs/m4ch --data imagenet-rgbd --noise patch --sigma 0,0.5,1,2
+    """
+    if noise is not None or sigma is not None:
+        _sweep(run, data, checkpoint, depth, split, noise, sigma, noise_seed)
+        return
     from training.data import check_classes, open_shards
     from training.evaluate import evaluate as measure
     from training.online import OnlineDepth
@@ -233,6 +262,46 @@ def _result_table(model: str, depth: str, count: int, top1: float, top5: float, 
     table.add_row(model, depth, f"{count:,}", f"{top1:.2%}", f"{top5:.2%}")
     console.print(table)
     console.print(f"written to {where}", highlight=False, soft_wrap=True)
+
+
+def _sweep(
+    run: Path,
+    data: str,
+    checkpoint: str,
+    depth: str | None,
+    split: str,
+    kind: str | None,
+    sigma: str | None,
+    seed: int,
+) -> None:
+    """`evaluate` with --noise."""
+    from training.data import check_classes, open_shards
+    from training.noise import Noise, NoiseError, parse_kind, parse_sigmas, sweep
+    from training.run_folder import choose_device, load_model
+    from training.run_log import write_json
+
+    if kind is None:
+        raise NoiseError("--sigma needs --noise pixel or --noise patch beside it")
+    noise, sigmas = Noise(parse_kind(kind), seed), parse_sigmas(sigma)
+    config, described, saved, model = load_model(run, checkpoint)
+    field = depth or config.data.depth
+    if field == "online":
+        raise NoiseError("--noise is added to depth of the shards, not to online depth: say which with --depth")
+    opened = open_shards(data, split, field)
+    check_classes(opened, described.shards.classes_sha256)
+    device, autocast = choose_device(config)
+    with _meter("evaluate", len(opened)) as advance:
+        result = sweep(
+            model.to(device), opened, config, field, device, autocast, noise, sigmas,
+            checkpoint=saved.folder.name, epoch=saved.info.epoch, advance=advance,
+        )  # fmt: skip
+    path = run / "evaluations" / f"noise-{kind}-{split}-{field}-{saved.folder.name}.json"
+    write_json(path, result)
+    table = Table("sigma", "top-1", "top-5", "loss", title=f"{result.model}, {field} depth, {kind} noise")
+    for row in zip(result.sigmas, result.top1, result.top5, result.loss, strict=True):
+        table.add_row(f"{row[0]:g}", f"{row[1]:.2%}", f"{row[2]:.2%}", f"{row[3]:.4f}")
+    console.print(table)
+    console.print(f"written to {path}", highlight=False, soft_wrap=True)
 
 
 def _meter(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:

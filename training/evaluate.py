@@ -59,7 +59,6 @@ def evaluate(
     """
     start = time.perf_counter()
     model.eval()
-    top = min(5, config.model.num_classes)
     batch_size = min(EVAL_BATCH, math.ceil(len(split) / ranks.world_size))
     loader = eval_loader(split, config, depth_field, batch_size, ranks.rank, ranks.world_size)
     mine: dict[int, tuple[list[bool], list[bool], float]] = {}
@@ -72,9 +71,7 @@ def evaluate(
         depth = teacher(rgb) if teacher else on_device.depth
         with autocast():
             logits = model(rgb, depth).float()
-        loss = F.cross_entropy(logits, on_device.label, reduction="sum").item()
-        hits = logits.topk(top, 1).indices == on_device.label[:, None]
-        mine[batch.first] = (hits[:, 0].tolist(), hits.any(1).tolist(), loss)
+        mine[batch.first] = judge(logits, on_device.label)
         advance(len(batch.keys))
     everyone = {first: found for part in ranks.gather(mine) for first, found in part.items()}
     ordered = [everyone[first] for first in sorted(everyone)]
@@ -83,3 +80,10 @@ def evaluate(
     assert len(correct1) == len(split), "an evaluation must count every sample once"
     model.train()
     return Outcome(correct1, correct5, sum(found[2] for found in ordered) / len(split), time.perf_counter() - start)
+
+
+def judge(logits: Tensor, label: Tensor) -> tuple[list[bool], list[bool], float]:
+    """Of logits (batch, classes): right with the first guess, within five, and the summed cross-entropy."""
+    loss = F.cross_entropy(logits, label, reduction="sum").item()
+    hits = logits.topk(min(5, logits.shape[1]), 1).indices == label[:, None]
+    return hits[:, 0].tolist(), hits.any(1).tolist(), loss

@@ -2,7 +2,7 @@
 
     runs/<name>/run.json            RunRecord, written before the first step
     runs/<name>/metrics.jsonl       one JSON object a line: TrainLine, EvalLine, ParametersLine, EndLine (by "kind")
-    runs/<name>/evaluations/*.json  Evaluation
+    runs/<name>/evaluations/*.json  Evaluation, NoiseSweep or Gap (by "kind"; none: an Evaluation)
     runs/<name>/checkpoints/        step-<n>/ (to resume from), best/ and epoch-<n>/ (weights only)
     runs/<name>/dumps/*.zarr        see training/dumps
 
@@ -10,7 +10,7 @@
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -132,6 +132,33 @@ class Evaluation(_Record):
     correct5: str
 
 
+class NoiseSweep(_Record):
+    """Accuracy of one checkpoint on one split at several strengths of noise on depth, z + sigma * eps.
+
+    The lists have an entry a sigma. The eps of a sample are the same for every sigma and every model.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["noise"] = "noise"
+    model: str
+    checkpoint: str
+    epoch: int
+    data: str
+    split: str
+    fingerprint: str  # of the split's shards
+    depth_field: str
+    noise: Literal["pixel", "patch"]  # one Gaussian a pixel of the model's view, or a patch
+    noise_seed: int
+    image_size: int
+    patch_size: int
+    num_samples: int
+    sigmas: list[float]  # rising, in units of z
+    top1: list[float]
+    top5: list[float]
+    loss: list[float]
+    correct1: list[str]  # one '0' or '1' a sample
+
+
 MetricsLine = TrainLine | EvalLine | ParametersLine | EndLine
 _LINES: dict[str, type[MetricsLine]] = {
     "train": TrainLine,
@@ -139,7 +166,8 @@ _LINES: dict[str, type[MetricsLine]] = {
     "parameters": ParametersLine,
     "end": EndLine,
 }
-_RecordT = TypeVar("_RecordT", bound=_Record)
+_EVALUATIONS: dict[str, type[Evaluation | NoiseSweep]] = {"classification": Evaluation, "noise": NoiseSweep}
+_RecordT = TypeVar("_RecordT", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -151,6 +179,7 @@ class Run:
     metrics: list[MetricsLine]
     evaluations: list[Evaluation]
     dumps: list[Path]
+    noise_sweeps: list[NoiseSweep] = field(default_factory=list)
 
     def lines(self, kind: type[_RecordT]) -> list[_RecordT]:
         return [line for line in self.metrics if isinstance(line, kind)]
@@ -163,9 +192,28 @@ def load_run(folder: Path | str) -> Run:
         what = "is a file" if folder.exists() else "does not exist"
         raise RecordError(f"run folder {folder} {what}: give a folder made by train pretrain")
     record = parse(RunRecord, folder / "run.json")
-    evaluations = [parse(Evaluation, path) for path in sorted((folder / "evaluations").glob("*.json"))]
+    found = [read_evaluation(path) for path in sorted((folder / "evaluations").glob("*.json"))]
     dumps = sorted((folder / "dumps").glob("*.zarr"))
-    return Run(folder, record, read_metrics(folder / "metrics.jsonl"), evaluations, dumps)
+    return Run(
+        folder, record, read_metrics(folder / "metrics.jsonl"),
+        evaluations=[each for each in found if isinstance(each, Evaluation)],
+        dumps=dumps,
+        noise_sweeps=[each for each in found if isinstance(each, NoiseSweep)],
+    )  # fmt: skip
+
+
+class _Kind(BaseModel):
+    kind: str = "classification"
+
+
+def read_evaluation(path: Path) -> Evaluation | NoiseSweep:
+    """A file of RUN/evaluations, as its kind says; raises RecordError naming a file of a kind not known here."""
+    kind = parse(_Kind, path).kind
+    if kind not in _EVALUATIONS:
+        raise RecordError(
+            f"{path} is of kind {kind!r}, this version reads {', '.join(_EVALUATIONS)}: update pseudodepth"
+        )
+    return parse(_EVALUATIONS[kind], path)
 
 
 def read_metrics(path: Path) -> list[MetricsLine]:
