@@ -1,4 +1,4 @@
-"""train: pretrain | evaluate | dump | export | teacher. Heavy imports happen inside the commands."""
+"""train: pretrain | evaluate | gap | dump | export | teacher. Heavy imports happen inside the commands."""
 
 import multiprocessing
 import os
@@ -7,11 +7,15 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from pipeline.shards import DepthField
+    from training.records import Gap
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -160,6 +164,55 @@ def evaluate(
 
 
 @app.command()
+def gap(
+    run: RunFolder,
+    data: Annotated[
+        str, typer.Option("--data", help="Shards with pseudo and sensor depth (precompute-depth nyu): a folder or URL.")
+    ],
+    checkpoint: CheckpointName = "latest",
+    real: Annotated[str, typer.Option("--real", help="real (holes filled) or raw (as measured).")] = "real",
+    sigma: Sigmas = None,
+    noise_seed: NoiseSeed = 0,
+) -> None:
+    """How strong noise on pseudo-depth would have to be to move the model as far as real depth does.
+
+    sigma* is that strength: 0 where real depth is as good as pseudo-depth to this model, large where it is something
+    else altogether. `train evaluate --noise` at sigma* says what such a shift costs in accuracy. Uses every image of
+    train and val, whole; classes are not needed. Written to RUN/evaluations/.
+
+    Examples:
+
+        precompute-depth nyu nyu_depth_v2_labeled.mat nyu-rgbd --stats-from imagenet-rgbd
+
+        train gap runs/m4ch --data nyu-rgbd
+
+        train gap runs/m4ch --data nyu-rgbd --real raw --sigma 0,0.25,0.5,1,2,4,8
+    """
+    from training.gap import as_record, measure, measure_inverse, open_pairs
+    from training.noise import NoiseError, parse_sigmas
+    from training.run_folder import choose_device, load_model
+    from training.run_log import write_json
+
+    sigmas = sorted({0.0, *parse_sigmas(sigma)})
+    if len(sigmas) == 1:
+        raise NoiseError(f"--sigma must hold a number above 0, got {sigma}")
+    config, described, saved, model = load_model(run, checkpoint)
+    splits = open_pairs(data, real)
+    _tell_of_other_constants(described.shards.standardisation, splits[0].index.depth["pseudo"], data)
+    count, device = sum(map(len, splits)), choose_device(config)[0]
+    with _meter("mean and std of 1/d", count) as advance:
+        inverse = measure_inverse(splits, config, real, advance)
+    with _meter("gap", count) as advance:
+        moved = measure(model.to(device), splits, config, real, inverse, device, sigmas, noise_seed, advance)
+    name = saved.folder.name
+    result = as_record(moved, splits, config, real, inverse, sigmas, noise_seed, name, saved.info.epoch)
+    path = run / "evaluations" / f"gap-{real}-{name}.json"
+    write_json(path, result)
+    _gap_table(result)
+    console.print(f"written to {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def dump(
     run: RunFolder,
     data: Data,
@@ -302,6 +355,38 @@ def _sweep(
         table.add_row(f"{row[0]:g}", f"{row[1]:.2%}", f"{row[2]:.2%}", f"{row[3]:.4f}")
     console.print(table)
     console.print(f"written to {path}", highlight=False, soft_wrap=True)
+
+
+def _tell_of_other_constants(trained: dict[str, Any], here: "DepthField", data: str) -> None:
+    """Sigma is in units of z: pseudo-depth must be standardised as what the model was trained on."""
+    if trained["polarity"] == here.polarity and (trained["mean"], trained["std"]) != (here.mean, here.std):
+        console.print(
+            f"note: pseudo-depth of {data} is standardised with mean {here.mean:.4f} and std {here.std:.4f}, what the "
+            f"run saw with {trained['mean']:.4f} and {trained['std']:.4f}: --stats-from of precompute-depth makes them "
+            "alike",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _gap_table(result: "Gap") -> None:
+    top = f"{result.sigmas[-1]:g}"
+
+    def shown(sigma: float | None) -> str:
+        return f"above {top}" if sigma is None else f"{sigma:.3f}"
+
+    table = Table(
+        "noise", "real depth as", "f", "e*", "sigma*", "95 % of resamples",
+        title=f"{result.model}, pseudo to {result.real_field} depth, {result.num_images:,} images",
+    )  # fmt: skip
+    for c in result.crossings:
+        reading = "z" if c.reading == "z" else "-1/d"
+        found = ("undefined", "") if c.undefined else (shown(c.sigma_star), f"{shown(c.low)} to {shown(c.high)}")
+        table.add_row(c.noise, reading, c.output, f"{c.e_star:.4g}", *found)
+    console.print(table)
+    if any(c.undefined for c in result.crossings):
+        console.print("sigma* is undefined: what this model says does not change with depth", highlight=False)
+    elif any(c.sigma_star is None for c in result.crossings):
+        console.print(f"real depth moves it farther than noise of {top} does: give larger --sigma", highlight=False)
 
 
 def _meter(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:

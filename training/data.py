@@ -12,7 +12,7 @@ import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from training.samples import eval_batch, fields_of, leaves_draws, train_batch
 from training.share import DataError, Share
 from training.stream import StreamedBatches
 
+_Item = TypeVar("_Item")
 _NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -94,8 +95,8 @@ def train_loader(split: shards.Split, config: Config, share: Share, first_step: 
     """This rank's batches of steps first_step .. num_steps - 1, made by `runtime.workers` processes."""
     numbers = range(first_step * share.pieces, num_steps * share.pieces)
     if split.store.local is None:
-        return _load(StreamedBatches(split, config, share, numbers), None, config)
-    return _load(TrainBatches(split, config, share), numbers, config)
+        return load_batches(StreamedBatches(split, config, share, numbers), None, config)
+    return load_batches(TrainBatches(split, config, share), numbers, config)
 
 
 def eval_loader(
@@ -103,10 +104,11 @@ def eval_loader(
 ) -> Iterator[Batch]:
     """Every `world_size`-th batch of the split, from the `rank`-th: over all ranks every sample once."""
     batches = EvalBatches(split, config, depth_field, batch_size)
-    return _load(batches, range(rank, len(batches), world_size), config)
+    return load_batches(batches, range(rank, len(batches), world_size), config)
 
 
-def _load(dataset: Dataset[Batch], order: range | None, config: Config) -> Iterator[Batch]:
+def load_batches(dataset: Dataset[_Item], order: range | None, config: Config) -> Iterator[_Item]:
+    """`dataset[number]` for the numbers of `order`, made by `runtime.workers` processes; `dataset.split` is theirs."""
     loader = DataLoader(
         dataset,
         sampler=order,
@@ -127,7 +129,7 @@ def _load(dataset: Dataset[Batch], order: range | None, config: Config) -> Itera
     return _unwrapped(batches)
 
 
-def _unwrapped(batches: Iterator[Batch]) -> Iterator[Batch]:
+def _unwrapped(batches: Iterator[_Item]) -> Iterator[_Item]:
     """A worker's error arrives wrapped in that process's traceback; damaged shards shall say one line."""
     try:
         yield from batches

@@ -159,6 +159,58 @@ class NoiseSweep(_Record):
     correct1: list[str]  # one '0' or '1' a sample
 
 
+class GapCurve(_Record):
+    """e(sigma): mean over images and classes of |f(rgb, pseudo + sigma * eps) - f(rgb, pseudo)|, an entry a sigma."""
+
+    noise: Literal["pixel", "patch"]
+    output: Literal["logits", "softmax"]  # what f is
+    e: list[float]
+
+
+class GapCrossing(_Record):
+    """The strength of noise that moves f as far as real depth does: e(sigma_star) = e_star.
+
+    `low` and `high` bound 95 % of resamples of the images. A sigma that is None lies above the grid, or, where
+    `undefined`, nowhere: f does not change with depth.
+    """
+
+    noise: Literal["pixel", "patch"]
+    output: Literal["logits", "softmax"]
+    reading: Literal["z", "inverse"]  # real depth as stored; as -1/d, standardised over these images
+    e_star: float  # mean of |f(rgb, real) - f(rgb, pseudo)|
+    sigma_star: float | None
+    low: float | None
+    high: float | None
+    share_above: float  # of the resamples
+    undefined: bool
+
+
+class Gap(_Record):
+    """What the difference between pseudo and real depth is worth as noise, for one checkpoint. Whole images, squashed.
+
+    Noise is that of NoiseSweep: one draw an image for every sigma and every model.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["gap"] = "gap"
+    model: str
+    checkpoint: str
+    epoch: int
+    data: str
+    fingerprints: dict[str, str]  # split -> of its shards; all splits are used
+    real_field: str
+    num_images: int
+    noise_seed: int
+    image_size: int
+    patch_size: int
+    sigmas: list[float]  # rising from 0, in units of z
+    num_resamples: int
+    inverse_mean: float  # of 1/d, in 1/m
+    inverse_std: float
+    curves: list[GapCurve]
+    crossings: list[GapCrossing]
+
+
 MetricsLine = TrainLine | EvalLine | ParametersLine | EndLine
 _LINES: dict[str, type[MetricsLine]] = {
     "train": TrainLine,
@@ -166,7 +218,11 @@ _LINES: dict[str, type[MetricsLine]] = {
     "parameters": ParametersLine,
     "end": EndLine,
 }
-_EVALUATIONS: dict[str, type[Evaluation | NoiseSweep]] = {"classification": Evaluation, "noise": NoiseSweep}
+_EVALUATIONS: dict[str, type[Evaluation | NoiseSweep | Gap]] = {
+    "classification": Evaluation,
+    "noise": NoiseSweep,
+    "gap": Gap,
+}
 _RecordT = TypeVar("_RecordT", bound=BaseModel)
 
 
@@ -180,6 +236,7 @@ class Run:
     evaluations: list[Evaluation]
     dumps: list[Path]
     noise_sweeps: list[NoiseSweep] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
 
     def lines(self, kind: type[_RecordT]) -> list[_RecordT]:
         return [line for line in self.metrics if isinstance(line, kind)]
@@ -199,6 +256,7 @@ def load_run(folder: Path | str) -> Run:
         evaluations=[each for each in found if isinstance(each, Evaluation)],
         dumps=dumps,
         noise_sweeps=[each for each in found if isinstance(each, NoiseSweep)],
+        gaps=[each for each in found if isinstance(each, Gap)],
     )  # fmt: skip
 
 
@@ -206,7 +264,7 @@ class _Kind(BaseModel):
     kind: str = "classification"
 
 
-def read_evaluation(path: Path) -> Evaluation | NoiseSweep:
+def read_evaluation(path: Path) -> Evaluation | NoiseSweep | Gap:
     """A file of RUN/evaluations, as its kind says; raises RecordError naming a file of a kind not known here."""
     kind = parse(_Kind, path).kind
     if kind not in _EVALUATIONS:
