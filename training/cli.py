@@ -380,7 +380,8 @@ def _gap_table(result: "Gap") -> None:
     )  # fmt: skip
     for c in result.crossings:
         reading = "z" if c.reading == "z" else "-1/d"
-        found = ("undefined", "") if c.undefined else (shown(c.sigma_star), f"{shown(c.low)} to {shown(c.high)}")
+        within = shown(c.low) if c.low == c.high else f"{shown(c.low)} to {shown(c.high)}"
+        found = ("undefined", "") if c.undefined else (shown(c.sigma_star), within)
         table.add_row(c.noise, reading, c.output, f"{c.e_star:.4g}", *found)
     console.print(table)
     if any(c.undefined for c in result.crossings):
