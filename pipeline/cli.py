@@ -183,7 +183,8 @@ def digits(
 
         precompute-depth inspect digits
 
-        train pretrain --preset tiny --model m4ch --data digits --out runs/digits --set data.depth=real
+        train pretrain --preset tiny --model m4ch --data digits --out runs/digits --set data.depth=real \
+          --set augment.flip=0.0 --set optim.epochs=30 --set optim.lr=1e-3
     """
     from pipeline.digits import DigitsConfig
     from pipeline.sources import SourceError

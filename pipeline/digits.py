@@ -5,8 +5,9 @@ ground. Light adds up, so the RGB is the same, bit for bit, whichever is on top.
 colour XOR parity; the two digits of an image are never of one kind. So neither colour nor parity alone tells a kind,
 and on the pixels where the digits overlap RGB alone cannot beat chance, nor can a depth estimated from it.
 
-`label` (the image's class) is colour and value of the digit on top: RGB shows two candidates, depth shows the shape of
-the one on top, RGB its colour. `seg` is the kind of the topmost digit at each pixel.
+`label` (the image's class) is colour and value of the digit on top. RGB shows two candidates of equal right, so that
+RGB alone is at best right half of the time; depth shows which, but not its colour. `seg` is the kind of the topmost
+digit at each pixel.
 """
 
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def _place(rng: np.random.Generator, digits: tuple[Digit, Digit], size: int) -> 
     inks: list[Image] = []
     for attempt in range(_TRIES):
         apart = 0.2 * (1 - attempt / _TRIES)  # of the side; less after every failure
-        angle, middle = rng.uniform(0, 2 * np.pi), rng.uniform(0.46, 0.54, 2)
+        angle, middle = rng.uniform(0, 2 * np.pi), rng.uniform(0.48, 0.52, 2)
         away = apart * np.array([np.sin(angle), np.cos(angle)])
         inks = [_ink(rng, digit, size, middle + sign * away / 2) for sign, digit in zip((-1, 1), digits, strict=True)]
         first, second = (ink >= 0.5 for ink in inks)
@@ -136,8 +137,8 @@ def _place(rng: np.random.Generator, digits: tuple[Digit, Digit], size: int) -> 
 
 
 def _ink(rng: np.random.Generator, digit: Digit, size: int, centre: NDArray[np.float64]) -> Image:
-    """A glyph enlarged to 0.55 to 0.72 of the side, turned by up to 12 degrees: bilinear, then its edge made steep."""
-    scale, angle = size * rng.uniform(0.55, 0.72) / 8, np.deg2rad(rng.uniform(-12, 12))
+    """A glyph enlarged to 0.6 to 0.72 of the side, turned by up to 6 degrees: bilinear, then its edge made steep."""
+    scale, angle = size * rng.uniform(0.6, 0.72) / 8, np.deg2rad(rng.uniform(-6, 6))
     down, right = (np.mgrid[:size, :size] + 0.5 - size * centre[:, None, None]) / scale
     row = np.cos(angle) * down + np.sin(angle) * right + 3.5
     column = np.cos(angle) * right - np.sin(angle) * down + 3.5
