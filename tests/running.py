@@ -4,12 +4,14 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+from forking import Forked
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +28,11 @@ def spawn(*arguments: object, timeout: float = 300, **environment: str) -> subpr
         env=os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"} | environment,
         check=False,
     )
+
+
+def begin(line: Sequence[object], stdout: int = subprocess.DEVNULL, stderr: int = subprocess.DEVNULL) -> Forked:
+    """The same, going on while the test does, in a process that begins with torch imported (see forking.py)."""
+    return Forked(line, env=os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}, stdout=stdout, stderr=stderr)
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:

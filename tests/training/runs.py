@@ -9,8 +9,10 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
+from forking import Forked
 from running import BIN
 
 from training import checkpoint
@@ -29,16 +31,24 @@ def arguments(rooms: object, out: Path, model: str = "mlin", settings: Sequence[
     return words + [word for setting in settings for word in ("--set", setting)]
 
 
-def start(words: Sequence[object], ranks: int = 1, **environment: str) -> "subprocess.Popen[str]":
-    """`train` in a process group of its own; with several ranks under torchrun, on gloo."""
+Process: TypeAlias = "subprocess.Popen[str] | Forked"
+
+
+def start(words: Sequence[object], ranks: int = 1, *, afresh: bool = False, **environment: str) -> Process:
+    """`train` in a process group of its own; with several ranks under torchrun, on gloo.
+
+    It is forked off a process that has torch imported already, unless it is to start `afresh`, as a user's does.
+    """
     line = [str(BIN / "train"), *map(str, words)]
     if ranks > 1:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         line = [*launcher, "-m", "training.cli", *map(str, words)]
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"} | environment
+    if not afresh:
+        return Forked(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     return subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"} | environment,
-    )  # fmt: skip
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=env
+    )
 
 
 def patched(folder: Path, body: str, **environment: str) -> dict[str, str]:
@@ -72,7 +82,7 @@ def patch(module):
 """
 
 
-def wait_for(condition: Callable[[], object], process: "subprocess.Popen[str]", timeout_s: float = 120) -> None:
+def wait_for(condition: Callable[[], object], process: Process, timeout_s: float = 120) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert process.poll() is None, f"ended before it was time: {process.communicate()}"
@@ -80,7 +90,7 @@ def wait_for(condition: Callable[[], object], process: "subprocess.Popen[str]", 
         time.sleep(0.002)
 
 
-def kill(process: "subprocess.Popen[str]") -> None:
+def kill(process: Process) -> None:
     """The whole group at once, as a power cut would."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

@@ -28,7 +28,7 @@ def finish(rooms: Path, out: Path, settings=SMALL) -> str:
 def test_killed_in_a_step_twice_in_a_row_then_resumed_equals_uninterrupted_bit_for_bit(run_once, rooms, tmp_path):
     out = tmp_path / "mlin"
     for wanted in ("step-3", "step-9"):
-        process = start([*arguments(rooms, out), "--resume"])
+        process = start([*arguments(rooms, out), "--resume"], afresh=wanted == "step-3")
         wait_for((out / "checkpoints" / wanted).exists, process)
         kill(process)
     assert "resuming" in finish(rooms, out)
@@ -148,7 +148,7 @@ def test_a_finished_run_stays_as_it_is(run, rooms):
 def test_a_signal_saves_and_exits_with_its_code(rooms, tmp_path, number):
     out = tmp_path / "run"
     endless = (*SMALL, "optim.epochs=50", "runtime.checkpoint_every=999")
-    process = start(arguments(rooms, out, settings=endless))
+    process = start(arguments(rooms, out, settings=endless), afresh=number == signal.SIGTERM)
     metrics = out / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and '"train"' in metrics.read_text(), process)
     asked = time.monotonic()

@@ -28,7 +28,7 @@ def finished(process) -> None:
 @pytest.fixture(scope="module")
 def pair(rooms, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("ranks") / "pair"
-    finished(start(arguments(rooms, out, settings=PAIR), ranks=2))
+    finished(start(arguments(rooms, out, settings=PAIR), ranks=2, afresh=True))
     return out
 
 
@@ -125,14 +125,10 @@ if module.__name__ == "training.step" and os.environ["RANK"] == "1":
 
 
 def ranks_of(pid: int) -> list[int]:
-    """The processes that torchrun started, by rank; not their workers."""
-    found = {}
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        ranks = [entry for entry in environment if entry.startswith(b"RANK=")]
-        if ranks:
-            found[int(ranks[0].split(b"=")[1])] = int(child)
-    return [found[rank] for rank in sorted(found)]
+    """The processes that torchrun started, in that order, which is by rank; not their workers."""
+    ranks = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    assert len(ranks) == 2
+    return ranks
 
 
 @pytest.mark.slow
