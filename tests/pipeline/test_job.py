@@ -1,7 +1,6 @@
 """The labelling job end to end, through the command line, with faults injected for real."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -10,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from running import BIN, command, contents, fails_in_one_line, jpeg, label, label_line
+from running import BIN, begin, command, contents, fails_in_one_line, jpeg, label, label_line
 
 from pipeline import shards
 
@@ -68,9 +67,9 @@ def test_constants_by_hand(photos, random_teacher, tmp_path):
 def test_kill_in_the_middle_then_rerun_gives_the_same_bytes(photos, random_teacher, tmp_path, labelled):
     out = tmp_path / "killed"
     for wanted in (1, 2):
-        process = subprocess.Popen(
-            label_line(photos, out, random_teacher), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        line = label_line(photos, out, random_teacher)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(line, **quiet) if wanted == 1 else begin(line)  # one of them as a user starts it
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
             if len(list(out.rglob("shard-*.tar"))) >= wanted:
@@ -107,8 +106,7 @@ def test_kill_between_tar_and_json(photos, random_teacher, tmp_path, labelled):
         "from pipeline.cli import main; sys.argv[0] = 'precompute-depth'; main()"
     )
     line = [str(BIN / "python"), "-c", code, *label_line(photos, out, random_teacher)[1:]]
-    killed = subprocess.run(line, capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    assert begin(line).wait(timeout=60) == -signal.SIGKILL
     assert (out / "train" / "shard-000001.tar").exists() and not (out / "train" / "shard-000001.json").exists()
     assert label(photos, out, random_teacher).returncode == 0
     assert contents(out) == contents(labelled)
@@ -178,10 +176,10 @@ def test_disk_full_leaves_the_old_state_and_a_rerun_finishes(photos, random_teac
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "from pipeline.cli import main; sys.argv[0] = 'precompute-depth'; main()"
     )
-    done = subprocess.run(
-        [str(BIN / "python"), "-c", code, *label_line(photos, out, random_teacher)[1:]],
-        capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    line = [str(BIN / "python"), "-c", code, *label_line(photos, out, random_teacher)[1:]]
+    process = begin(line, subprocess.PIPE, subprocess.PIPE)
+    said = process.communicate(timeout=60)
+    done = subprocess.CompletedProcess(line, process.returncode, *said)
     fails_in_one_line(done, "File too large")
     assert not list(out.rglob("shard-*"))
     assert not list(out.rglob("*.partial"))

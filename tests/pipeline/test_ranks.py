@@ -7,13 +7,11 @@ import subprocess
 import time
 
 import pytest
-from running import BIN, command, contents, fails_in_one_line, jpeg, label, label_line
+from running import BIN, begin, command, contents, fails_in_one_line, jpeg, label, label_line
 
 from pipeline import shards
 from pipeline.claim import JobError
 from pipeline.ranks import Rank, resolve
-
-QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 @pytest.mark.parametrize(
@@ -102,11 +100,10 @@ def test_ranks_at_once_killed_at_random(spoiled, random_teacher, tmp_path, alone
     chance = random.Random(0)
     for world_size in (3, 2):
         running = [
-            subprocess.Popen(
+            begin(
                 label_line(
                     spoiled, out, random_teacher, "--max-rejects", 0.5, "--rank", rank, "--world-size", world_size
-                ),
-                **QUIET,
+                )
             )
             for rank in range(world_size)
         ]
@@ -140,7 +137,7 @@ def test_two_jobs_of_different_world_sizes_cooperate(spoiled, random_teacher, tm
         label_line(spoiled, out, random_teacher, "--max-rejects", 0.5),
         label_line(spoiled, out, random_teacher, "--max-rejects", 0.5, "--rank", 0, "--world-size", 2),
     ]
-    running = [subprocess.Popen(line, **QUIET) for line in lines]
+    running = [begin(line) for line in lines]
     assert [process.wait(timeout=120) for process in running] == [0, 0]
     assert contents(out) == alone
 
@@ -173,15 +170,15 @@ def test_ranks_that_start_while_one_begins_anew(photos, random_teacher, tmp_path
     slowly = (
         "import sys, time; from pipeline.sources.folder import Folder\n"
         "listing = Folder.listing\n"
-        "def slow(self): time.sleep(3); yield from listing(self)\n"
+        "def slow(self): time.sleep(1.2); yield from listing(self)\n"
         "Folder.listing = slow\n"
         "from pipeline.cli import main; sys.argv[0] = 'precompute-depth'; main()"
     )
     running = []
     for rank in range(2):
         line = label_line(photos, out, random_teacher, "--rank", rank, "--world-size", 2)
-        running.append(subprocess.Popen([str(BIN / "python"), "-c", slowly, *line[1:]], **QUIET))
-        time.sleep(1)
+        running.append(begin([BIN / "python", "-c", slowly, *line[1:]]))
+        time.sleep(0.4)
     codes = [process.wait(timeout=120) for process in running]
     done = label(photos, out, random_teacher)
     if codes == [0, 0]:
