@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: small shards, a small random teacher, photographs."""
 
+import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,13 @@ from running import command, label, spawn
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def pytest_sessionfinish() -> None:
+    """Workers of loaders that a test left open heed no signal that Python would end them with, and it would wait."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
+        worker.join()
 
 
 @pytest.fixture(scope="session")
