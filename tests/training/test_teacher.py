@@ -25,7 +25,7 @@ def rooms(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(rooms, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "teacher"
-    metrics = teacher.train_teacher(rooms, out, epochs=2, batch_size=16, size_px=56, device="cpu")
+    metrics = teacher.train_teacher(rooms, out, epochs=2, batch_size=32, size_px=56, device="cpu")
     return out, metrics
 
 
@@ -148,7 +148,7 @@ def test_prepares_pictures_as_the_processor_does(trained):
 def test_learns_and_repeats(rooms, trained, tmp_path):
     out, metrics = trained
     assert metrics["spearman"] > 0.3
-    again = teacher.train_teacher(rooms, tmp_path / "again", epochs=2, batch_size=16, size_px=56, device="cpu")
+    again = teacher.train_teacher(rooms, tmp_path / "again", epochs=2, batch_size=32, size_px=56, device="cpu")
     assert again == metrics
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "again/model.safetensors").read_bytes()
 
