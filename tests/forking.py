@@ -130,7 +130,8 @@ def _server() -> socket.socket:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL, env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "HF_HUB_OFFLINE": "1"},
+                stdout=subprocess.DEVNULL, start_new_session=True,
+                env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "HF_HUB_OFFLINE": "1"},
             )  # fmt: skip
         _running.append(ours)
 
