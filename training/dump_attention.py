@@ -95,7 +95,7 @@ def dump(
     advance: Callable[[int], None],
 ) -> None:
     """Write the dump; memory does not grow with the number of images."""
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     model = model.to(device).eval()
     writer = DumpWriter(out, info)  # refuses a target that is no dump before any work
     bins = {part: [sums.ScoreBins.zeros(info.num_heads) for _ in range(info.num_layers)] for part in info.parts}

@@ -49,7 +49,7 @@ class Digits:
             rgb_extension="rgb.png",
             facts={
                 "source": f"digits seed {seed} image {int(item)}",
-                "scene": f"{digits.CLASS_NAMES[top.label]} on {digits.CLASS_NAMES[below.label]}",
+                "caption": f"{digits.CLASS_NAMES[top.label]} on {digits.CLASS_NAMES[below.label]}",
                 "glyphs": [top.glyph, below.glyph],  # in scikit-learn's set, the one on top first
                 "overlap": shards.runs_of(stack.overlap),
             },
