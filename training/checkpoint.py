@@ -2,7 +2,7 @@
 
     checkpoints/step-<n>/   to resume from; the newest few are kept
     checkpoints/epoch-<n>/  weights only, for the figures; never pruned
-    checkpoints/best/       weights only, of the highest top-1 so far
+    checkpoints/best/       weights only, of the best evaluation so far (top-1, mIoU)
 
 Each folder holds `state.pt` and `checkpoint.json` (step, epoch, sha256 of the state, study hash).
 """

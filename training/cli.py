@@ -1,21 +1,22 @@
-"""train: pretrain | evaluate | gap | dump | export | teacher. Heavy imports happen inside the commands."""
+"""train: pretrain | finetune | dump | export | teacher, and those of training/measure.py. Heavy imports come late."""
 
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+
+from training import measure
+from training.options import CheckpointName, Data, RunFolder, console, meter, result_table, segmentation_table
 
 if TYPE_CHECKING:
-    from pipeline.shards import DepthField
-    from training.records import Gap
+    from training.run_folder import AnyConfig
+    from training.task import Task
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,22 +25,6 @@ app = typer.Typer(
     help="Stage 2: train RGB-D Vision Transformers on shards, evaluate them, dump what attention does.\n\n"
     "Start with `train pretrain --preset tiny --model m4ch --data SHARDS --out runs/m4ch`.",
 )
-console = Console()
-
-Data = Annotated[
-    str, typer.Option("--data", help="Shards made by precompute-depth (holding train/ and val/): a folder or a URL.")
-]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `train pretrain`.")]
-CheckpointName = Annotated[str, typer.Option("--checkpoint", help="latest, best, epoch-N or step-N.")]
-
-Sigmas = Annotated[
-    str | None,
-    typer.Option(
-        "--sigma", metavar="LIST", show_default="0,0.05,0.1,0.2,0.3,0.5,0.75,1,1.5,2,3",
-        help="Strengths of the noise, in units of z (standard deviations of the data set's depth).",
-    ),
-]  # fmt: skip
-NoiseSeed = Annotated[int, typer.Option("--noise-seed", min=0, help="Another draw of the noise.")]
 
 
 @app.command()
@@ -99,117 +84,101 @@ def pretrain(
 
     classes = len(shards.open_split(data, "train").index.class_names) or None
     config = resolve(preset, model, settings or [], num_classes=classes, init=init)
-    if dry_run:
-        from training.dry_run import dry_run as try_out
+    from training.pretraining import PreTraining
 
-        if table := try_out(config, data, out):
-            console.print(table)
-        return
-    from training.loop import pretrain as run
-
-    result = run(config, data, out, resume=resume, console=console, profile=profile)
-    if result is not None:
-        _result_table(result.model, result.depth_field, result.num_samples, result.top1, result.top5, str(out))
+    _run(config, lambda: PreTraining(config, data), out, resume, dry_run, profile)
 
 
 @app.command()
-def evaluate(
-    run: RunFolder,
+def finetune(
     data: Data,
-    checkpoint: CheckpointName = "latest",
+    out: Annotated[Path, typer.Option("--out", help="Run folder to make: run.json, metrics.jsonl, checkpoints/.")],
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            help="What to start from: a run (RUN or RUN:epoch-N) or an export; with --model a file of a plain ViT or "
+            "of the DFormer authors, or timm:NAME. Without it every weight starts fresh.",
+        ),
+    ] = None,
     depth: Annotated[
-        str | None, typer.Option("--depth", help="pseudo, real, raw, exact or online; default: the run's.")
+        str | None,
+        typer.Option("--depth", help="pseudo, real, raw or exact: the depth it is trained with; default real."),
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="train or val.")] = "val",
-    noise: Annotated[
-        str | None, typer.Option("--noise", help="Add noise to depth: one Gaussian a pixel, or one a patch.")
+    preset: Annotated[
+        str, typer.Option("--preset", help="dformer-nyu (the paper's recipe) or tiny (minutes on a laptop).")
+    ] = "dformer-nyu",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="m3ch, m4ch, mlin, mmlp, mdf1, mgem, dformer-tiny or dformerv2-small; a run or an export knows "
+            "its own.",
+        ),
     ] = None,
-    sigma: Sigmas = None,
-    noise_seed: NoiseSeed = 0,
+    head: Annotated[str | None, typer.Option("--head", help="ham (DFormer's, the default), pyramid or linear.")] = None,
+    select: Annotated[
+        str | None,
+        typer.Option(
+            "--select",
+            help="best-on-val: scenes set aside from the training split choose the checkpoint (default). best-on-test: "
+            "the test split does, as in the authors' code.",
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-missing",
+            metavar="PATTERN",
+            help="Weights that a file of the DFormer authors may lack, e.g. 'norm*'.",
+        ),
+    ] = None,
+    allow_unexpected: Annotated[
+        list[str] | None,
+        typer.Option("--allow-unexpected", metavar="PATTERN", help="Weights that it may hold besides."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the preset, e.g. --set optim.lr=1e-4."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest intact checkpoint in --out, or begin there.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="A few steps, then say what the run would take. Writes nothing.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Watch steps 6 to 10: a table, and a trace in OUT/profile.")
+    ] = False,
 ) -> None:
-    """Top-1 and top-5 on a split, every sample once; written to RUN/evaluations/.
+    """Fine-tune a pre-trained model to label every pixel, with real or with pseudo-depth (Table 3).
 
-    With --noise at every sigma, in one pass: how much a model leans on its depth being right. Every model gets the same
-    noise.
+    Ends with the best checkpoint's mIoU on the test split, image by image as it is; `train evaluate --multi-scale` adds
+    scales and mirror images. Stops and resumes as pre-training does.
 
     Examples:
 
-        train evaluate runs/m4ch --data imagenet-rgbd
+        train finetune --init runs/m4ch --depth real --data nyu-rgbd --out runs/m4ch-nyu-real
 
-        train evaluate runs/m4ch --data imagenet-rgbd --noise pixel
+        train finetune --init runs/m4ch --depth pseudo --data nyu-rgbd --out runs/m4ch-nyu-pseudo --select best-on-test
 
-        train evaluate runs/m4ch --data imagenet-rgbd --noise patch --sigma 0,0.5,1,2
+        train finetune --model dformer-tiny --init DFormer_Tiny.pth.tar --data nyu-rgbd --out runs/dformer-nyu
+
+        train finetune --preset tiny --init demo/runs/m4ch-pseudo --data demo/shards --out runs/rooms
     """
-    if noise is not None or sigma is not None:
-        _sweep(run, data, checkpoint, depth, split, noise, sigma, noise_seed)
-        return
-    from training.data import check_classes, open_shards
-    from training.evaluate import evaluate as measure
-    from training.online import OnlineDepth
-    from training.run_folder import as_evaluation, choose_device, load_model
-    from training.run_log import write_json
+    from training.segmentation.finetune import prepared
+    from training.segmentation.task import FineTuning
 
-    config, described, saved, model = load_model(run, checkpoint)
-    field = depth or config.data.depth
-    opened = open_shards(data, split, field)
-    check_classes(opened, described.shards.classes_sha256)
-    device, autocast = choose_device(config)
-    with _meter("evaluate", len(opened)) as advance:
-        teacher = OnlineDepth(config, device) if field == "online" else None
-        outcome = measure(model.to(device), opened, config, field, device, autocast, teacher=teacher, advance=advance)
-    result = as_evaluation(outcome, config, opened, field, saved.folder.name, saved.info.epoch)
-    path = run / "evaluations" / f"{split}-{field}-{saved.folder.name}.json"
-    write_json(path, result)
-    _result_table(result.model, field, result.num_samples, result.top1, result.top5, str(path))
+    config, start = prepared(
+        data, out, preset=preset, init=init, model=model, depth=depth, head=head, rule=select, settings=settings or [],
+        resume=resume, allow_missing=allow_missing or [], allow_unexpected=allow_unexpected or [],
+    )  # fmt: skip
+    _run(config, lambda: FineTuning(config, data, start), out, resume, dry_run, profile)
 
 
-@app.command()
-def gap(
-    run: RunFolder,
-    data: Annotated[
-        str, typer.Option("--data", help="Shards with pseudo and sensor depth (precompute-depth nyu): a folder or URL.")
-    ],
-    checkpoint: CheckpointName = "latest",
-    real: Annotated[str, typer.Option("--real", help="real (holes filled) or raw (as measured).")] = "real",
-    sigma: Sigmas = None,
-    noise_seed: NoiseSeed = 0,
-) -> None:
-    """How strong noise on pseudo-depth would have to be to move the model as far as real depth does.
-
-    sigma* is that strength: 0 where real depth is as good as pseudo-depth to this model, large where it is something
-    else altogether. `train evaluate --noise` at sigma* says what such a shift costs in accuracy. Uses every image of
-    train and val, whole; classes are not needed. Written to RUN/evaluations/.
-
-    Examples:
-
-        precompute-depth nyu nyu_depth_v2_labeled.mat nyu-rgbd --stats-from imagenet-rgbd
-
-        train gap runs/m4ch --data nyu-rgbd
-
-        train gap runs/m4ch --data nyu-rgbd --real raw --sigma 0,0.25,0.5,1,2,4,8
-    """
-    from training.gap import as_record, measure, measure_inverse, open_pairs
-    from training.noise import NoiseError, parse_sigmas
-    from training.run_folder import choose_device, load_model
-    from training.run_log import write_json
-
-    sigmas = sorted({0.0, *parse_sigmas(sigma)})
-    if len(sigmas) == 1:
-        raise NoiseError(f"--sigma must hold a number above 0, got {sigma}")
-    config, described, saved, model = load_model(run, checkpoint)
-    splits = open_pairs(data, real)
-    _tell_of_other_constants(described.shards.standardisation, splits[0].index.depth["pseudo"], data)
-    count, device = sum(map(len, splits)), choose_device(config)[0]
-    with _meter("mean and std of 1/d", count) as advance:
-        inverse = measure_inverse(splits, config, real, advance)
-    with _meter("gap", count) as advance:
-        moved = measure(model.to(device), splits, config, real, inverse, device, sigmas, noise_seed, advance)
-    name = saved.folder.name
-    result = as_record(moved, splits, config, real, inverse, sigmas, noise_seed, name, saved.info.epoch)
-    path = run / "evaluations" / f"gap-{real}-{name}.json"
-    write_json(path, result)
-    _gap_table(result)
-    console.print(f"written to {path}", highlight=False, soft_wrap=True)
+app.command()(measure.evaluate)
+app.command()(measure.gap)
+app.command()(measure.matrix)
 
 
 @app.command()
@@ -257,7 +226,7 @@ def dump(
         highlight=False,
         soft_wrap=True,
     )
-    with _meter("dump", info.num_images) as advance:
+    with meter("dump", info.num_images) as advance:
         record(info, config, model, split, target, choose_device(config)[0], advance)
 
 
@@ -310,90 +279,25 @@ def teacher(
     train_teacher(data, out, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, size_px=size_px, device=device)
 
 
-def _result_table(model: str, depth: str, count: int, top1: float, top5: float, where: str) -> None:
-    table = Table("model", "depth", "samples", "top-1", "top-5")
-    table.add_row(model, depth, f"{count:,}", f"{top1:.2%}", f"{top5:.2%}")
-    console.print(table)
-    console.print(f"written to {where}", highlight=False, soft_wrap=True)
-
-
-def _sweep(
-    run: Path,
-    data: str,
-    checkpoint: str,
-    depth: str | None,
-    split: str,
-    kind: str | None,
-    sigma: str | None,
-    seed: int,
+def _run(
+    config: "AnyConfig", task: "Callable[[], Task]", out: Path, resume: bool, dry_run: bool, profile: bool
 ) -> None:
-    """`evaluate` with --noise."""
-    from training.data import check_classes, open_shards
-    from training.noise import Noise, NoiseError, parse_kind, parse_sigmas, sweep
-    from training.run_folder import choose_device, load_model
-    from training.run_log import write_json
+    """What pretrain and finetune have in common."""
+    from training.records import Evaluation, SegmentationEvaluation
 
-    if kind is None:
-        raise NoiseError("--sigma needs --noise pixel or --noise patch beside it")
-    noise, sigmas = Noise(parse_kind(kind), seed), parse_sigmas(sigma)
-    config, described, saved, model = load_model(run, checkpoint)
-    field = depth or config.data.depth
-    if field == "online":
-        raise NoiseError("--noise is added to depth of the shards, not to online depth: say which with --depth")
-    opened = open_shards(data, split, field)
-    check_classes(opened, described.shards.classes_sha256)
-    device, autocast = choose_device(config)
-    with _meter("evaluate", len(opened)) as advance:
-        result = sweep(
-            model.to(device), opened, config, field, device, autocast, noise, sigmas,
-            checkpoint=saved.folder.name, epoch=saved.info.epoch, advance=advance,
-        )  # fmt: skip
-    path = run / "evaluations" / f"noise-{kind}-{split}-{field}-{saved.folder.name}.json"
-    write_json(path, result)
-    table = Table("sigma", "top-1", "top-5", "loss", title=f"{result.model}, {field} depth, {kind} noise")
-    for row in zip(result.sigmas, result.top1, result.top5, result.loss, strict=True):
-        table.add_row(f"{row[0]:g}", f"{row[1]:.2%}", f"{row[2]:.2%}", f"{row[3]:.4f}")
-    console.print(table)
-    console.print(f"written to {path}", highlight=False, soft_wrap=True)
+    if dry_run:
+        from training.dry_run import dry_run as try_out
 
+        if table := try_out(config, task, out):
+            console.print(table)
+        return
+    from training.loop import train
 
-def _tell_of_other_constants(trained: dict[str, Any], here: "DepthField", data: str) -> None:
-    """Sigma is in units of z: pseudo-depth must be standardised as what the model was trained on."""
-    if trained["polarity"] == here.polarity and (trained["mean"], trained["std"]) != (here.mean, here.std):
-        console.print(
-            f"note: pseudo-depth of {data} is standardised with mean {here.mean:.4f} and std {here.std:.4f}, what the "
-            f"run saw with {trained['mean']:.4f} and {trained['std']:.4f}: --stats-from of precompute-depth makes them "
-            "alike",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
-
-
-def _gap_table(result: "Gap") -> None:
-    top = f"{result.sigmas[-1]:g}"
-
-    def shown(sigma: float | None) -> str:
-        return f"above {top}" if sigma is None else f"{sigma:.3f}"
-
-    table = Table(
-        "noise", "real depth as", "f", "e*", "sigma*", "95 % of resamples",
-        title=f"{result.model}, pseudo to {result.real_field} depth, {result.num_images:,} images",
-    )  # fmt: skip
-    for c in result.crossings:
-        reading = "z" if c.reading == "z" else "-1/d"
-        within = shown(c.low) if c.low == c.high else f"{shown(c.low)} to {shown(c.high)}"
-        found = ("undefined", "") if c.undefined else (shown(c.sigma_star), within)
-        table.add_row(c.noise, reading, c.output, f"{c.e_star:.4g}", *found)
-    console.print(table)
-    if any(c.undefined for c in result.crossings):
-        console.print("sigma* is undefined: what this model says does not change with depth", highlight=False)
-    elif any(c.sigma_star is None for c in result.crossings):
-        console.print(f"real depth moves it farther than noise of {top} does: give larger --sigma", highlight=False)
-
-
-def _meter(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    from training.run_log import meter
-
-    return meter(console, label, total)
+    result = train(config, task, out, resume=resume, console=console, profile=profile)
+    if isinstance(result, Evaluation):
+        result_table(result.model, result.depth_field, result.num_samples, result.top1, result.top5, str(out))
+    elif isinstance(result, SegmentationEvaluation):
+        segmentation_table(result, str(out))
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """One schema for configuration: frozen pydantic models, TOML presets, `--set section.key=value`.
 
-Everything but `runtime` is the *study*: what the result depends on. It is hashed and must match on resume; `runtime`
-(device, workers, logging) may change.
+This is pre-training's; fine-tuning's (training/segmentation/config.py) is made of the same parts. Everything but
+`runtime` is the *study*: what the result depends on. It is hashed and must match on resume; `runtime` (device, workers,
+logging) may change.
 """
 
 import difflib
@@ -18,6 +19,7 @@ from training.models import MONIKERS, ModelConfig
 
 PRESETS = Path(__file__).parent / "presets"
 _Value = TypeVar("_Value")
+_Schema = TypeVar("_Schema", bound=BaseModel)
 Pair = Annotated[tuple[_Value, _Value], Strict(False)]  # TOML and JSON know lists only
 Several = Annotated[tuple[_Value, ...], Strict(False)]
 Alpha = Annotated[float, Field(ge=0, le=1000)]
@@ -32,11 +34,11 @@ class ConfigError(ValueError):
     """A configuration that cannot be; one line that names the key and the fix."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """`online` is what the paper did: the teacher sees every augmented and mixed batch, inside the training loop."""
 
     depth: DepthField = "pseudo"  # which depth of the shards the model sees; "online" reads none
@@ -46,7 +48,7 @@ class DataConfig(_Section):
     ] = (2.5785, 1.6296)  # for online: mean, std (the paper's)
 
 
-class AugmentConfig(_Section):
+class AugmentConfig(Section):
     """Geometry acts on RGB and depth alike, photometry on RGB only."""
 
     crop_scale: Pair[float] = (0.08, 1.0)  # RandomResizedCrop, share of the area
@@ -72,7 +74,7 @@ class AugmentConfig(_Section):
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
 
-class OptimConfig(_Section):
+class OptimConfig(Section):
     """AdamW with linear warm-up and cosine decay."""
 
     epochs: int = Field(300, gt=0, le=1_000_000)
@@ -90,7 +92,7 @@ class OptimConfig(_Section):
     ema_decay: float = Field(0.0, ge=0, lt=1)  # > 0: an average of the weights, which is then what is evaluated
 
 
-class RuntimeConfig(_Section):
+class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
     workers: int = Field(2, ge=0, le=1024)  # of each rank
@@ -106,15 +108,27 @@ class RuntimeConfig(_Section):
     snapshot_epochs: Several[Epoch] = ()  # weights kept for the figures, never pruned
 
 
-class Config(_Section):
+class Study(Section):
+    """What both schemas have."""
+
     preset: str
     init: str | None = None  # weights to start from: timm:NAME, a checkpoint file, a run or an exported model
     seed: int = Field(0, ge=0, le=2**62)
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def study(self) -> dict[str, Any]:
+        """What the result depends on."""
+        return self.model_dump(mode="json", exclude={"runtime"})
+
+    def study_hash(self) -> str:
+        return hashlib.sha256(json.dumps(self.study(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Config(Study):
     model: ModelConfig
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
 
     @model_validator(mode="after")
     def _whole_groups(self) -> "Config":
@@ -138,51 +152,61 @@ class Config(_Section):
             )
         return self
 
-    def study(self) -> dict[str, Any]:
-        """What the result depends on."""
-        return self.model_dump(mode="json", exclude={"runtime"})
-
-    def study_hash(self) -> str:
-        return hashlib.sha256(json.dumps(self.study(), sort_keys=True).encode()).hexdigest()[:16]
+    @property
+    def mix_group(self) -> int:
+        """Consecutive samples that must stay together."""
+        return self.augment.mix_group if self.augment.mixes else 1
 
 
-def preset_names() -> list[str]:
-    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+def preset(name: str, folder: Path = PRESETS) -> dict[str, Any]:
+    """What a preset file of `folder` says; ConfigError lists what there is."""
+    names = sorted(path.stem for path in folder.glob("*.toml"))
+    if name not in names:
+        raise ConfigError(f"--preset must be one of {', '.join(names)}, got {name!r}")
+    return tomllib.loads((folder / f"{name}.toml").read_text("utf-8"))
+
+
+def check_moniker(model: str, monikers: Sequence[str] = MONIKERS) -> None:
+    if model not in monikers:
+        raise ConfigError(f"--model must be one of {', '.join(monikers)}, got {model!r}")
 
 
 def resolve(
-    preset: str,
+    name: str,
     model: str,
     settings: Sequence[str] = (),
     num_classes: int | None = None,
     init: str | None = None,
 ) -> Config:
     """The preset, then what it says of this model (`[models.<moniker>]`), then `--set section.key=value`."""
-    if preset not in preset_names():
-        raise ConfigError(f"--preset must be one of {', '.join(preset_names())}, got {preset!r}")
-    if model not in MONIKERS:
-        raise ConfigError(f"--model must be one of {', '.join(MONIKERS)}, got {model!r}")
-    values = tomllib.loads((PRESETS / f"{preset}.toml").read_text("utf-8"))
+    values = preset(name)
+    check_moniker(model)
     own = values.pop("models", {}).get(model, {})
-    values["preset"], values["init"] = preset, init
+    values["preset"], values["init"] = name, init
     values["model"] = {**values.get("model", {}), **own, "name": model}
     if num_classes is not None:
         values["model"]["num_classes"] = num_classes
     for setting in settings:
-        _apply(values, setting)
+        apply(values, setting, Config)
     return validate(values)
 
 
 def validate(values: dict[str, Any]) -> Config:
     """A Config of plain values; ConfigError names the first key at fault."""
+    return validated(values, Config)
+
+
+def validated(values: dict[str, Any], schema: type[_Schema]) -> _Schema:
+    """The same of any schema."""
     try:
-        return Config.model_validate(values)
+        return schema.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        path = [str(part) for part in first["loc"] if part not in MONIKERS]
+        moniker = values.get("model", {}).get("name") if isinstance(values.get("model"), dict) else None
+        path = [str(part) for place, part in enumerate(first["loc"]) if (place, part) != (1, moniker)]
         key = ".".join(path)
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"unknown key '{key}'{_nearest(key, values)}") from None
+            raise ConfigError(f"unknown key '{key}'{_nearest(key, values, schema)}") from None
         if first["type"] == "value_error":
             raise ConfigError(str(first["ctx"]["error"])) from None
         raise ConfigError(f"{key} {_constraint(first['msg'])}, got {_short(first['input'])}") from None
@@ -195,7 +219,8 @@ def _constraint(message: str) -> str:
     return message.replace("Input should", "must").replace("Tuple should", "must")
 
 
-def _apply(values: dict[str, Any], setting: str) -> None:
+def apply(values: dict[str, Any], setting: str, schema: type[BaseModel]) -> None:
+    """One `--set section.key=value`."""
     key, separator, text = setting.partition("=")
     path = key.strip().split(".")
     if key.strip() in ("preset", "init", "model.name"):
@@ -204,7 +229,7 @@ def _apply(values: dict[str, Any], setting: str) -> None:
         raise ConfigError(f"--set takes section.key=value such as optim.lr=5e-4, got {setting!r}")
     value = _parsed(text)
     if len(path) == 1:
-        keys = _keys(values).get(path[0])
+        keys = _keys(values, schema).get(path[0])
         if keys:
             one = next((name for name in value if name in keys), keys[0]) if isinstance(value, dict) else keys[0]
             raise ConfigError(
@@ -215,7 +240,7 @@ def _apply(values: dict[str, Any], setting: str) -> None:
         return
     section = values.setdefault(path[0], {})
     if not isinstance(section, dict):
-        raise ConfigError(f"unknown key '{key}'{_nearest(key, values)}")
+        raise ConfigError(f"unknown key '{key}'{_nearest(key, values, schema)}")
     section[path[1]] = value
 
 
@@ -237,10 +262,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def _keys(values: dict[str, Any]) -> dict[str, list[str]]:
+def _keys(values: dict[str, Any], schema: type[BaseModel]) -> dict[str, list[str]]:
     """The keys of each section; none where the name is a key of its own."""
     found = {}
-    for name, field in Config.model_fields.items():
+    for name, field in schema.model_fields.items():
         kind = field.annotation
         kinds = [k for k in get_args(kind) or (kind,) if isinstance(k, type) and issubclass(k, BaseModel)]
         if name == "model":
@@ -250,7 +275,7 @@ def _keys(values: dict[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-def _nearest(key: str, values: dict[str, Any]) -> str:
-    valid = [f"{name}.{k}" if k else name for name, keys in _keys(values).items() for k in keys or [""]]
+def _nearest(key: str, values: dict[str, Any], schema: type[BaseModel]) -> str:
+    valid = [f"{name}.{k}" if k else name for name, keys in _keys(values, schema).items() for k in keys or [""]]
     close = difflib.get_close_matches(key, valid, 1, 0.4)
     return f": did you mean '{close[0]}'?" if close else f": valid keys are {', '.join(valid)}"

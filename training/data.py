@@ -20,34 +20,49 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from pipeline import shards
 from training.batch import Batch
-from training.config import Config
+from training.config import Config, RuntimeConfig
 from training.order import Order
 from training.samples import eval_batch, fields_of, leaves_draws, train_batch
 from training.share import DataError, Share
 from training.stream import StreamedBatches
 
-_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 _NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-class TrainBatches(Dataset[Batch]):
-    """`self[step * share.pieces + piece]` is that piece of that step."""
+class Pieces(Dataset[_Made]):
+    """`self[step * share.pieces + piece]` is what `made` makes of the samples of that piece of that step."""
 
-    def __init__(self, split: shards.Split, config: Config, share: Share) -> None:
-        self.split, self.config, self.share = split, config, share
-        self.order, self.leaves_draws = Order(split.ends, config.seed), leaves_draws(config)
+    fields: tuple[str, ...]  # members that a sample needs
 
-    def __getitem__(self, number: int) -> Batch:
+    def __init__(self, split: Any, seed: int, share: Share) -> None:
+        self.split, self.share, self.order = split, share, Order(split.ends, seed)
+
+    def made(self, samples: Iterator[tuple[int, shards.Members]], first: int) -> _Made:
+        raise NotImplementedError
+
+    def __getitem__(self, number: int) -> _Made:
         first = self.share.first(*divmod(number, self.share.pieces))
-        return train_batch(self._samples(first), self.share.piece, self.config, first, self.leaves_draws)
+        return self.made(self._samples(first), first)
 
     def _samples(self, first: int) -> Iterator[tuple[int, shards.Members]]:
-        count, fields = len(self.split), fields_of(self.config.data.depth)
+        count = len(self.split)
         positions = np.arange(first, first + self.share.piece)
         for epoch in range(int(positions[0]) // count, int(positions[-1]) // count + 1):
             inside = positions[positions // count == epoch] % count
             for index in self.order(inside, epoch).tolist():
-                yield epoch, self.split.members(index, fields)
+                yield epoch, self.split.members(index, self.fields)
+
+
+class TrainBatches(Pieces[Batch]):
+    """Pre-training's."""
+
+    def __init__(self, split: shards.Split, config: Config, share: Share) -> None:
+        super().__init__(split, config.seed, share)
+        self.config, self.fields, self.leaves_draws = config, fields_of(config.data.depth), leaves_draws(config)
+
+    def made(self, samples: Iterator[tuple[int, shards.Members]], first: int) -> Batch:
+        return train_batch(samples, self.share.piece, self.config, first, self.leaves_draws)
 
 
 class EvalBatches(Dataset[Batch]):
@@ -95,8 +110,8 @@ def train_loader(split: shards.Split, config: Config, share: Share, first_step: 
     """This rank's batches of steps first_step .. num_steps - 1, made by `runtime.workers` processes."""
     numbers = range(first_step * share.pieces, num_steps * share.pieces)
     if split.store.local is None:
-        return load_batches(StreamedBatches(split, config, share, numbers), None, config)
-    return load_batches(TrainBatches(split, config, share), numbers, config)
+        return load(StreamedBatches(split, config, share, numbers), None, config.runtime)
+    return load(TrainBatches(split, config, share), numbers, config.runtime)
 
 
 def eval_loader(
@@ -104,17 +119,20 @@ def eval_loader(
 ) -> Iterator[Batch]:
     """Every `world_size`-th batch of the split, from the `rank`-th: over all ranks every sample once."""
     batches = EvalBatches(split, config, depth_field, batch_size)
-    return load_batches(batches, range(rank, len(batches), world_size), config)
+    return load(batches, range(rank, len(batches), world_size), config.runtime)
 
 
-def load_batches(dataset: Dataset[_Item], order: range | None, config: Config) -> Iterator[_Item]:
-    """`dataset[number]` for the numbers of `order`, made by `runtime.workers` processes; `dataset.split` is theirs."""
+def load(dataset: Dataset[_Made], order: range | None, runtime: RuntimeConfig) -> Iterator[_Made]:
+    """What `runtime.workers` processes make of a data set, in this order.
+
+    Damaged shards and lost workers are told of in one line.
+    """
     loader = DataLoader(
         dataset,
         sampler=order,
         batch_size=None,
-        num_workers=config.runtime.workers,
-        pin_memory=config.runtime.device != "cpu" and torch.cuda.is_available(),
+        num_workers=runtime.workers,
+        pin_memory=runtime.device != "cpu" and torch.cuda.is_available(),
         generator=torch.Generator(),  # iter() would draw a base seed from the global generator
         worker_init_fn=_start_worker,
     )
@@ -129,7 +147,7 @@ def load_batches(dataset: Dataset[_Item], order: range | None, config: Config) -
     return _unwrapped(batches)
 
 
-def _unwrapped(batches: Iterator[_Item]) -> Iterator[_Item]:
+def _unwrapped(batches: Iterator[_Made]) -> Iterator[_Made]:
     """A worker's error arrives wrapped in that process's traceback; damaged shards shall say one line."""
     try:
         yield from batches

@@ -4,60 +4,58 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 import torch
 from rich.table import Table
 
-from training.config import Config
-from training.data import open_shards, train_loader
 from training.models.attention import set_attention
-from training.models.pretrained import initialise
 from training.ranks import Ranks
 from training.resume import Hold, earlier_checkpoint
-from training.run_folder import check_classes_fit, choose_device, count_macs, describe_device
-from training.share import Share, num_steps
+from training.run_folder import AnyConfig, choose_device, count_macs, describe_device
+from training.share import Share
 from training.step import TrainingStep
+from training.task import Task
 
 _WARM, _TIMED = 2, 3  # steps
 
 
-def dry_run(config: Config, data: str, out: Path) -> Table | None:
+def dry_run(config: AnyConfig, task: Callable[[], Task], out: Path) -> Table | None:
     """Steps, time, memory and disk, as a table. Under torchrun every rank takes its part, as in the run itself."""
-    train = open_shards(data, "train", config.data.depth)
-    val = open_shards(data, "val", config.data.depth)
-    check_classes_fit(config, train)
     if not (out / "run.json").exists():
         earlier_checkpoint(out, False, Hold(out), print)  # refuses what a run would refuse
     ranks = Ranks.join(choose_device(config)[0].type)
+    work = task()
     device, autocast = choose_device(config, ranks.local_rank)
-    steps, share = num_steps(config, len(train)), Share.of(config, ranks.rank, ranks.world_size)
+    steps, share = work.num_steps, Share.of(config, ranks.rank, ranks.world_size)
     torch.manual_seed(config.seed)
-    model = config.model.build()
+    model = work.build()
     set_attention(model, config.runtime.attention)
     if config.init is not None:
-        initialise(model, config.init)
+        work.initialise(model)
     training = TrainingStep(config, model, device, autocast, ranks, share)
     ran = min(steps, _WARM + _TIMED)
-    loader = train_loader(train, config, share, 0, ran)
+    loader = work.loader(share, 0, ran)
     seconds: list[float] = []
     for step in range(ran):
         start = time.perf_counter()
         training(islice(loader, share.pieces), step, 0.0)
         seconds.append(time.perf_counter() - start)
     step_s = sorted(seconds[-_TIMED:])[len(seconds[-_TIMED:]) // 2]
+    evaluations = sum(work.is_due(epoch) or epoch == config.optim.epochs for epoch in range(1, config.optim.epochs + 1))
     parameters = sum(p.numel() for p in model.parameters())
     weights = _num_bytes(training.weights())
     snapshots = sum(epoch <= config.optim.epochs for epoch in config.runtime.snapshot_epochs) + 1
     disk = config.runtime.keep_checkpoints * _num_bytes(training.state()) + snapshots * weights
     free = shutil.disk_usage(next(p for p in (out, *out.absolute().parents) if p.exists())).free
-    table = Table("what", "value", title=f"dry run: {config.model.name} on {len(train):,} images, {config.preset}")
+    table = Table("what", "value", title=f"dry run: {config.model.name} on {work.num_train:,} images, {config.preset}")
     batch, ways = config.optim.batch_size, f"{ranks.world_size} x {share.pieces} x {share.piece}"
     for what, value in (
         ("parameters, multiply-accumulates an image", f"{parameters:,}, {count_macs(config) / 1e9:.2f} G"),
         ("batch: ranks x pieces x samples", f"{batch}: {ways}"),
-        ("steps, of which an epoch", f"{steps:,}, {len(train) / batch:,.1f}"),
+        ("steps, of which an epoch", f"{steps:,}, {steps / config.optim.epochs:,.1f}"),
         (
             f"a step on this {describe_device(device)}",
             f"{step_s:.2f} s, {batch / step_s:,.0f} images/s",
@@ -65,7 +63,7 @@ def dry_run(config: Config, data: str, out: Path) -> Table | None:
         ("training, without evaluation", _duration(steps * step_s)),
         ("peak memory of a rank", f"{_peak_bytes(device) / 1e9:,.1f} GB"),
         ("checkpoints at the end", f"{disk / 1e9:,.2f} GB, free: {free / 1e9:,.1f} GB"),
-        ("evaluation, each", f"{len(val):,} images every {config.runtime.eval_every} epochs"),
+        ("evaluations", f"{evaluations:,} of {work.num_val:,} images"),
     ):
         table.add_row(what, value)
     ranks.leave()

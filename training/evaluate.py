@@ -16,6 +16,7 @@ from training.config import Config
 from training.data import eval_loader
 from training.models.vit import VisionTransformer
 from training.ranks import Ranks
+from training.records import EvalLine, Evaluation
 
 EVAL_BATCH = 256
 
@@ -36,6 +37,19 @@ class Outcome:
     @property
     def top5(self) -> float:
         return sum(self.correct5) / len(self.correct5)
+
+    @property
+    def score(self) -> float:
+        return self.top1
+
+    def line(self, step: int, epoch: int) -> EvalLine:
+        return EvalLine(
+            step=step, epoch=epoch, top1=self.top1, top5=self.top5, loss=self.loss,
+            num_samples=len(self.correct1), seconds=self.seconds,
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        return f"top-1 {self.top1:.1%}  top-5 {self.top5:.1%}  loss {self.loss:.3f}"
 
 
 @torch.no_grad()
@@ -80,6 +94,26 @@ def evaluate(
     assert len(correct1) == len(split), "an evaluation must count every sample once"
     model.train()
     return Outcome(correct1, correct5, sum(found[2] for found in ordered) / len(split), time.perf_counter() - start)
+
+
+def as_evaluation(
+    outcome: Outcome, config: Config, split: shards.Split, depth_field: str, name: str, epoch: int
+) -> Evaluation:
+    return Evaluation(
+        model=config.model.name,
+        checkpoint=name,
+        epoch=epoch,
+        data=split.data,
+        split=split.index.split,
+        fingerprint=split.index.fingerprint,
+        depth_field=depth_field,
+        num_samples=len(split),
+        top1=outcome.top1,
+        top5=outcome.top5,
+        loss=outcome.loss,
+        correct1="".join("01"[hit] for hit in outcome.correct1),
+        correct5="".join("01"[hit] for hit in outcome.correct5),
+    )
 
 
 def judge(logits: Tensor, label: Tensor) -> tuple[list[bool], list[bool], float]:

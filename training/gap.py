@@ -22,7 +22,7 @@ from pipeline import shards
 from training.augment import RGB_MEAN, RGB_STD, generator, geometry, normalise
 from training.config import Config
 from training.crossing import RESAMPLES, crossing, interval, resampled_means
-from training.data import load_batches
+from training.data import load
 from training.models.vit import VisionTransformer
 from training.noise import KINDS, Noise, noisy
 from training.records import Gap, GapCrossing, GapCurve
@@ -145,7 +145,7 @@ def measure_inverse(
     sums = torch.zeros(3, dtype=torch.float64)
     for split in splits:
         dataset = InverseSums(split, real, inverse)
-        for number, some in enumerate(load_batches(dataset, range(len(dataset)), config)):
+        for number, some in enumerate(load(dataset, range(len(dataset)), config.runtime)):
             sums += some
             advance(min(_BATCH, len(split) - number * _BATCH))
     num_pixels, total, squares = sums.tolist()
@@ -171,6 +171,7 @@ def measure(
     advance: Callable[[int], None] = lambda count: None,
 ) -> Distances:
     """One pass over all splits; the model is on `device`. `sigmas` begin with 0, where nothing moves."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # also in the patch convolution
     model.eval()
     distances = Distances()
     for views in _views(splits, config, real, inverse):
@@ -198,7 +199,7 @@ def measure(
 def _views(splits: Sequence[shards.Split], config: Config, real: str, inverse: Inverse) -> Iterator[Views]:
     for split in splits:
         dataset = SquashedViews(split, config.model.image_size, real, inverse)
-        yield from load_batches(dataset, range(len(dataset)), config)
+        yield from load(dataset, range(len(dataset)), config.runtime)
 
 
 def solve(distances: Distances, sigmas: Sequence[float], seed: int) -> tuple[list[GapCurve], list[GapCrossing]]:

@@ -1,8 +1,9 @@
-"""Pre-training: the loop, and what surrounds it (start, resume, evaluation, checkpoints, signals)."""
+"""The loop of every run, and what surrounds it (start, resume, evaluation, checkpoints, signals)."""
 
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -14,26 +15,16 @@ import torch.distributed as dist
 from rich.console import Console
 
 from training import checkpoint, run_log
-from training.config import Config
-from training.data import check_classes, classes_sha256, open_shards, train_loader
-from training.evaluate import Outcome, evaluate
 from training.meter import Meter
 from training.models.attention import set_attention
-from training.models.pretrained import initialise
 from training.profiling import profiler
 from training.ranks import Ranks
-from training.records import EndLine, EvalLine, Evaluation, ParametersLine
+from training.records import AnyEvaluation, EndLine, ParametersLine
 from training.resume import Hold, begin_or_refuse, earlier_checkpoint, final_evaluation, finished
-from training.run_folder import (
-    TrainingError,
-    as_evaluation,
-    check_classes_fit,
-    choose_device,
-    describe,
-    describe_device,
-)
-from training.share import Share, num_steps
+from training.run_folder import AnyConfig, TrainingError, choose_device, describe_device
+from training.share import Share
 from training.step import StepSummary, TrainingStep
+from training.task import Found, Machine, Task
 from training.trackers import check_trackers
 
 
@@ -49,16 +40,22 @@ class _StopAsked(Exception):
     """Some rank got a signal; raised on every rank, between steps or batches of an evaluation."""
 
 
-def pretrain(
-    config: Config, data: str, out: Path, *, resume: bool, console: Console, profile: bool = False
-) -> Evaluation | None:
-    """Train until the last epoch, from scratch or from the newest checkpoint; returns the final evaluation.
+def train(
+    config: AnyConfig,
+    task: Callable[[], Task],
+    out: Path,
+    *,
+    resume: bool,
+    console: Console,
+    profile: bool = False,
+) -> AnyEvaluation | None:
+    """Train until the last epoch, from the start or from the newest checkpoint; returns the final evaluation.
 
     Under torchrun every process calls this; the first one writes, speaks, and alone gets the evaluation.
     """
     ranks, hold = Ranks.join(choose_device(config)[0].type), Hold(out)
     try:
-        return _Pretraining(config, data, out, hold, ranks, console, resume, profile).run()
+        return _Training(config, task, out, hold, ranks, console, resume, profile).run()
     except (dist.DistError, RuntimeError) as error:
         if ranks.world_size > 1 and _lost_a_rank(error):
             raise TrainingError(
@@ -76,11 +73,11 @@ def _lost_a_rank(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
 
 
-class _Pretraining:
+class _Training:
     def __init__(
         self,
-        config: Config,
-        data: str,
+        config: AnyConfig,
+        task: Callable[[], Task],
         out: Path,
         hold: Hold,
         ranks: Ranks,
@@ -91,28 +88,22 @@ class _Pretraining:
         self.config, self.out, self.ranks, self.profile = config, out, ranks, profile
         self.console = console if ranks.first else Console(quiet=True)
         check_trackers(config)
-        self.train = open_shards(data, "train", config.data.depth)
-        self.val = open_shards(data, "val", config.data.depth)
-        check_classes_fit(config, self.train)
-        check_classes(self.val, classes_sha256(self.train))
-        self.device, self.autocast = choose_device(config, ranks.local_rank)
+        self.task = task()
+        self.machine = Machine(*choose_device(config, ranks.local_rank), ranks, self._stop_together)
         self.share = Share.of(config, ranks.rank, ranks.world_size)
-        self.num_steps = num_steps(config, len(self.train))
+        self.num_steps = self.task.num_steps
         torch.manual_seed(config.seed)
-        model = config.model.build()
+        model = self.task.build()
         set_attention(model, config.runtime.attention)
         self.checked: checkpoint.Checkpoint | None = None  # by the first rank
         saved = ranks.by_first(lambda: self._earlier(resume, hold))
-        init_sha256 = None
+        report = None
         if config.init is not None and saved is None:
-            report = initialise(model, config.init)
-            init_sha256 = report.sha256
+            report = self.task.initialise(model)
             self.console.print(report.table())
-        self.training = TrainingStep(config, model, self.device, self.autocast, ranks, self.share)
-        self.record = describe(
-            config, out.name, data, self.train, self.val, model, self.num_steps, self.device, ranks.world_size,
-            init_sha256, self.training.teacher,
-        )  # fmt: skip
+        self.training = TrainingStep(config, model, *choose_device(config, ranks.local_rank), ranks, self.share)
+        self.teacher = self.training.objective.teacher
+        self.record = self.task.describe(out.name, model, self.machine, report, self.teacher)
         self.step, self.epochs_logged, self.best = 0, -1, -1.0
         self.meter, self.earlier_seconds, self.num_lines = Meter(), 0.0, 0
         self.record = ranks.by_first(lambda: begin_or_refuse(out, self.record, hold))
@@ -135,24 +126,25 @@ class _Pretraining:
         self.training.load(state, str(saved.folder))
         torch.set_rng_state(state["rng"])
         self.step, self.epochs_logged, self.best = saved.info.step, state["epochs_logged"], state["best"]
+        if self.best >= 0 and not (self.out / "checkpoints" / "best" / "checkpoint.json").exists():
+            self.best = -1.0
+            self.console.print(f"{self.out}/checkpoints/best is gone: the next evaluation makes a new one")
         self.meter.load(state)
         self.num_lines, self.earlier_seconds = state["num_lines"], state["total_seconds"]
         self.console.print(f"resuming {self.out} at step {self.step} of {self.num_steps}", highlight=False)
 
     # --- run -------------------------------------------------------------------------------------------------------
 
-    def run(self) -> Evaluation | None:
+    def run(self) -> AnyEvaluation | None:
         if self.step == self.num_steps and (done := self.ranks.by_first(lambda: finished(self.out))):
             self.console.print(f"{self.out} is finished", highlight=False)
             return done if self.ranks.first else None
-        for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(name, self._ask_to_stop)
+        before = self._heed_signals()
         share = self.share
         self.console.print(
             f"global batch {self.config.optim.batch_size}: {share.world_size} x {share.pieces} x {share.piece} "
-            f"(ranks, pieces, samples); {self.num_steps:,} steps, {self.config.optim.epochs} epochs of "
-            f"{len(self.train):,} samples, on {describe_device(self.device)}",
+            f"(ranks, pieces, samples); {self.num_steps:,} steps, {self.config.optim.epochs} epochs, "
+            f"{self.task.num_train:,} samples, on {describe_device(self.machine.device)}",
             highlight=False,
             soft_wrap=True,
         )
@@ -160,14 +152,16 @@ class _Pretraining:
         if self.ranks.first and self.log.num_lines < self.num_lines:
             lost = self.num_lines - self.log.num_lines
             self.console.print(f"metrics.jsonl lacks {lost} lines that the checkpoint knows of", highlight=False)
-        label = f"{self.config.model.name} ({self.config.data.depth})"
-        self.progress = run_log.TrainingProgress(self.console, label, self.step, self.num_steps)
+        self.progress = run_log.TrainingProgress(self.console, self.task.label, self.step, self.num_steps)
         self.started = time.perf_counter() - self.earlier_seconds
         self.saved_step = self.step
         watched: AbstractContextManager[Any] = profiler(self.out, self.console) if self.profile else nullcontext()
         try:
             with watched as watch:
-                return self._run(watch)
+                result = self._run(watch)
+            for name, handler in before.items():  # there is no step any more after which to stop
+                signal.signal(name, handler)
+            return result
         except _StopAsked:
             if self.saved_step != self.step:
                 self._save()
@@ -179,28 +173,34 @@ class _Pretraining:
             self.progress.close()
             self.log.close()
 
-    def _run(self, watch: Any) -> Evaluation | None:
-        loader = self.meter.timed(train_loader(self.train, self.config, self.share, self.step, self.num_steps))
+    def _run(self, watch: Any) -> AnyEvaluation | None:
+        loader = self.meter.timed(self.task.loader(self.share, self.step, self.num_steps))
         summary: StepSummary | None = None
-        result: Evaluation | None = None
+        result: AnyEvaluation | None = None
         while True:
             due = self.step % self.config.runtime.checkpoint_every == 0 or self.step == self.num_steps
             if due and self.step != self.saved_step:
                 self._save()
             # After the save: an epoch's end that was interrupted is gone through again, evaluation and all.
-            if (epoch := self.epochs_done(self.step)) > self.epochs_logged:
+            if (epoch := self.task.epochs_done(self.step)) > self.epochs_logged:
                 result = self._end_epoch(epoch)
             if summary and summary.stop:
                 raise _StopAsked
             if self.step == self.num_steps:
                 return result
             before = time.perf_counter()
-            epoch_now = self.step * self.config.optim.batch_size / len(self.train)
             pieces = islice(loader, self.share.pieces)
-            summary = self.training(pieces, self.step, epoch_now, self.stop_signal is not None)
+            summary = self.training(pieces, self.step, self.task.epoch_at(self.step), self.stop_signal is not None)
             self._after_step(summary, time.perf_counter() - before)
             if watch:
                 watch.step()
+
+    def _heed_signals(self) -> dict[signal.Signals, Any]:
+        """From now on they stop the run after its step; returns what handled them before."""
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+        names = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        return {name: signal.signal(name, self._ask_to_stop) for name in names}
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         # A scheduler's signal comes twice where a launcher passes it on too; an impatient person's Ctrl-C comes later.
@@ -208,71 +208,57 @@ class _Pretraining:
             raise KeyboardInterrupt
         self.stop_signal, self.asked_at = number, time.monotonic()
 
-    def epochs_done(self, step: int) -> int:
-        """Whole epochs in the first `step` batches; the last step ends the last epoch."""
-        if step >= self.num_steps:
-            return self.config.optim.epochs
-        return step * self.config.optim.batch_size // len(self.train)
-
     def _after_step(self, summary: StepSummary, seconds: float) -> None:
         self.step += 1
         self.meter.add(summary, seconds)
         self.progress.step(self.step)
         if self.step % self.config.runtime.log_every == 0 or self.step == self.num_steps:
             batch, lr = self.config.optim.batch_size, self.training.optimizer.param_groups[0]["lr"]
-            line = self.meter.line(self.step, self.step * batch / len(self.train), lr, batch)
+            line = self.meter.line(self.step, self.task.epoch_at(self.step), lr, batch)
             self.log.write(line)
             self.progress.note(self.step, line.loss, line.images_per_s, line.data_wait)
 
     # --- the end of an epoch ---------------------------------------------------------------------------------------
 
-    def _end_epoch(self, epoch: int) -> Evaluation | None:
-        """Evaluation, the figures' parameters and the snapshots. Nothing is written before the evaluation is done."""
-        runtime, start, last = self.config.runtime, time.perf_counter(), epoch == self.config.optim.epochs
-        outcome = self._evaluate() if epoch and (last or epoch % runtime.eval_every == 0) else None
-        values = self.training.evaluated.figure_parameters()
+    def _end_epoch(self, epoch: int) -> AnyEvaluation | None:
+        """Evaluation, then the figures' parameters, the snapshots and, at the end, what concludes the run.
+
+        Nothing is written before the evaluation is done.
+        """
+        start, last = time.perf_counter(), epoch == self.config.optim.epochs
+        due = epoch > 0 and (last or self.task.is_due(epoch))
+        found = self.task.evaluate(self.training.evaluated, self.machine, self.teacher) if due else None
+        values = self.training.evaluated.figure_parameters()  # type: ignore[operator]
         if values:
             self.log.write(ParametersLine(step=self.step, epoch=epoch, values=values))
-        if epoch in runtime.snapshot_epochs:
+        if epoch in self.config.runtime.snapshot_epochs:
             self._write_checkpoint(f"epoch-{epoch}", self.training.weights())
-        result = self._take_note(epoch, outcome, last) if outcome else None
+        if found:
+            self._take_note(epoch, found)
+        result = self._conclude(epoch, found) if found and last else None
         self.epochs_logged = epoch
         self.meter.leave_out(time.perf_counter() - start)
         return result
-
-    def _evaluate(self) -> Outcome | None:
-        return evaluate(
-            self.training.evaluated, self.val, self.config, self.config.data.depth, self.device, self.autocast,
-            ranks=self.ranks, teacher=self.training.teacher, between=self._stop_together,
-        )  # fmt: skip
 
     def _stop_together(self) -> None:
         if self.ranks.any(self.stop_signal is not None):
             raise _StopAsked
 
-    def _take_note(self, epoch: int, outcome: Outcome, last: bool) -> Evaluation | None:
-        self.log.write(
-            EvalLine(
-                step=self.step,
-                epoch=epoch,
-                top1=outcome.top1,
-                top5=outcome.top5,
-                loss=outcome.loss,
-                num_samples=len(outcome.correct1),
-                seconds=outcome.seconds,
-            )
-        )
-        self.progress.say(f"epoch {epoch}: top-1 {outcome.top1:.1%}  top-5 {outcome.top5:.1%}  loss {outcome.loss:.3f}")
-        if outcome.top1 > self.best:
-            self.best = outcome.top1
+    def _take_note(self, epoch: int, found: Found) -> None:
+        self.log.write(found.line(self.step, epoch))
+        self.progress.say(f"epoch {epoch}: {found}")
+        if found.score > self.best:
+            self.best = found.score
             self._write_checkpoint("best", self.training.weights())
-        if not last or not self.ranks.first:
+
+    def _conclude(self, epoch: int, found: Found) -> AnyEvaluation | None:
+        result = self.task.conclude(found, self.out, self.step, self.machine)
+        if not self.ranks.first:
             return None
         total = time.perf_counter() - self.started
         self.log.write(
             EndLine(step=self.step, epoch=epoch, train_seconds=self.meter.train_seconds, total_seconds=total)
         )
-        result = as_evaluation(outcome, self.config, self.val, self.config.data.depth, f"step-{self.step}", epoch)
         run_log.write_json(final_evaluation(self.out), result)
         return result
 
@@ -302,6 +288,6 @@ class _Pretraining:
                 self.out / "checkpoints" / name,
                 state,
                 step=self.step,
-                epoch=self.epochs_done(self.step),
+                epoch=self.task.epochs_done(self.step),
                 study_hash=self.record.study_hash,
             )

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from training.config import OptimConfig
+from training.segmentation.config import OptimConfig as FinetuneOptim
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, config: OptimConfig | FinetuneOptim) -> torch.optim.AdamW:
     """Two groups, with and without decay. 1-D parameters (biases, norms, scalars) decay only with `decay_1d`."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     # Position embedding and class token are (1, tokens, width): by their shape they decay, as in torchvision.
@@ -23,11 +24,16 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     return optimizer
 
 
-def learning_rate(config: OptimConfig, epoch: float) -> float:
+def learning_rate(config: OptimConfig | FinetuneOptim, epoch: float) -> float:
     """Linear from warmup_factor * lr over warmup_epochs, then cosine to min_lr at `epochs`.
 
-    `epoch` is fractional; with `schedule = "epoch"` its whole part counts.
+    `epoch` is fractional; with `schedule = "epoch"` its whole part counts. Fine-tuning: linear from 0, then
+    lr * (1 - epoch / epochs)^power, which the warm-up does not delay.
     """
+    if isinstance(config, FinetuneOptim):
+        if epoch < config.warmup_epochs:
+            return config.lr * epoch / config.warmup_epochs
+        return config.lr * (1 - min(epoch / config.epochs, 1.0)) ** config.power
     if config.schedule == "epoch":
         epoch = math.floor(epoch)
     if epoch < config.warmup_epochs:
@@ -50,3 +56,5 @@ class WeightAverage:
         keep = min(self.decay, (1 + step) / (10 + step))
         for average, weight in zip(self.model.parameters(), model.parameters(), strict=True):
             average.lerp_(weight, 1 - keep)
+        for ours, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+            ours.copy_(theirs)  # the statistics of batch norms

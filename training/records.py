@@ -1,10 +1,12 @@
 """CONTRACT: what a run leaves as JSON. Imports no torch.
 
     runs/<name>/run.json            RunRecord, written before the first step
-    runs/<name>/metrics.jsonl       one JSON object a line: TrainLine, EvalLine, ParametersLine, EndLine (by "kind")
-    runs/<name>/evaluations/*.json  Evaluation, NoiseSweep or Gap (by "kind"; none: an Evaluation)
+    runs/<name>/metrics.jsonl       one JSON object a line: TrainLine, EvalLine, SegmentationLine,
+                                    ParametersLine, EndLine (by "kind")
+    runs/<name>/evaluations/*.json  Evaluation, SegmentationEvaluation, NoiseSweep or Gap (by "kind"; none: Evaluation)
     runs/<name>/checkpoints/        step-<n>/ (to resume from), best/ and epoch-<n>/ (weights only)
     runs/<name>/dumps/*.zarr        see training/dumps
+    matrix.json                     Matrix, in the folder that `train matrix` was given
 
 `load_run` reads a run folder and refuses newer schemas by name.
 """
@@ -16,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class RecordError(ValueError):
@@ -53,6 +55,7 @@ class RunRecord(_Record):
     name: str
     created: str  # ISO 8601, UTC
     preset: str
+    task: Literal["classification", "segmentation"] = "classification"
     model: str  # moniker
     seed: int
     config: dict[str, Any]
@@ -61,6 +64,10 @@ class RunRecord(_Record):
     num_parameters: int
     macs: int  # matmuls and convolutions of one forward pass of one image
     init_sha256: str | None = None  # of the weights that `config.init` named
+    init_rows: list[dict[str, Any]] = []  # what was loaded, adapted and left fresh of them, as was shown
+    init_note: str = ""
+    started_from: dict[str, Any] | None = None  # the run and checkpoint that `config.init` named, with its shards
+    frozen: list[str] = []  # parameters that the optimizer's grouping leaves as they were
     online_teacher: dict[str, Any] | None = None  # everything that online depth depends on
     steps_per_epoch: int
     num_steps: int
@@ -88,6 +95,17 @@ class EvalLine(_Record):
     epoch: int
     top1: float  # share of validation samples, 0..1
     top5: float
+    loss: float
+    num_samples: int
+    seconds: float
+
+
+class SegmentationLine(_Record):
+    kind: Literal["segmentation"] = "segmentation"
+    step: int
+    epoch: int
+    miou: float  # 0..1, of the part that chooses the checkpoint
+    pixel_accuracy: float
     loss: float
     num_samples: int
     seconds: float
@@ -132,6 +150,39 @@ class Evaluation(_Record):
     correct5: str
 
 
+class SegmentationScores(_Record):
+    """Of one way to predict. `per_image`: per image {class: [true positive, false positive, false negative] pixels}."""
+
+    miou: float
+    pixel_accuracy: float
+    class_iou: list[float | None]  # None for a class that is neither there nor found
+    confusion: list[list[int]]  # [label][prediction], pixels; void left out
+    per_image: list[dict[int, tuple[int, int, int]]]
+
+
+class SegmentationEvaluation(_Record):
+    """One checkpoint on one split with one depth field; every labelled pixel counted once."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["segmentation"] = "segmentation"
+    model: str
+    checkpoint: str
+    epoch: int
+    checkpoint_sha256: str
+    selection: str  # best-on-val: by scenes set aside from training; best-on-test: by the test split; none: not chosen
+    data: str
+    split: str
+    fingerprint: str
+    depth_field: str
+    num_samples: int
+    keys: list[str]
+    classes: list[str]
+    loss: float
+    single: SegmentationScores  # as the images are
+    multi: SegmentationScores | None  # summed over `scales`, each also mirrored
+    scales: list[float]
+
+
 class NoiseSweep(_Record):
     """Accuracy of one checkpoint on one split at several strengths of noise on depth, z + sigma * eps.
 
@@ -157,6 +208,52 @@ class NoiseSweep(_Record):
     top5: list[float]
     loss: list[float]
     correct1: list[str]  # one '0' or '1' a sample
+
+
+class MatrixCell(_Record):
+    """mIoU of one fine-tuned model on the test split, with 95 % of resamples of the images."""
+
+    name: str  # of what it was fine-tuned from
+    model: str
+    seed: int
+    trained: Literal["real", "pseudo"]
+    tested: Literal["real", "pseudo"]
+    miou: float  # summed over scales where the matrix is `multi_scale`
+    low: float
+    high: float
+    single_miou: float
+    pixel_accuracy: float
+    epoch: int
+    selection: str
+
+
+class MatrixDifference(_Record):
+    """`of` minus `minus`, (trained, tested) each, of one model on the same images."""
+
+    name: str
+    model: str
+    seed: int
+    of: tuple[str, str]
+    minus: tuple[str, str]
+    value: float
+    low: float
+    high: float
+
+
+class Matrix(_Record):
+    """Table 3 of some models: matrix.json."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["matrix"] = "matrix"
+    data: str
+    split: str
+    fingerprint: str
+    num_images: int
+    num_classes: int
+    multi_scale: bool
+    num_resamples: int
+    cells: list[MatrixCell]
+    differences: list[MatrixDifference]
 
 
 class GapCurve(_Record):
@@ -211,15 +308,18 @@ class Gap(_Record):
     crossings: list[GapCrossing]
 
 
-MetricsLine = TrainLine | EvalLine | ParametersLine | EndLine
+AnyEvaluation = Evaluation | SegmentationEvaluation | NoiseSweep | Gap
+MetricsLine = TrainLine | EvalLine | SegmentationLine | ParametersLine | EndLine
 _LINES: dict[str, type[MetricsLine]] = {
     "train": TrainLine,
     "eval": EvalLine,
+    "segmentation": SegmentationLine,
     "parameters": ParametersLine,
     "end": EndLine,
 }
-_EVALUATIONS: dict[str, type[Evaluation | NoiseSweep | Gap]] = {
+_EVALUATIONS: dict[str, type[Evaluation | SegmentationEvaluation | NoiseSweep | Gap]] = {
     "classification": Evaluation,
+    "segmentation": SegmentationEvaluation,
     "noise": NoiseSweep,
     "gap": Gap,
 }
@@ -236,6 +336,7 @@ class Run:
     evaluations: list[Evaluation]
     dumps: list[Path]
     noise_sweeps: list[NoiseSweep] = field(default_factory=list)
+    segmentations: list[SegmentationEvaluation] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
 
     def lines(self, kind: type[_RecordT]) -> list[_RecordT]:
@@ -256,6 +357,7 @@ def load_run(folder: Path | str) -> Run:
         evaluations=[each for each in found if isinstance(each, Evaluation)],
         dumps=dumps,
         noise_sweeps=[each for each in found if isinstance(each, NoiseSweep)],
+        segmentations=[each for each in found if isinstance(each, SegmentationEvaluation)],
         gaps=[each for each in found if isinstance(each, Gap)],
     )  # fmt: skip
 
@@ -264,7 +366,7 @@ class _Kind(BaseModel):
     kind: str = "classification"
 
 
-def read_evaluation(path: Path) -> Evaluation | NoiseSweep | Gap:
+def read_evaluation(path: Path) -> AnyEvaluation:
     """A file of RUN/evaluations, as its kind says; raises RecordError naming a file of a kind not known here."""
     kind = parse(_Kind, path).kind
     if kind not in _EVALUATIONS:
@@ -304,8 +406,8 @@ def parse(kind: type[_RecordT], path: Path) -> _RecordT:
                 f"{path} has schema version {version}, this version reads up to {SCHEMA_VERSION}: update pseudodepth"
             )
         return kind.model_validate(content)
-    except FileNotFoundError:
-        raise RecordError(f"{path} does not exist: {path.parent} is not a run folder of 'train pretrain'") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise RecordError(f"{path} does not exist: give what `train` wrote") from None
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise RecordError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import IO
 
 from training import checkpoint, run_log
-from training.records import EndLine, Evaluation, RunRecord, parse, read_metrics
+from training.records import AnyEvaluation, EndLine, RunRecord, parse, read_evaluation, read_metrics
 from training.run_folder import TrainingError
 
 _LOCK = ".lock"
@@ -23,8 +23,11 @@ class Hold:
         """Make the folder and lock it; TrainingError where another job of this file system has it."""
         if self._file is not None:
             return
-        self._out.mkdir(parents=True, exist_ok=True)
-        self._file = open(self._out / _LOCK, "w")  # noqa: SIM115 (closed by release)
+        try:
+            self._out.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._out / _LOCK, "w")  # noqa: SIM115 (closed by release)
+        except OSError as error:
+            raise TrainingError(f"cannot make {self._out} ({error.strerror}): choose another --out") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -61,10 +64,15 @@ def earlier_checkpoint(out: Path, resume: bool, hold: Hold, say: Callable[[str],
         raise TrainingError(f"{out} holds a run: add --resume to go on, or choose another --out")
     if out.is_symlink() and not out.exists():
         raise TrainingError(f"{out} is a link to nothing: choose another --out")
-    if out.exists() and (not out.is_dir() or any(entry.name != _LOCK for entry in out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not _is_ours(entry.name) for entry in out.iterdir())):
         what = "is not empty and holds no run" if out.is_dir() else "is a file"
         raise TrainingError(f"{out} {what}: choose another --out")
     return None
+
+
+def _is_ours(name: str) -> bool:
+    """What a run leaves that was killed before it had begun."""
+    return name == _LOCK or (name.startswith(".") and name.endswith(".partial"))
 
 
 def begin_or_refuse(out: Path, record: RunRecord, hold: Hold) -> RunRecord:
@@ -85,6 +93,8 @@ def refuse_changes(earlier: RunRecord, now: RunRecord) -> None:
         old, new = earlier.config.get(section), now.config.get(section)
         if section == "runtime" or old == new:
             continue
+        if section == "init" and old and new and Path(old).resolve() == Path(new).resolve():
+            continue  # another spelling
         if isinstance(old, dict) and isinstance(new, dict):
             keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
             changed += [f"{section}.{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys]
@@ -106,8 +116,8 @@ def final_evaluation(out: Path) -> Path:
     return out / "evaluations" / "val-final.json"
 
 
-def finished(out: Path) -> Evaluation | None:
+def finished(out: Path) -> AnyEvaluation | None:
     """The final evaluation of a run that wrote its last line."""
     lines = read_metrics(out / "metrics.jsonl")
     path = final_evaluation(out)
-    return parse(Evaluation, path) if path.exists() and lines and isinstance(lines[-1], EndLine) else None
+    return read_evaluation(path) if path.exists() and lines and isinstance(lines[-1], EndLine) else None

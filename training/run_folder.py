@@ -3,20 +3,28 @@
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import shards
 from training import checkpoint, run_log
 from training.config import Config, validate
-from training.data import classes_sha256
-from training.evaluate import Outcome
+from training.models.attention import set_attention
+from training.models.pretrained import Report
+from training.models.segmentation import Segmenter
 from training.models.vit import VisionTransformer, load_checked
-from training.online import OnlineDepth
-from training.records import SCHEMA_VERSION, Evaluation, RunRecord, ShardsSeen, parse
+from training.records import RunRecord, ShardsSeen, parse
+from training.segmentation.config import FinetuneConfig
+from training.segmentation.config import validate as validate_finetune
+from training.task import Machine
+
+AnyConfig = Config | FinetuneConfig
 
 
 class TrainingError(ValueError):
@@ -24,7 +32,7 @@ class TrainingError(ValueError):
 
 
 def choose_device(
-    config: Config, local_rank: int = 0
+    config: AnyConfig, local_rank: int = 0
 ) -> tuple[torch.device, Callable[[], AbstractContextManager[None]]]:
     """The device and the autocast context of a runtime: bf16 where it helps (a GPU), fp32 elsewhere."""
     wanted = config.runtime.device
@@ -45,35 +53,32 @@ def describe_device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def count_macs(config: Config) -> int:
+def count_macs(config: AnyConfig) -> int:
     """Multiply-accumulates of matmuls and convolutions, one image, by PyTorch's counter on explicit attention."""
     with torch.device("meta"):
-        model = config.model.build()
-        size = config.model.image_size
-        rgb, depth = torch.zeros(1, 3, size, size), torch.zeros(1, 1, size, size)
+        if isinstance(config, FinetuneConfig):
+            model: nn.Module = Segmenter(config.model, config.head, config.augment.crop).eval()
+            height, width = config.augment.crop
+        else:
+            model, height, width = config.model.build(), config.model.image_size, config.model.image_size
+        set_attention(model, "explicit")
+        rgb, depth = torch.zeros(1, 3, height, width), torch.zeros(1, 1, height, width)
     with FlopCounterMode(display=False) as counter:
-        model(rgb, depth, taps={})
+        model(rgb, depth)
     return counter.get_total_flops() // 2
 
 
 def describe(
-    config: Config,
+    config: AnyConfig,
     name: str,
-    data: str,
-    train: shards.Split,
-    val: shards.Split,
-    model: VisionTransformer,
+    seen: ShardsSeen,
+    model: nn.Module,
+    steps_per_epoch: int,
     num_steps: int,
-    device: torch.device,
-    world_size: int,
-    init_sha256: str | None,
-    teacher: OnlineDepth | None,
+    machine: Machine,
+    report: Report | None,
 ) -> RunRecord:
     """run.json of a run that is about to begin."""
-    index = train.index
-    depth = teacher or index.depth[config.data.depth]
-    named = config.data.teacher if teacher else (index.teacher or {}).get("name")
-    keep = ("mean", "std", "polarity", "unit")
     return RunRecord(
         name=name,
         created=run_log.now(),
@@ -82,32 +87,21 @@ def describe(
         seed=config.seed,
         config=config.model_dump(mode="json"),
         study_hash=config.study_hash(),
-        shards=ShardsSeen(
-            path=data,
-            source=index.source,
-            train_fingerprint=index.fingerprint,
-            val_fingerprint=val.index.fingerprint,
-            num_train=len(train),
-            num_val=len(val),
-            num_classes=len(index.class_names),
-            classes_sha256=classes_sha256(train),
-            depth_field=config.data.depth,
-            standardisation={name: getattr(depth, name) for name in keep},
-            teacher=named,
-        ),
+        shards=seen,
         num_parameters=sum(p.numel() for p in model.parameters()),
         macs=count_macs(config),
-        steps_per_epoch=-(-len(train) // config.optim.batch_size),
+        steps_per_epoch=steps_per_epoch,
         num_steps=num_steps,
         git=run_log.git_state(),
         versions=run_log.versions(),
         machine={
-            "device": describe_device(device),
+            "device": describe_device(machine.device),
             "cores": os.cpu_count(),
-            "world_size": world_size,
+            "world_size": machine.ranks.world_size,
         },
-        init_sha256=init_sha256,
-        online_teacher=teacher.identity if teacher else None,
+        init_sha256=report.sha256 if report else None,
+        init_rows=[asdict(row) for row in report.rows] if report else [],
+        init_note=report.note if report else "",
     )
 
 
@@ -120,35 +114,32 @@ def check_classes_fit(config: Config, split: shards.Split) -> None:
 
 
 def load_model(run: Path, name: str) -> tuple[Config, RunRecord, checkpoint.Checkpoint, VisionTransformer]:
-    """The model of a run's checkpoint (`latest`, `best`, `epoch-<n>`, `step-<n>`), on the CPU; averaged weights where
-    the run kept an average."""
+    """The model of a pre-training run's checkpoint (`latest`, `best`, `epoch-<n>`, `step-<n>`), on the CPU; averaged
+    weights where the run kept an average."""
     record = parse(RunRecord, run / "run.json")
-    # Whatever it was trained on: what is here will do.
-    runtime = record.config["runtime"]
-    workers = min(runtime["workers"], os.cpu_count() or 1)
-    config = validate(record.config | {"runtime": runtime | {"device": "auto", "workers": workers}})
+    if record.task != "classification":
+        raise TrainingError(f"{run} must be a run of train pretrain, train finetune made it: give the other kind")
+    config = validate(_anywhere(record))
     saved = checkpoint.load(checkpoint.find(run, name))
     model = config.model.build()
     load_checked(model, saved.weights, str(saved.folder))
     return config, record, saved, model
 
 
-def as_evaluation(
-    outcome: Outcome, config: Config, split: shards.Split, depth_field: str, name: str, epoch: int
-) -> Evaluation:
-    return Evaluation(
-        schema_version=SCHEMA_VERSION,
-        model=config.model.name,
-        checkpoint=name,
-        epoch=epoch,
-        data=split.data,
-        split=split.index.split,
-        fingerprint=split.index.fingerprint,
-        depth_field=depth_field,
-        num_samples=len(split),
-        top1=outcome.top1,
-        top5=outcome.top5,
-        loss=outcome.loss,
-        correct1="".join("01"[hit] for hit in outcome.correct1),
-        correct5="".join("01"[hit] for hit in outcome.correct5),
-    )
+def load_segmenter(run: Path, name: str) -> tuple[FinetuneConfig, RunRecord, checkpoint.Checkpoint, Segmenter]:
+    """The same of a fine-tuning run."""
+    record = parse(RunRecord, run / "run.json")
+    if record.task != "segmentation":
+        raise TrainingError(f"{run} must be a run of train finetune, train pretrain made it: give the other kind")
+    config = validate_finetune(_anywhere(record))
+    saved = checkpoint.load(checkpoint.find(run, name))
+    model = Segmenter(config.model, config.head, config.augment.crop)
+    load_checked(model, saved.weights, str(saved.folder))
+    return config, record, saved, model
+
+
+def _anywhere(record: RunRecord) -> dict[str, Any]:
+    """The run's configuration for this machine: whatever it was trained on, what is here will do."""
+    runtime = record.config["runtime"]
+    workers = min(runtime["workers"], os.cpu_count() or 1)
+    return record.config | {"runtime": runtime | {"device": "auto", "workers": workers}}

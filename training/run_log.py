@@ -16,17 +16,22 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.config import Config
-from training.records import MetricsLine, read_metrics
+from training.config import Study
+from training.records import MetricsLine, RecordError, read_metrics
 from training.trackers import TensorBoard, Tracker, open_trackers, scalars
 
 
 def write_json(path: Path, record: BaseModel) -> None:
     """Atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(record.model_dump_json(indent=1), "utf-8")
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(record.model_dump_json(indent=1), "utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        if partial.parent.is_dir():
+            partial.unlink(missing_ok=True)
+        raise RecordError(f"cannot write {path} ({error.strerror}): make room there, then repeat the line") from error
 
 
 class RunLog:
@@ -35,7 +40,7 @@ class RunLog:
     A resume keeps the first `num_lines` lines, those of its checkpoint, so that no line doubles.
     """
 
-    def __init__(self, config: Config, out: Path, num_lines: int, resume_step: int, first: bool) -> None:
+    def __init__(self, config: Study, out: Path, num_lines: int, resume_step: int, first: bool) -> None:
         self._file: TextIO | None = None
         self._trackers: list[Tracker] = []
         self.num_lines = num_lines

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from training.config import Config
+from training.segmentation.config import FinetuneConfig
 
 
 class DataError(ValueError):
@@ -23,8 +24,8 @@ class Share:
     pieces: int  # batches a step
 
     @classmethod
-    def of(cls, config: Config, rank: int = 0, world_size: int = 1) -> "Share":
-        total, group = config.optim.batch_size, config.augment.mix_group if config.augment.mixes else 1
+    def of(cls, config: Config | FinetuneConfig, rank: int = 0, world_size: int = 1) -> "Share":
+        total, group = config.optim.batch_size, config.mix_group
         if total % (world_size * group):
             whole = f"whole mixing groups of {group} " if group > 1 else ""
             raise DataError(

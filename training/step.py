@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training import augment
-from training.batch import Batch
+from training.augment import generator
 from training.config import Config
-from training.models.vit import VisionTransformer, load_checked
-from training.online import OnlineDepth
+from training.models.vit import load_checked
+from training.objectives import objective_of
 from training.optim import WeightAverage, build_optimizer, learning_rate
 from training.ranks import Ranks
+from training.segmentation.config import FinetuneConfig
 from training.share import Share
 
 
@@ -39,22 +39,28 @@ class StepSummary:
 
 
 class TrainingStep:
-    """Model, optimizer, averaged weights and online teacher of one rank. `self(...)` is one step."""
+    """Model, objective, optimizer and averaged weights of one rank. `self(...)` is one step.
+
+    Batch norms, which fine-tuning's models have, count over all ranks on GPUs; on CPUs over each rank's own piece, and
+    their running statistics are averaged over ranks after every step. They see one micro-batch at a time.
+    """
 
     def __init__(
         self,
-        config: Config,
-        model: VisionTransformer,
+        config: Config | FinetuneConfig,
+        model: nn.Module,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[None]],
         ranks: Ranks,
         share: Share,
     ) -> None:
         self.config, self.device, self.autocast, self.ranks, self.share = config, device, autocast, ranks, share
+        if ranks.world_size > 1 and device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(device)
+        self.objective = objective_of(config, device)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.average = WeightAverage(self.model, config.optim.ema_decay) if config.optim.ema_decay else None
-        self.teacher = OnlineDepth(config, device) if config.data.depth == "online" else None
         self._parallel: DistributedDataParallel | None = None
         forward: Any = self.model
         if ranks.world_size > 1:
@@ -67,46 +73,67 @@ class TrainingStep:
         # Compiled around the parallel module, and never stored under it: checkpoints keep the model's own names.
         self._forward = torch.compile(forward) if config.runtime.compile else forward
 
-    def __call__(self, pieces: Iterable[Batch], step: int, epoch: float, stop: bool = False) -> StepSummary:
+    def __call__(self, pieces: Iterable[Any], step: int, epoch: float, stop: bool = False) -> StepSummary:
         """Step number `step` (from 0) at the fractional `epoch`, on the `share.pieces` batches of this rank."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.optim, epoch)
         self.optimizer.zero_grad(set_to_none=True)
+        if self.objective.draws:  # so that a resume needs no generator's state, on whatever device
+            torch.manual_seed(int(generator(self.config.seed, "step", step, self.ranks.rank).integers(2**62)))
+        pieces, count = self._counted(pieces)
         keys: list[str] = []
         loss = torch.zeros((), device=self.device)
         for number, piece in enumerate(pieces):
             keys += piece.keys
-            loss += self._accumulate(piece, number == self.share.pieces - 1)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.grad_clip)
+            loss += self._accumulate(piece, count, number == self.share.pieces - 1)
+        clip = self.config.optim.grad_clip
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), math.inf if clip is None else clip)
         # The one time a step that the host waits for the device; what follows is queued before the device runs dry.
         asked = torch.full((), float(stop), device=self.device)
         values = self.ranks.mean(torch.stack([loss, norm, asked])).tolist()
         if not all(map(math.isfinite, values)):
             self._complain(step, keys, loss.item())
         self.optimizer.step()
+        self._average_statistics()
         if self.average:
             self.average.update(self.model, step + 1)
         return StepSummary(values[0], values[1], values[2] > 0)
 
-    def _accumulate(self, piece: Batch, last: bool) -> torch.Tensor:
+    def _counted(self, pieces: Iterable[Any]) -> tuple[Iterable[Any], torch.Tensor | int]:
+        """The pieces, and what their losses are divided by: a rank's mean share of the global batch's targets."""
+        samples = self.share.piece * self.share.pieces
+        if not self.objective.counts:
+            return pieces, samples
+        pieces = list(pieces)
+        own = sum(self.objective.count(piece) for piece in pieces)
+        count = torch.full((), float(own), device=self.device)
+        return pieces, self.ranks.mean(count).clamp_min(1 / self.ranks.world_size)
+
+    def _accumulate(self, piece: Any, count: torch.Tensor | int, last: bool) -> torch.Tensor:
         """Adds a piece's gradient; returns its part of the loss."""
-        rgb, depth, target = augment.model_inputs(piece.to(self.device), self.config)
-        if self.teacher:
-            depth = self.teacher(rgb)
-        size = self.config.runtime.micro_batch or len(rgb)
+        inputs = self.objective.inputs(piece.to(self.device))
+        size = self.config.runtime.micro_batch or len(inputs[0])
         loss = torch.zeros((), device=self.device)
-        chunks = list(zip(rgb.split(size), depth.split(size), target.split(size), strict=True))
-        for number, (some_rgb, some_depth, some_target) in enumerate(chunks):
+        chunks = list(zip(*(tensor.split(size) for tensor in inputs), strict=True))
+        for number, (rgb, depth, target) in enumerate(chunks):
             wait = self._parallel is not None and not (last and number == len(chunks) - 1)
             with self._parallel.no_sync() if self._parallel and wait else nullcontext():
                 with self.autocast():
-                    logits = self._forward(some_rgb, some_depth)
-                smoothing = self.config.optim.label_smoothing
-                part = F.cross_entropy(logits.float(), some_target, label_smoothing=smoothing, reduction="sum")
-                part = part / (self.share.piece * self.share.pieces)
+                    logits = self._forward(rgb, depth)
+                part = self.objective.loss(logits, target) / count
                 part.backward()
             loss += part.detach()
         return loss
+
+    @torch.no_grad()
+    def _average_statistics(self) -> None:
+        if self.ranks.world_size == 1 or self.device.type == "cuda":
+            return
+        for module in self.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for statistics in (module.running_mean, module.running_var):
+                    assert statistics is not None
+                    self.ranks.mean(statistics)
 
     def _complain(self, step: int, keys: list[str], loss: float) -> None:
         """On every rank at once; the samples named are those of ranks whose loss is at fault, or else of all."""
@@ -120,9 +147,9 @@ class TrainingStep:
         )
 
     @property
-    def evaluated(self) -> VisionTransformer:
+    def evaluated(self) -> nn.Module:
         """The model whose accuracy counts: the averaged one where there is one."""
-        return self.average.model if self.average else self.model  # type: ignore[return-value]
+        return self.average.model if self.average else self.model
 
     def weights(self) -> dict[str, Any]:
         """What a checkpoint of weights holds."""

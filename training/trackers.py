@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from training.config import Config, ConfigError
+from training.config import ConfigError, Study
 from training.records import EndLine, MetricsLine, ParametersLine
 
 _PROJECT = "pseudodepth"
@@ -34,7 +34,7 @@ class TensorBoard:
 class WandbLike:
     """Weights & Biases, or trackio, which speaks the same language."""
 
-    def __init__(self, module: str, out: Path, config: Config) -> None:
+    def __init__(self, module: str, out: Path, config: Study) -> None:
         self._module: Any = import_module(module)
         # The run's own name makes a resumed run go on in the same curves.
         settings: dict[str, Any] = {"name": out.name, "config": config.model_dump(mode="json"), "resume": "allow"}
@@ -49,14 +49,14 @@ class WandbLike:
         self._module.finish()
 
 
-def check_trackers(config: Config) -> None:
+def check_trackers(config: Study) -> None:
     """Refuse what is not installed, before anything is done."""
     for name in config.runtime.loggers:
         if find_spec(name) is None:
             raise ConfigError(f"runtime.loggers: {name} is not installed: pip install {name}, or leave it out")
 
 
-def open_trackers(config: Config, out: Path, resume_step: int) -> list[Tracker]:
+def open_trackers(config: Study, out: Path, resume_step: int) -> list[Tracker]:
     return [
         TensorBoard(out, resume_step) if name == "tensorboard" else WandbLike(name, out, config)
         for name in config.runtime.loggers

@@ -54,7 +54,8 @@ def start(words: Sequence[object], ranks: int = 1, *, afresh: bool = False, **en
 def patched(folder: Path, body: str, **environment: str) -> dict[str, str]:
     """An environment in which `body`, the inside of `def patch(module)`, sees every module of training/ as it loads."""
     (folder / "sitecustomize.py").write_text(_PATCHING + textwrap.indent(textwrap.dedent(body), "    "))
-    return {"PYTHONPATH": str(folder), **environment}
+    paths = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    return {"PYTHONPATH": paths, **environment}
 
 
 _PATCHING = """

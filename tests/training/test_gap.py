@@ -181,7 +181,7 @@ def test_the_command_leaves_a_record_that_a_run_is_read_with(run, pixel_04):
 
 
 def test_the_table_says_what_has_no_number(run, pixel_04, capsys):
-    from training.cli import _gap_table
+    from training.measure import _gap_table
 
     for record, words in (
         (gap("m4ch", pixel_04, (0, 0.05)), ["above 0.05", "real depth moves it farther than noise of 0.05 does"]),

@@ -10,7 +10,7 @@ import torch
 from running import command, fails_in_one_line
 
 from pipeline import shards
-from training import cli, records
+from training import measure, records
 from training.config import resolve
 from training.evaluate import evaluate
 from training.noise import SIGMAS, Noise, NoiseError, noisy, parse_sigmas, sweep
@@ -82,7 +82,7 @@ def test_m3ch_reads_no_depth_whatever_the_noise(rooms):
 
 def test_sigmas_are_rising_numbers():
     assert parse_sigmas(None) == SIGMAS == tuple(sorted(SIGMAS))
-    assert parse_sigmas(get_args(cli.Sigmas)[1].show_default) == SIGMAS  # what --help says
+    assert parse_sigmas(get_args(measure.Sigmas)[1].show_default) == SIGMAS  # what --help says
     assert parse_sigmas("1, 0,0.5,1,-0") == (0.0, 0.5, 1.0)
     assert len(parse_sigmas(",".join(map(str, range(100))))) == 100
     for wrong in ("-1", "nan", "inf", "1e9", "", "0,,1", "a", ",".join(map(str, range(101)))):

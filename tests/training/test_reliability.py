@@ -108,12 +108,12 @@ if module.__name__ == "training.step" and where == "_accumulate":
         return inner(self, *rest)
     module.TrainingStep.__call__, module.TrainingStep._accumulate = counted, accumulate
 if module.__name__ == "training.loop" and where == "_end_epoch":
-    note = module._Pretraining._take_note
+    note = module._Training._take_note
     def take_note(self, epoch, *rest):
         note(self, epoch, *rest)
         if epoch == int(what):
             die()
-    module._Pretraining._take_note = take_note
+    module._Training._take_note = take_note
 if module.__name__ == "training.checkpoint":
     if where == "save":
         write = module.torch.save
@@ -173,7 +173,7 @@ def test_a_signal_during_an_evaluation_is_heeded_and_the_evaluation_made_up_for(
 
     before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
-        with patch("training.loop.evaluate", asked):
+        with patch("training.pretraining.evaluate", asked):
             done = command("train", *arguments(rooms, out))
     finally:
         for name, handler in before.items():

@@ -114,8 +114,8 @@ if module.__name__ == "training.step" and os.environ["RANK"] == "1":
     def counted(self, pieces, number, *rest):
         step[0] = number
         return call(self, pieces, number, *rest)
-    def spoiled(self, piece, last):
-        loss = inner(self, piece, last)
+    def spoiled(self, piece, *rest):
+        loss = inner(self, piece, *rest)
         if step[0] == 4:
             json.dump(piece.keys, open(os.environ["SPOILED"], "w"))
             loss = loss * float("nan")

@@ -47,6 +47,11 @@ class VitConfig(BaseModel):
         return side, side
 
     @property
+    def stride(self) -> int:
+        """Pixels that a side of an image must be a multiple of."""
+        return self.patch_size
+
+    @property
     def num_blocks(self) -> int:
         """Plain transformer blocks: `depth`, less what a technique puts in place of the first ones."""
         return self.depth

@@ -31,6 +31,8 @@ class Weights:
     config: ModelConfig | None = None
     heads: int | None = None
     note: str = ""  # what a person should know
+    run: Path | None = None  # the run folder, of a run's
+    checkpoint: str = ""  # as it was asked for
 
 
 def read(source: str) -> Weights:
@@ -84,11 +86,17 @@ def _file(path: Path) -> Weights:
 def _run(folder: Path, name: str) -> Weights:
     try:
         record = records.parse(records.RunRecord, folder / "run.json")
+        if record.task != "classification":
+            raise ModelError(f"{folder} is a fine-tuned run, whose weights start nothing: give a run of train pretrain")
         saved = checkpoint.load(checkpoint.find(folder, name))
     except (records.RecordError, checkpoint.CheckpointError) as error:
         raise ModelError(str(error)) from None
+    if record.task != "classification":
+        raise ModelError(f"{folder} is fine-tuned: give the pre-trained run that it began with")
     config = model_config(record.config.get("model"), str(folder / "run.json"))
-    return Weights(str(saved.folder), saved.weights, saved.info.sha256, config, config.heads)
+    return Weights(
+        str(saved.folder), saved.weights, saved.info.sha256, config, config.heads, run=folder, checkpoint=name
+    )
 
 
 def _timm(name: str) -> Weights:

@@ -28,6 +28,11 @@ class BackboneConfig(BaseModel):
     # What the data loader prepares: ours, or what the authors' checkpoints expect. The backbone only records it.
     inputs: Literal["z", "dformer"] = "z"
 
+    @property
+    def stride(self) -> int:
+        """Pixels that a side of an image must be a multiple of."""
+        return STRIDES[-1]
+
     def drop_paths(self) -> list[list[float]]:
         """The probability of each block, stage by stage."""
         rates = iter(torch.linspace(0, self.drop_path, sum(self.depths), device="cpu").tolist())

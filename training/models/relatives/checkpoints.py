@@ -69,7 +69,8 @@ def load_authors(
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"{path} must be a file of the DFormer authors' weights, got nothing there: give its path")
+        got = "a folder" if path.is_dir() else "nothing there"
+        raise ModelError(f"{path} must be a file of the DFormer authors' weights, got {got}: give its path")
     state = _read(path)
     _refuse_other_architectures(backbone, state, str(path))
     own = backbone.state_dict()

@@ -1,0 +1,341 @@
+"""train: evaluate | gap | matrix. What finished runs are asked."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from training.options import (
+    CheckpointName,
+    Data,
+    RunFolder,
+    classes_table,
+    console,
+    meter,
+    result_table,
+    segmentation_table,
+)
+
+if TYPE_CHECKING:
+    from pipeline.shards import DepthField
+    from training.records import Gap, SegmentationEvaluation
+
+
+class MeasureError(ValueError):
+    """What was asked does not suit the run; one line that names the fix."""
+
+
+Sigmas = Annotated[
+    str | None,
+    typer.Option(
+        "--sigma", metavar="LIST", show_default="0,0.05,0.1,0.2,0.3,0.5,0.75,1,1.5,2,3",
+        help="Strengths of the noise, in units of z (standard deviations of the data set's depth).",
+    ),
+]  # fmt: skip
+NoiseSeed = Annotated[int, typer.Option("--noise-seed", min=0, help="Another draw of the noise.")]
+
+
+def evaluate(
+    run: RunFolder,
+    data: Data,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", help="latest, best, epoch-N or step-N; default latest, of a fine-tuned run best."),
+    ] = None,
+    depth: Annotated[
+        str | None, typer.Option("--depth", help="pseudo, real, raw, exact or online; default: the run's.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="train or val (NYU's test images).")] = "val",
+    multi_scale: Annotated[
+        bool,
+        typer.Option("--multi-scale", help="Of a fine-tuned run: also the sum over the recipe's scales and mirrors."),
+    ] = False,
+    noise: Annotated[
+        str | None, typer.Option("--noise", help="Add noise to depth: one Gaussian a pixel, or one a patch.")
+    ] = None,
+    sigma: Sigmas = None,
+    noise_seed: NoiseSeed = 0,
+) -> None:
+    """Accuracy of a run on a split, every sample once; written to RUN/evaluations/.
+
+    Of a pre-trained run top-1 and top-5; with --noise at every sigma, in one pass: how much a model leans on its depth
+    being right. Every model gets the same noise. Of a fine-tuned run mIoU, every labelled pixel once, and a contact
+    sheet of predictions to look at.
+
+    Examples:
+
+        train evaluate runs/m4ch --data imagenet-rgbd
+
+        train evaluate runs/m4ch --data imagenet-rgbd --noise patch --sigma 0,0.5,1,2
+
+        train evaluate runs/m4ch-nyu-real --data nyu-rgbd --depth pseudo --multi-scale
+    """
+    from training.records import RunRecord, parse
+
+    if parse(RunRecord, run / "run.json").task == "segmentation":
+        if noise is not None or sigma is not None:
+            raise MeasureError(f"--noise and --sigma are for pre-trained runs, {run} is fine-tuned: leave them out")
+        segmentation(run, data, checkpoint or "best", depth, split, multi_scale, say=True)
+        return
+    if multi_scale:
+        raise MeasureError(f"--multi-scale is for fine-tuned runs, {run} is pre-trained: leave it out")
+    if noise is not None or sigma is not None:
+        _sweep(run, data, checkpoint or "latest", depth, split, noise, sigma, noise_seed)
+    else:
+        _classification(run, data, checkpoint or "latest", depth, split)
+
+
+def _classification(run: Path, data: str, checkpoint: str, depth: str | None, split: str) -> None:
+    from training.data import check_classes, open_shards
+    from training.evaluate import as_evaluation
+    from training.evaluate import evaluate as measured
+    from training.online import OnlineDepth
+    from training.ranks import Ranks
+    from training.run_folder import choose_device, load_model
+    from training.run_log import write_json
+
+    config, described, saved, model = load_model(run, checkpoint)
+    field = depth or config.data.depth
+    opened = open_shards(data, split, field)
+    check_classes(opened, described.shards.classes_sha256)
+    ranks = Ranks.join(choose_device(config)[0].type)
+    device, autocast = choose_device(config, ranks.local_rank)
+    try:
+        with meter("evaluate", len(opened)) as advance:
+            teacher = OnlineDepth(config, device) if field == "online" else None
+            outcome = measured(
+                model.to(device), opened, config, field, device, autocast, ranks=ranks, teacher=teacher,
+                advance=advance,
+            )  # fmt: skip
+    finally:
+        ranks.leave()
+    if not ranks.first:
+        return
+    result = as_evaluation(outcome, config, opened, field, saved.folder.name, saved.info.epoch)
+    path = run / "evaluations" / f"{split}-{field}-{saved.folder.name}.json"
+    write_json(path, result)
+    result_table(result.model, field, result.num_samples, result.top1, result.top5, str(path))
+
+
+def segmentation(
+    run: Path, data: str, checkpoint: str, depth: str | None, split: str, multi_scale: bool, say: bool = False
+) -> "SegmentationEvaluation":
+    """Evaluate a fine-tuned run; the record and a contact sheet are written to RUN/evaluations/, by the first rank."""
+    from training.ranks import Ranks
+    from training.run_folder import choose_device, load_segmenter
+    from training.run_log import write_json
+    from training.segmentation.data import check_labels, open_labelled, whole
+    from training.segmentation.evaluate import as_evaluation
+    from training.segmentation.evaluate import evaluate as measured
+    from training.segmentation.sheet import Sheet
+
+    config, described, saved, model = load_segmenter(run, checkpoint)
+    field = depth or config.data.depth
+    opened = open_labelled(data, split, field)
+    check_labels(opened, described.shards.classes_sha256)
+    ranks = Ranks.join(choose_device(config)[0].type)
+    device, autocast = choose_device(config, ranks.local_rank)
+    scales = config.test.scales if multi_scale else ()
+    sheet = Sheet(list(opened.index.seg_names), len(opened))
+    try:
+        with meter("evaluate", len(opened)) as advance:
+            outcome = measured(
+                model.to(device), whole(opened), config, field, device, autocast, scales=scales, ranks=ranks,
+                advance=advance, look=sheet.look,
+            )  # fmt: skip
+        sheet.rows = {place: row for rows in ranks.gather(sheet.rows) for place, row in rows.items()}
+    finally:
+        ranks.leave()
+    result = as_evaluation(outcome, config, opened, field, saved, scales)
+    if not ranks.first:
+        return result
+    path = run / "evaluations" / f"{split}-{field}-{saved.folder.name}{'-multi' if multi_scale else ''}.json"
+    trained = f"{result.model}, trained with {described.shards.depth_field} depth"
+    scores = result.multi or result.single
+    views = f", {2 * len(scales)} views summed" if result.multi else ""
+    path.parent.mkdir(exist_ok=True)
+    sheet.write(path.with_suffix(".png"), f"{trained}, on {split} with {field}{views}: mIoU {scores.miou:.1%}")
+    write_json(path, result)
+    if say:
+        classes_table(result)
+        segmentation_table(result, f"{path}, to look at: {path.with_suffix('.png')}")
+    return result
+
+
+def gap(
+    run: RunFolder,
+    data: Annotated[
+        str, typer.Option("--data", help="Shards with pseudo and sensor depth (precompute-depth nyu): a folder or URL.")
+    ],
+    checkpoint: CheckpointName = "latest",
+    real: Annotated[str, typer.Option("--real", help="real (holes filled) or raw (as measured).")] = "real",
+    sigma: Sigmas = None,
+    noise_seed: NoiseSeed = 0,
+) -> None:
+    """How strong noise on pseudo-depth would have to be to move the model as far as real depth does.
+
+    sigma* is that strength: 0 where real depth is as good as pseudo-depth to this model, large where it is something
+    else altogether. `train evaluate --noise` at sigma* says what such a shift costs in accuracy. Uses every image of
+    train and val, whole; classes are not needed. Written to RUN/evaluations/.
+
+    Examples:
+
+        precompute-depth nyu nyu_depth_v2_labeled.mat nyu-rgbd --stats-from imagenet-rgbd
+
+        train gap runs/m4ch --data nyu-rgbd
+
+        train gap runs/m4ch --data nyu-rgbd --real raw --sigma 0,0.25,0.5,1,2,4,8
+    """
+    from training.gap import as_record, measure, measure_inverse, open_pairs
+    from training.noise import NoiseError, parse_sigmas
+    from training.run_folder import choose_device, load_model
+    from training.run_log import write_json
+
+    _refuse_ranks()
+    sigmas = sorted({0.0, *parse_sigmas(sigma)})
+    if len(sigmas) == 1:
+        raise NoiseError(f"--sigma must hold a number above 0, got {sigma}")
+    config, described, saved, model = load_model(run, checkpoint)
+    splits = open_pairs(data, real)
+    _tell_of_other_constants(described.shards.standardisation, splits[0].index.depth["pseudo"], data)
+    count, device = sum(map(len, splits)), choose_device(config)[0]
+    with meter("mean and std of 1/d", count) as advance:
+        inverse = measure_inverse(splits, config, real, advance)
+    with meter("gap", count) as advance:
+        moved = measure(model.to(device), splits, config, real, inverse, device, sigmas, noise_seed, advance)
+    name = saved.folder.name
+    result = as_record(moved, splits, config, real, inverse, sigmas, noise_seed, name, saved.info.epoch)
+    path = run / "evaluations" / f"gap-{real}-{name}.json"
+    write_json(path, result)
+    _gap_table(result)
+    console.print(f"written to {path}", highlight=False, soft_wrap=True)
+
+
+def _sweep(
+    run: Path,
+    data: str,
+    checkpoint: str,
+    depth: str | None,
+    split: str,
+    kind: str | None,
+    sigma: str | None,
+    seed: int,
+) -> None:
+    """`evaluate` with --noise."""
+    from training.data import check_classes, open_shards
+    from training.noise import Noise, NoiseError, parse_kind, parse_sigmas, sweep
+    from training.run_folder import choose_device, load_model
+    from training.run_log import write_json
+
+    _refuse_ranks()
+    if kind is None:
+        raise NoiseError("--sigma needs --noise pixel or --noise patch beside it")
+    noise, sigmas = Noise(parse_kind(kind), seed), parse_sigmas(sigma)
+    config, described, saved, model = load_model(run, checkpoint)
+    field = depth or config.data.depth
+    if field == "online":
+        raise NoiseError("--noise is added to depth of the shards, not to online depth: say which with --depth")
+    opened = open_shards(data, split, field)
+    check_classes(opened, described.shards.classes_sha256)
+    device, autocast = choose_device(config)
+    with meter("evaluate", len(opened)) as advance:
+        result = sweep(
+            model.to(device), opened, config, field, device, autocast, noise, sigmas,
+            checkpoint=saved.folder.name, epoch=saved.info.epoch, advance=advance,
+        )  # fmt: skip
+    path = run / "evaluations" / f"noise-{kind}-{split}-{field}-{saved.folder.name}.json"
+    write_json(path, result)
+    table = Table("sigma", "top-1", "top-5", "loss", title=f"{result.model}, {field} depth, {kind} noise")
+    for row in zip(result.sigmas, result.top1, result.top5, result.loss, strict=True):
+        table.add_row(f"{row[0]:g}", f"{row[1]:.2%}", f"{row[2]:.2%}", f"{row[3]:.4f}")
+    console.print(table)
+    console.print(f"written to {path}", highlight=False, soft_wrap=True)
+
+
+def _refuse_ranks() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MeasureError("noise is measured by one process: start it without torchrun")
+
+
+def _tell_of_other_constants(trained: dict[str, Any], here: "DepthField", data: str) -> None:
+    """Sigma is in units of z: pseudo-depth must be standardised as what the model was trained on."""
+    if trained["polarity"] == here.polarity and (trained["mean"], trained["std"]) != (here.mean, here.std):
+        console.print(
+            f"note: pseudo-depth of {data} is standardised with mean {here.mean:.4f} and std {here.std:.4f}, what the "
+            f"run saw with {trained['mean']:.4f} and {trained['std']:.4f}: --stats-from of precompute-depth makes them "
+            "alike",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _gap_table(result: "Gap") -> None:
+    top = f"{result.sigmas[-1]:g}"
+
+    def shown(sigma: float | None) -> str:
+        return f"above {top}" if sigma is None else f"{sigma:.3f}"
+
+    table = Table(
+        "noise", "real depth as", "f", "e*", "sigma*", "95 % of resamples",
+        title=f"{result.model}, pseudo to {result.real_field} depth, {result.num_images:,} images",
+    )  # fmt: skip
+    for c in result.crossings:
+        reading = "z" if c.reading == "z" else "-1/d"
+        within = shown(c.low) if c.low == c.high else f"{shown(c.low)} to {shown(c.high)}"
+        found = ("undefined", "") if c.undefined else (shown(c.sigma_star), within)
+        table.add_row(c.noise, reading, c.output, f"{c.e_star:.4g}", *found)
+    console.print(table)
+    if any(c.undefined for c in result.crossings):
+        console.print("sigma* is undefined: what this model says does not change with depth", highlight=False)
+    elif any(c.sigma_star is None for c in result.crossings):
+        console.print(f"real depth moves it farther than noise of {top} does: give larger --sigma", highlight=False)
+
+
+def matrix(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Pre-trained runs, which are fine-tuned here, and fine-tuned ones, which are reused."
+        ),
+    ],
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="Folder for matrix.json and the runs that are made.")],
+    preset: Annotated[str, typer.Option("--preset", help="As for finetune: dformer-nyu or tiny.")] = "dformer-nyu",
+    head: Annotated[str | None, typer.Option("--head", help="ham (default), pyramid or linear.")] = None,
+    select: Annotated[str | None, typer.Option("--select", help="best-on-val (default) or best-on-test.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the preset.")
+    ] = None,
+    multi_scale: Annotated[
+        bool, typer.Option("--multi-scale", help="Test with the recipe's scales and mirrors, as the authors do.")
+    ] = False,
+) -> None:
+    """Table 3: train with real and with pseudo-depth, test each with both, for all models given.
+
+    Fine-tunes every pre-trained run twice into OUT/NAME-real and OUT/NAME-pseudo (a model without depth once), unless
+    they are there, then tests. Stopped anywhere, the same line goes on. On a cluster fine-tune first, one job a run,
+    and give the fine-tuned runs. Intervals resample the test images, the same for all.
+
+    Examples:
+
+        train matrix runs/m3ch runs/mlin runs/m4ch --data nyu-rgbd --out table3
+
+        train matrix nyu/m4ch-real nyu/m4ch-pseudo nyu/dformer-real nyu/dformer-pseudo --data nyu-rgbd --out table3
+    """
+    from training.run_log import write_json
+    from training.segmentation.matrix import matrix as made
+    from training.segmentation.table3 import Recipe, fine_tuned, rows_of, tables
+
+    recipe = Recipe(preset, head, select, settings or [])
+    finished = fine_tuned(runs, data, out, recipe, console)
+
+    def evaluated(run: Path, depth: str) -> "SegmentationEvaluation":
+        return segmentation(run, data, "best", depth, "val", multi_scale)
+
+    rows = rows_of(finished, data, evaluated, multi_scale)
+    result = made(rows, data)
+    write_json(out / "matrix.json", result)
+    for table in tables(result):
+        console.print(table)
+    console.print(f"written to {out / 'matrix.json'}", highlight=False, soft_wrap=True)

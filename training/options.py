@@ -1,0 +1,65 @@
+"""What the commands of `train` have in common: options, the console, tables."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from training.records import SegmentationEvaluation
+
+console = Console()
+
+Data = Annotated[
+    str, typer.Option("--data", help="Shards made by precompute-depth (holding train/ and val/): a folder or a URL.")
+]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder made by `train pretrain` or `train finetune`.")
+]
+CheckpointName = Annotated[str, typer.Option("--checkpoint", help="latest, best, epoch-N or step-N.")]
+
+
+def result_table(model: str, depth: str, count: int, top1: float, top5: float, where: str) -> None:
+    table = Table("model", "depth", "samples", "top-1", "top-5")
+    table.add_row(model, depth, f"{count:,}", f"{top1:.2%}", f"{top5:.2%}")
+    console.print(table)
+    console.print(f"written to {where}", highlight=False, soft_wrap=True)
+
+
+def segmentation_table(result: "SegmentationEvaluation", where: str) -> None:
+    table = Table("model", "depth", "images", "mIoU", "pixels right", "seen")
+    for seen, scores in (("as they are", result.single), (f"{2 * len(result.scales)} views", result.multi)):
+        if scores is not None:
+            table.add_row(
+                result.model, result.depth_field, f"{result.num_samples:,}", f"{scores.miou:.2%}",
+                f"{scores.pixel_accuracy:.2%}", seen,
+            )  # fmt: skip
+    console.print(table)
+    chosen = {
+        "best-on-val": ", chosen by scenes set aside from the training split",
+        "best-on-test": ", chosen by the test split",
+    }.get(result.selection, "")
+    console.print(
+        f"checkpoint {result.checkpoint}, epoch {result.epoch}{chosen}; written to {where}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def classes_table(result: "SegmentationEvaluation") -> None:
+    """IoU of each class, of the best way to predict there is, with its share of the labelled pixels."""
+    scores = result.multi or result.single
+    table = Table("class", "IoU", "of the labelled pixels", title="the sum's" if result.multi else None)
+    total = max(1, sum(map(sum, scores.confusion)))
+    for name, iou, row in zip(result.classes, scores.class_iou, scores.confusion, strict=True):
+        table.add_row(name, "–" if iou is None else f"{iou:.1%}", f"{sum(row) / total:.2%}")
+    console.print(table)
+
+
+def meter(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    from training.run_log import meter as bar
+
+    return bar(console, label, total)
