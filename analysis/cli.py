@@ -1,4 +1,4 @@
-"""analyze: report | fig1 | fig5 | table1 | table2. Heavy imports happen inside the commands."""
+"""analyze: report | fig1 | fig5 | table1 | table2 | table3. Heavy imports happen inside the commands."""
 
 import sys
 from enum import StrEnum
@@ -49,7 +49,13 @@ Depth = Annotated[
 
 
 @app.command()
-def report(runs: RunFolders, out: Out) -> None:
+def report(
+    runs: RunFolders,
+    out: Out,
+    matrix: Annotated[
+        Path | None, typer.Option("--matrix", help="matrix.json of `train matrix`, or its folder: adds Table 3.")
+    ] = None,
+) -> None:
     """One page with everything: verdicts on the paper's claims, tables, figures, limitations, manifest.
 
     Writes OUT/index.html, which opens from disk without a network, and OUT/figures/ with PDF, SVG, PNG and CSV. Runs
@@ -57,12 +63,13 @@ def report(runs: RunFolders, out: Out) -> None:
 
     Example:
 
-        analyze report demo/runs/* --out demo/report
+        analyze report demo/runs/* --matrix demo/table3 --out demo/report
     """
+    from analysis.fine_tuning import read_matrix
     from analysis.load import load
     from analysis.report import write_report
 
-    page = write_report(load(runs), out)
+    page = write_report(load(runs), out, read_matrix(matrix) if matrix else None)
     console.print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)", highlight=False)
 
 
@@ -140,6 +147,27 @@ def table2(runs: RunFolders, out: OutOrNone = None) -> None:
     _show("Table 2: accuracy", tables.readable2(frame), frame, out, "table2")
 
 
+@app.command()
+def table3(
+    matrix: Annotated[Path, typer.Argument(metavar="MATRIX", help="matrix.json of `train matrix`, or its folder.")],
+    out: OutOrNone = None,
+) -> None:
+    """Table 3: mIoU by the depth trained with and the depth tested with, with 95 % intervals, beside the paper's.
+
+    Example:
+
+        train matrix runs/m3ch runs/m4ch --data nyu-rgbd --out table3
+
+        analyze table3 table3 --out tables
+    """
+    from analysis import fine_tuning
+
+    found = fine_tuning.read_matrix(matrix)
+    _show("Table 3: fine-tuning", fine_tuning.readable3(found), fine_tuning.table3(found), out, "table3")
+    differences = fine_tuning.readable_differences(found)
+    _show("differences", differences, fine_tuning.differences(found), out, "table3-differences")
+
+
 def _show(title: str, readable: "pd.DataFrame", frame: "pd.DataFrame", out: Path | None, name: str) -> None:
     from analysis.output import write, write_frame
 
@@ -151,7 +179,18 @@ def _show(title: str, readable: "pd.DataFrame", frame: "pd.DataFrame", out: Path
 
 
 # What a narrow terminal can do without, first to go first; files always hold every column.
-_SPARE = ("paper parameters", "paper GMACs", "paper top-5", "p", "top-5 %", "training", "paper hours", "seeds")
+_SPARE = (
+    "fine-tuned from",
+    "seed",
+    "paper parameters",
+    "paper GMACs",
+    "paper top-5",
+    "p",
+    "top-5 %",
+    "training",
+    "paper hours",
+    "seeds",
+)
 
 
 def _print_table(title: str, readable: "pd.DataFrame") -> None:

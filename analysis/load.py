@@ -113,6 +113,11 @@ def load(paths: Iterable[Path | str] | Path | str) -> Study:
             dumps.append(open_dump(path))
             continue
         run = load_run(path)
+        if run.record.task != "classification":
+            raise AnalysisError(
+                f"{path} is fine-tuned: figures and the report read pre-trained runs; its part of Table 3 comes from "
+                "'train matrix'"
+            )
         runs.append(run)
         dumps += [_checked_dump(open_dump(dump), run) for dump in run.dumps]
     _refuse_duplicates(runs)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import figures, html, output, tables
+from analysis import figures, fine_tuning, html, output, tables
 from analysis.claims import DEPTH, Judged, judge
 from analysis.load import (
     BASELINE,
@@ -19,6 +19,7 @@ from analysis.load import (
 )
 from analysis.report_figures import curves_section, embed, figure1_section, figure5_section
 from analysis.style import close
+from training.records import Matrix
 
 TITLE = "What do Vision Transformers do with depth?"
 QUESTION = (
@@ -29,15 +30,16 @@ _MAX_BYTES = 10_000_000
 _VERDICTS = {"reproduced": "✓ reproduced", "partly": "◐ partly", "not": "✗ not", "not tested": "not tested"}
 
 
-def write_report(study: Study, out: Path) -> Path:
-    """Write `out/index.html` and `out/figures/`; returns the page's path."""
+def write_report(study: Study, out: Path, matrix: Matrix | None = None) -> Path:
+    """Write `out/index.html` and `out/figures/`; returns the page's path. `matrix` is what `train matrix` found."""
     comparable_runs(study)
     for run in study.runs:
         final_evaluation(run)
     parts = [
-        _header(study),
+        _header(study, matrix),
         _found(study, out),
         _tables(study, out),
+        *([_table3(matrix, out)] if matrix else []),
         figure1_section(study, out),
         figure5_section(study, out),
         curves_section(study, out),
@@ -50,7 +52,7 @@ def write_report(study: Study, out: Path) -> Path:
     return output.write(out / "index.html", page)
 
 
-def _header(study: Study) -> str:
+def _header(study: Study, matrix: Matrix | None) -> str:
     shards = study.runs[0].record.shards
     seeds = len({run.record.seed for run in study.runs})
     made = (
@@ -60,6 +62,7 @@ def _header(study: Study) -> str:
     links = {
         "found": "What was found",
         "tables": "Tables",
+        **({"table3": "Fine-tuning"} if matrix else {}),
         "figure1": "Figure 1",
         "figure5": "Figure 5",
         "curves": "Training",
@@ -178,6 +181,36 @@ def _tables(study: Study, out: Path) -> str:
         html.table(tables.readable1(first)),
         '<p class="meta">Files: <a href="figures/table1.csv">table1.csv</a> · '
         '<a href="figures/table2.csv">table2.csv</a></p>',
+    )
+
+
+_CHOSEN = {"best-on-val": "scenes set aside from training", "best-on-test": "the test images themselves"}
+
+
+def _table3(matrix: Matrix, out: Path) -> str:
+    output.write_frame(out / "figures" / "table3.csv", fine_tuning.table3(matrix))
+    output.write_frame(out / "figures" / "table3-differences.csv", fine_tuning.differences(matrix))
+    chosen = {cell.selection for cell in matrix.cells}
+    by = " or ".join(_CHOSEN[rule] for rule in sorted(chosen))
+    how = "predictions summed over scales and mirror images" if matrix.multi_scale else "images as they are"
+    return html.section(
+        "table3",
+        "Table 3: fine-tuned to label pixels",
+        html.paragraph(
+            f"mIoU in percent over {matrix.num_classes} classes and {matrix.num_images:,} test images ({how}), by the "
+            f"depth a model was fine-tuned with and the depth it was tested with; the checkpoint was chosen by {by}. "
+            f"Intervals are 95 % of {matrix.num_resamples:,} resamples of the images; they say nothing about other "
+            "training runs. m3ch reads no depth, so one run is its result."
+        ),
+        html.table(fine_tuning.readable3(matrix)),
+        "<h3>What the depth makes of it</h3>",
+        html.paragraph(
+            "Points of mIoU, paired over images: the cost of testing with the other depth, and what "
+            "training with pseudo-depth gains or costs."
+        ),
+        html.table(fine_tuning.readable_differences(matrix)),
+        '<p class="meta">Files: <a href="figures/table3.csv">table3.csv</a> · '
+        '<a href="figures/table3-differences.csv">table3-differences.csv</a></p>',
     )
 
 

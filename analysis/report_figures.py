@@ -8,7 +8,6 @@ import pandas as pd
 from analysis import figures, html, output
 from analysis.attention import VARIANTS, Variant, bin_rule, mlin_bias_slope, slopes
 from analysis.load import BASELINE, Study, seed_of
-from analysis.style import rendered
 from training.records import ParametersLine
 
 if TYPE_CHECKING:
@@ -148,6 +147,6 @@ def embed(
     drawn: "Figure", name: str, title: str, caption: str, out: Path, frames: dict[str, pd.DataFrame], wide: bool = True
 ) -> str:
     """Write the figure's files and return it as HTML."""
-    svg = rendered(drawn, "svg").decode()
     paths = output.write_figure(out / "figures", name, drawn, frames)
+    svg = (out / "figures" / f"{name}.svg").read_text("utf-8")
     return html.figure(name, svg, title, caption, [path.name for path in paths], wide)

@@ -15,22 +15,6 @@ ROOT = Path(__file__).parents[2]
 Analyze = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def analyze(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Analyze:
-    """Run main() in this process -> (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["analyze", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
-
-
 def test_figures_and_tables_are_written(analyze: Analyze, demo: list[Path], tmp_path: Path) -> None:
     assert analyze("fig1", *demo, "--out", tmp_path, "--variant", "gauge_fixed", "--depth", "exact")[0] == 0
     assert analyze("fig5", demo[0], "--out", tmp_path)[0] == 0
