@@ -49,8 +49,14 @@ demo/runs/%/dumps/latest.zarr: demo/runs/%/evaluations/val-final.json
 demo/runs/m3ch-pseudo/dumps/epoch-%.zarr: demo/runs/m3ch-pseudo/evaluations/val-final.json
 	$(BIN)/train dump demo/runs/m3ch-pseudo --data demo/shards --checkpoint epoch-$* --images 1000 --raw 0
 
-demo/report/index.html: $(DEMO_DUMPS)
-	$(BIN)/analyze report $(DEMO_RUNS) --out demo/report
+# Table 3: the models pre-trained with pseudo-depth, fine-tuned with either depth, tested with both.
+DEMO_TUNED := $(addprefix demo/runs/,$(addsuffix -pseudo,$(MODELS)))
+
+demo/table3/matrix.json: $(addsuffix /evaluations/val-final.json,$(DEMO_TUNED))
+	$(BIN)/train matrix $(DEMO_TUNED) --preset tiny --data demo/shards --out demo/table3
+
+demo/report/index.html: $(DEMO_DUMPS) demo/table3/matrix.json
+	$(BIN)/analyze report $(DEMO_RUNS) --matrix demo/table3 --out demo/report
 
 # --- the study --------------------------------------------------------------------------------------------------------
 
@@ -70,8 +76,13 @@ study/runs/%/evaluations/val-final.json: study/shards/index
 	  --set data.depth=$(word 2,$(subst -, ,$*)) --set seed=$(word 3,$(subst -, ,$*)) --set optim.epochs=30 --resume
 	$(if $(filter mdf1-% mgem-%,$*),,$(BIN)/train dump study/runs/$* --data study/shards --images 2000)
 
-study/report/index.html: $(addsuffix /evaluations/val-final.json,$(STUDY_RUNS))
-	$(BIN)/analyze report $(STUDY_RUNS) --out study/report
+STUDY_TUNED := $(foreach s,$(SEEDS),$(addprefix study/runs/,$(addsuffix -pseudo-$(s),$(STUDY_MODELS))))
+
+study/table3/matrix.json: $(addsuffix /evaluations/val-final.json,$(STUDY_TUNED))
+	$(BIN)/train matrix $(STUDY_TUNED) --preset tiny --data study/shards --out study/table3 --set optim.epochs=30
+
+study/report/index.html: $(addsuffix /evaluations/val-final.json,$(STUDY_RUNS)) study/table3/matrix.json
+	$(BIN)/analyze report $(STUDY_RUNS) --matrix study/table3 --out study/report
 
 # --- development ------------------------------------------------------------------------------------------------------
 
