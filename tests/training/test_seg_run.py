@@ -333,7 +333,7 @@ def test_what_is_for_the_other_kind_of_run_is_refused(tuned, run, rooms, tmp_pat
     fails_in_one_line(command("train", "export", tuned, tmp_path / "out"), "must be a run of train pretrain")
     fails_in_one_line(command("train", "dump", tuned, "--data", rooms), "must be a run of train pretrain")
     fails_in_one_line(command("train", "gap", tuned, "--data", rooms), "must be a run of train pretrain")
-    fails_in_one_line(command("train", "evaluate", tuned, "--data", rooms, "--noise", "pixel"), "leave it out")
+    fails_in_one_line(command("train", "evaluate", tuned, "--data", rooms, "--noise", "pixel"), "leave them out")
     fails_in_one_line(command("train", "evaluate", run, "--data", rooms, "--multi-scale"), "leave it out")
     other = relabelled(rooms, tmp_path / "other", lambda names: names[::-1])
     fails_in_one_line(command("train", "evaluate", tuned, "--data", other), "other labels than the run was trained on")

@@ -217,7 +217,8 @@ class GeometryPrior(nn.Module):
     def __init__(self, head_dim: int, heads: int, initial: float, span: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(2, 1, 1, 1))
-        angle = 1 / 10_000 ** torch.linspace(0, 1, head_dim // 2)
+        # The device is named because transformers, once it has loaded a model, makes torch.linspace stay on the CPU.
+        angle = 1 / 10_000 ** torch.linspace(0, 1, head_dim // 2, device=torch.get_default_device())
         self.register_buffer("angle", angle.repeat_interleave(2))
         exponents = -initial - span * torch.arange(heads, dtype=torch.float32) / heads
         self.register_buffer("decay", torch.log1p(-torch.exp(exponents * math.log(2))))
