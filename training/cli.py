@@ -12,7 +12,20 @@ import typer
 from rich.console import Console
 
 from training import measure
-from training.options import CheckpointName, Data, RunFolder, console, meter, result_table, segmentation_table
+from training.options import (
+    CheckpointName,
+    Data,
+    DryRun,
+    Profile,
+    Resume,
+    RunFolder,
+    RunOut,
+    Settings,
+    console,
+    meter,
+    result_table,
+    segmentation_table,
+)
 
 if TYPE_CHECKING:
     from training.run_folder import AnyConfig
@@ -22,7 +35,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Stage 2: train RGB-D Vision Transformers on shards, evaluate them, dump what attention does.\n\n"
+    help="Stage 2: pre-train RGB-D Vision Transformers, fine-tune and evaluate them, dump what attention does.\n\n"
     "Start with `train pretrain --preset tiny --model m4ch --data SHARDS --out runs/m4ch`.",
 )
 
@@ -37,7 +50,7 @@ def pretrain(
         ),
     ],
     data: Data,
-    out: Annotated[Path, typer.Option("--out", help="Run folder to make: run.json, metrics.jsonl, checkpoints/.")],
+    out: RunOut,
     preset: Annotated[
         str,
         typer.Option(
@@ -50,19 +63,10 @@ def pretrain(
             "--init", help="Start from weights: timm:NAME, a file (timm's or torchvision's ViT), a run or an export."
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the preset, e.g. --set optim.lr=5e-4."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest intact checkpoint in --out, or begin there.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="A few steps, then say what the run would take. Writes nothing.")
-    ] = False,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Watch steps 6 to 10: a table, and a trace in OUT/profile.")
-    ] = False,
+    settings: Settings = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    profile: Profile = False,
 ) -> None:
     """Pre-train one model on RGB-D shards.
 
@@ -92,7 +96,7 @@ def pretrain(
 @app.command()
 def finetune(
     data: Data,
-    out: Annotated[Path, typer.Option("--out", help="Run folder to make: run.json, metrics.jsonl, checkpoints/.")],
+    out: RunOut,
     init: Annotated[
         str | None,
         typer.Option(
@@ -137,19 +141,10 @@ def finetune(
         list[str] | None,
         typer.Option("--allow-unexpected", metavar="PATTERN", help="Weights that it may hold besides."),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the preset, e.g. --set optim.lr=1e-4."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest intact checkpoint in --out, or begin there.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="A few steps, then say what the run would take. Writes nothing.")
-    ] = False,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Watch steps 6 to 10: a table, and a trace in OUT/profile.")
-    ] = False,
+    settings: Settings = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    profile: Profile = False,
 ) -> None:
     """Fine-tune a pre-trained model to label every pixel, with real or with pseudo-depth (Table 3).
 

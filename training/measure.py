@@ -11,6 +11,7 @@ from training.options import (
     CheckpointName,
     Data,
     RunFolder,
+    Settings,
     classes_table,
     console,
     meter,
@@ -304,9 +305,7 @@ def matrix(
     preset: Annotated[str, typer.Option("--preset", help="As for finetune: dformer-nyu or tiny.")] = "dformer-nyu",
     head: Annotated[str | None, typer.Option("--head", help="ham (default), pyramid or linear.")] = None,
     select: Annotated[str | None, typer.Option("--select", help="best-on-val (default) or best-on-test.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the preset.")
-    ] = None,
+    settings: Settings = None,
     multi_scale: Annotated[
         bool, typer.Option("--multi-scale", help="Test with the recipe's scales and mirrors, as the authors do.")
     ] = False,

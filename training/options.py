@@ -20,6 +20,18 @@ Data = Annotated[
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder made by `train pretrain` or `train finetune`.")
 ]
+RunOut = Annotated[Path, typer.Option("--out", help="Run folder to make: run.json, metrics.jsonl, checkpoints/.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the preset, e.g. --set optim.lr=5e-4."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the newest intact checkpoint in --out, or begin there.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="A few steps, then say what the run would take. Writes nothing.")
+]
+Profile = Annotated[bool, typer.Option("--profile", help="Watch steps 6 to 10: a table, and a trace in OUT/profile.")]
 CheckpointName = Annotated[str, typer.Option("--checkpoint", help="latest, best, epoch-N or step-N.")]
 
 
