@@ -9,6 +9,7 @@ from torch import nn
 
 from training.config import resolve
 from training.models import MONIKERS
+from training.models.attention import Recorder
 from training.models.fusion.mlin import head_scale
 from training.models.patch_depth import patch_depth, signed_difference, token_depth
 from training.run_folder import count_macs
@@ -119,16 +120,34 @@ def test_missing_depth_is_the_mean_in_channels_and_no_bias_in_scores(moniker):
 def test_patterns_sum_to_one_and_taps_see_what_acts(moniker):
     model = redrawn(tiny(moniker).build(), torch.float64)
     rgb, depth = inputs(dtype=torch.float64)
-    taps: dict[str, torch.Tensor] = {}
+    taps = Recorder()
     explicit = model(rgb, depth, taps)
     torch.testing.assert_close(explicit, model(rgb, depth), rtol=1e-10, atol=1e-10)
-    last = f"blocks.{len(model.blocks) - 1}.attn"
+    last = f"blocks.{model.config.depth - 1}.attn"
     scores = taps[f"{last}.scores_pre_bias"]
     assert scores.shape == (2, 3, 17, 17)
     assert (f"{last}.bias" in taps) == model.has_bias
     assert len(model.biases(depth)) == len(model.blocks)
     pattern = (scores + taps.get(f"{last}.bias", 0)).softmax(-1)
+    torch.testing.assert_close(taps[f"{last}.pattern"], pattern)
     torch.testing.assert_close(pattern.sum(-1), torch.ones(2, 3, 17, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("moniker", MONIKERS)
+def test_what_taps_return_goes_on_from_there(moniker):
+    model = redrawn(tiny(moniker).build())
+    rgb, depth = inputs()
+    seen = Recorder()
+    logits = model(rgb, depth, seen)
+    two_branches = moniker in ("mdf1", "mgem")
+    assert ("blocks.0.rgb.resid_post" in seen) == ("blocks.0.depth.resid_post" in seen) == two_branches
+    assert ("blocks.0.resid_post" in seen) != two_branches
+    unread = f"blocks.{model.config.fusion_blocks - 1}.depth.resid_post" if moniker == "mdf1" else ""
+    for name, tensor in seen.items():
+        noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
+        changed = model(rgb, depth, lambda at, value, name=name, noise=noise: value + noise if at == name else value)
+        assert torch.equal(changed, logits) == (name == unread), name
+        assert tensor.shape[0] == len(rgb)
 
 
 def logits_and_gradients(run, model, rgb, depth) -> list[torch.Tensor]:

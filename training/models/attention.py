@@ -8,15 +8,22 @@
 | sdpa     | PyTorch's fused kernels; with a bias on a GPU its memory-efficient one, given a dense mask         |
 | triton   | our kernels (`attention_triton`), which compute or read the bias inside and store nothing per head |
 
-Taps recorded per block when a `Taps` is given (then the explicit path runs, so that what is seen is what acts):
+When `Taps` are given, the explicit path runs, so that what is seen is what acts. They are called at these places, in
+this order, and what they return goes on from there: a recorder returns what it got, an intervention something else.
+Layers <l> count from 0 over the whole model, blocks of two branches first.
 
-| name                            | shape                       |
-|---------------------------------|-----------------------------|
-| blocks.<i>.attn.scores_pre_bias | (batch, heads, query, key)  |
-| blocks.<i>.attn.bias            | (batch, heads, query, key)  |
+| name                            | shape                           | where                                       |
+|---------------------------------|---------------------------------|---------------------------------------------|
+| blocks.<l>.rgb.resid_post       | (batch, patches, branch width)  | end of a two-branch block (mdf1, mgem)      |
+| blocks.<l>.depth.resid_post     | (batch, patches, branch width)  | the same, depth branch                      |
+| blocks.<l>.attn.scores_pre_bias | (batch, heads, query, key)      | QK^T / sqrt(d_h)                            |
+| blocks.<l>.attn.bias            | (batch, heads, query, key)      | what is added (mlin, mmlp)                  |
+| blocks.<l>.attn.pattern         | (batch, heads, query, key)      | softmax of their sum                        |
+| blocks.<l>.resid_post           | (batch, tokens, width)          | end of the block                            |
 """
 
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Literal, get_args
 
@@ -26,7 +33,7 @@ from torch import Tensor, nn
 
 from training.models.score_bias import ScoreBias
 
-Taps = dict[str, Tensor]
+Taps = Callable[[str, Tensor], Tensor]
 Path = Literal["explicit", "sdpa", "triton"]
 Requested = Literal["auto", "explicit", "sdpa", "triton"]
 
@@ -37,6 +44,14 @@ TRITON_HEAD_DIMS = (16, 32, 64)
 
 _HAS_TRITON = find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it when it is imported
+
+
+class Recorder(dict[str, Tensor]):
+    """Taps that keep everything they see, by name."""
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        self[name] = tensor
+        return tensor
 
 
 class AttentionError(ValueError):
@@ -80,13 +95,15 @@ class Attention(nn.Module):
     ) -> Tensor:
         """The reference: (batch, heads, tokens, head_dim) each -> same."""
         scores = self.scale * (q @ k.transpose(-2, -1))
-        added = None if bias is None else bias.dense()
         if taps is not None:
-            taps[f"{name}.scores_pre_bias"] = scores
-            if added is not None:
-                taps[f"{name}.bias"] = added
-        total = scores if added is None else scores + added
-        return total.softmax(-1).to(v.dtype) @ v
+            scores = taps(f"{name}.scores_pre_bias", scores)
+        if bias is not None:
+            added = bias.dense()
+            scores = scores + (added if taps is None else taps(f"{name}.bias", added))
+        pattern = scores.softmax(-1)
+        if taps is not None:
+            pattern = taps(f"{name}.pattern", pattern)
+        return pattern.to(v.dtype) @ v
 
 
 def set_attention(model: nn.Module, requested: Requested) -> None:

@@ -105,7 +105,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, bias: ScoreBias | None = None, taps: Taps | None = None, name: str = "") -> Tensor:
         x = x + self.attn(self.norm1(x), bias, taps, f"{name}.attn")
-        return x + self.mlp(self.norm2(x))
+        x = x + self.mlp(self.norm2(x))
+        return x if taps is None else taps(f"{name}.resid_post", x)
 
 
 class VisionTransformer(nn.Module):
@@ -185,8 +186,9 @@ class VisionTransformer(nn.Module):
     def encoded(self, rgb: Tensor, depth: Tensor, taps: Taps | None = None) -> Tensor:
         """All tokens after the last norm, class token first: (batch, tokens, width)."""
         x = self.tokens(rgb, depth, taps)
-        for index, (block, bias) in enumerate(zip(self.blocks, self.biases(depth), strict=True)):
-            x = block(x, bias, taps, f"blocks.{index}")
+        first = self.config.depth - len(self.blocks)
+        for layer, (block, bias) in enumerate(zip(self.blocks, self.biases(depth), strict=True), first):
+            x = block(x, bias, taps, f"blocks.{layer}")
         return self.norm(x)
 
     def figure_parameters(self) -> dict[str, list[float] | list[list[float]]]:

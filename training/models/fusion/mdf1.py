@@ -86,8 +86,11 @@ class Mdf1(VisionTransformer):
         grid = self.grid_of(rgb)
         e = self.depth_embed(depth.nan_to_num(0.0).to(rgb.dtype)).unflatten(1, grid).contiguous()
         x = (self.embed(rgb, depth) + self.positions(rgb)).unflatten(1, grid).contiguous()
-        for block in self.fusion:
+        for layer, block in enumerate(self.fusion):
             x, e = block(x, e)
+            if taps is not None:
+                x = taps(f"blocks.{layer}.rgb.resid_post", x.flatten(1, 2)).unflatten(1, grid)
+                e = taps(f"blocks.{layer}.depth.resid_post", e.flatten(1, 2)).unflatten(1, grid)
         return torch.cat([self.cls_token.expand(len(x), self.cls_copies, -1), x.flatten(1, 2)], 1)
 
 

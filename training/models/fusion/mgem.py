@@ -93,8 +93,11 @@ class Mgem(VisionTransformer):
     def tokens(self, rgb: Tensor, depth: Tensor, taps: Taps | None = None) -> Tensor:
         e = self.depth_embed(depth.nan_to_num(0.0).to(rgb.dtype))
         x = torch.stack([self.embed(rgb, depth), e]) + self.positions(rgb)
-        for block in self.fusion:
+        for layer, block in enumerate(self.fusion):
             x = block(x, self.grid_of(rgb))
+            if taps is not None:
+                names = ("rgb", "depth")
+                x = torch.stack([taps(f"blocks.{layer}.{name}.resid_post", x[i]) for i, name in enumerate(names)])
         x = torch.cat([x[0], x[1]], -1)
         return torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
 
