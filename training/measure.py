@@ -54,7 +54,10 @@ def evaluate(
         typer.Option("--multi-scale", help="Of a fine-tuned run: also the sum over the recipe's scales and mirrors."),
     ] = False,
     noise: Annotated[
-        str | None, typer.Option("--noise", help="Add noise to depth: one Gaussian a pixel, or one a patch.")
+        list[str] | None,
+        typer.Option(
+            "--noise", help="Add noise to depth: one Gaussian a `pixel`, or one a `patch`; repeat it for both."
+        ),
     ] = None,
     sigma: Sigmas = None,
     noise_seed: NoiseSeed = 0,
@@ -69,21 +72,21 @@ def evaluate(
 
         train evaluate runs/m4ch --data imagenet-rgbd
 
-        train evaluate runs/m4ch --data imagenet-rgbd --noise patch --sigma 0,0.5,1,2
+        train evaluate runs/m4ch --data imagenet-rgbd --noise pixel --noise patch --sigma 0,0.5,1,2
 
         train evaluate runs/m4ch-nyu-real --data nyu-rgbd --depth pseudo --multi-scale
     """
     from training.records import RunRecord, parse
 
     if parse(RunRecord, run / "run.json").task == "segmentation":
-        if noise is not None or sigma is not None:
+        if noise or sigma is not None:
             raise MeasureError(f"--noise and --sigma are for pre-trained runs, {run} is fine-tuned: leave them out")
         segmentation(run, data, checkpoint or "best", depth, split, multi_scale, say=True)
         return
     if multi_scale:
         raise MeasureError(f"--multi-scale is for fine-tuned runs, {run} is pre-trained: leave it out")
-    if noise is not None or sigma is not None:
-        _sweep(run, data, checkpoint or "latest", depth, split, noise, sigma, noise_seed)
+    if noise or sigma is not None:
+        _sweeps(run, data, checkpoint or "latest", depth, split, noise or [], sigma, noise_seed)
     else:
         _classification(run, data, checkpoint or "latest", depth, split)
 
@@ -214,13 +217,13 @@ def gap(
     console.print(f"written to {path}", highlight=False, soft_wrap=True)
 
 
-def _sweep(
+def _sweeps(
     run: Path,
     data: str,
     checkpoint: str,
     depth: str | None,
     split: str,
-    kind: str | None,
+    kinds: list[str],
     sigma: str | None,
     seed: int,
 ) -> None:
@@ -231,9 +234,9 @@ def _sweep(
     from training.run_log import write_json
 
     _refuse_ranks()
-    if kind is None:
+    if not kinds:
         raise NoiseError("--sigma needs --noise pixel or --noise patch beside it")
-    noise, sigmas = Noise(parse_kind(kind), seed), parse_sigmas(sigma)
+    noises, sigmas = [Noise(parse_kind(kind), seed) for kind in dict.fromkeys(kinds)], parse_sigmas(sigma)
     config, described, saved, model = load_model(run, checkpoint)
     field = depth or config.data.depth
     if field == "online":
@@ -241,18 +244,19 @@ def _sweep(
     opened = open_shards(data, split, field)
     check_classes(opened, described.shards.classes_sha256)
     device, autocast = choose_device(config)
-    with meter("evaluate", len(opened)) as advance:
-        result = sweep(
-            model.to(device), opened, config, field, device, autocast, noise, sigmas,
-            checkpoint=saved.folder.name, epoch=saved.info.epoch, advance=advance,
-        )  # fmt: skip
-    path = run / "evaluations" / f"noise-{kind}-{split}-{field}-{saved.folder.name}.json"
-    write_json(path, result)
-    table = Table("sigma", "top-1", "top-5", "loss", title=f"{result.model}, {field} depth, {kind} noise")
-    for row in zip(result.sigmas, result.top1, result.top5, result.loss, strict=True):
-        table.add_row(f"{row[0]:g}", f"{row[1]:.2%}", f"{row[2]:.2%}", f"{row[3]:.4f}")
-    console.print(table)
-    console.print(f"written to {path}", highlight=False, soft_wrap=True)
+    for noise in noises:
+        with meter("evaluate", len(opened)) as advance:
+            result = sweep(
+                model.to(device), opened, config, field, device, autocast, noise, sigmas,
+                checkpoint=saved.folder.name, epoch=saved.info.epoch, advance=advance,
+            )  # fmt: skip
+        path = run / "evaluations" / f"noise-{noise.kind}-{split}-{field}-{saved.folder.name}.json"
+        write_json(path, result)
+        table = Table("sigma", "top-1", "top-5", "loss", title=f"{result.model}, {field} depth, {noise.kind} noise")
+        for row in zip(result.sigmas, result.top1, result.top5, result.loss, strict=True):
+            table.add_row(f"{row[0]:g}", f"{row[1]:.2%}", f"{row[2]:.2%}", f"{row[3]:.4f}")
+        console.print(table)
+        console.print(f"written to {path}", highlight=False, soft_wrap=True)
 
 
 def _refuse_ranks() -> None:

@@ -5,12 +5,14 @@ One decoder per format everywhere, training, evaluation and dumps alike. Depth i
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision.io  # noqa: F401 (registers torch.ops.image)
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
@@ -25,9 +27,21 @@ def fields_of(depth_field: str) -> tuple[str, ...]:
     return ("rgb", "cls") if depth_field == "online" else ("rgb", depth_field, "cls")
 
 
-# torchvision's own operator, faster than Pillow and of the same libjpeg-turbo: the tests hold them to the same pixels.
-# Its Python wrapper warns since 0.29 that it will go; where it is gone, Pillow takes over.
-_decode_jpeg = getattr(torch.ops.image, "decode_jpeg", None)
+def _jpeg_operator() -> Any:
+    """torchvision's, faster than Pillow and of the same libjpeg-turbo: the tests hold them to the same pixels.
+
+    Its library is loaded alone: importing torchvision takes two seconds, and the operator's Python wrapper warns since
+    0.29 that it will go. Where it is gone, None, and Pillow takes over.
+    """
+    package = find_spec("torchvision")
+    folder = Path(package.origin).parent if package and package.origin else Path()
+    for library in sorted(folder.glob("image*.so")):
+        with suppress(OSError):  # of another torch
+            torch.ops.load_library(str(library))
+    return getattr(torch.ops.image, "decode_jpeg", None)
+
+
+_decode_jpeg = _jpeg_operator()
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
 
 
@@ -103,6 +117,13 @@ def eval_batch(samples: Iterable[shards.Members], count: int, config: Config, de
             canvas.depth[place] = geometry.centre(members.decode(depth_field, _whole), "depth", size, share)
         _finish(canvas, place, members)
     return canvas.batch(first)
+
+
+def eval_depth(samples: Iterable[shards.Members], config: Config, depth_field: str) -> Tensor:
+    """The depth alone that `eval_batch` gives: (samples, 1, size, size)."""
+    size, share = config.model.image_size, config.augment.eval_crop
+    found = [geometry.centre(members.decode(depth_field, _whole), "depth", size, share) for members in samples]
+    return torch.stack(found)
 
 
 def leaves_draws(config: Config) -> bool:

@@ -5,7 +5,6 @@ from typing import Annotated, Literal, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, Strict
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 STRIDES = (4, 8, 16, 32)
 
@@ -72,6 +71,8 @@ def refuse_other_sizes(rgb: Tensor, depth: Tensor) -> None:
 
 def drop_path(rate: float) -> nn.Module:
     """Leaves a residual branch out for a whole sample, in training."""
+    from torchvision.ops import StochasticDepth  # two seconds, of which other models need none
+
     return StochasticDepth(rate, mode="row")
 
 
