@@ -16,7 +16,7 @@ ALLOWED = {
 }
 TORCH_FREE = (
     "pipeline.shards", "pipeline.job", "pipeline.inspect", "pipeline.verify", "pipeline.dry_run",
-    "pipeline.sources.imagenet", "pipeline.sources.nyu", "pipeline.cli", "training.records", "training.dumps.sums",
+    "pipeline.sources.imagenet", "pipeline.sources.nyu", "pipeline.cli", "training.records", "training.dumps.from_raw",
     "training.dumps.store", "training.cli", "analysis", "analysis.report", "analysis.cli",
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""train: pretrain | finetune | dump | export | teacher, and those of training/measure.py. Heavy imports come late."""
+"""train: pretrain | finetune | teacher, and what measure.py and record.py hold. Heavy imports come late."""
 
 import multiprocessing
 import os
@@ -11,18 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from training import measure
+from training import measure, record
 from training.options import (
-    CheckpointName,
     Data,
     DryRun,
     Profile,
     Resume,
-    RunFolder,
     RunOut,
     Settings,
     console,
-    meter,
     result_table,
     segmentation_table,
 )
@@ -174,80 +171,8 @@ def finetune(
 app.command()(measure.evaluate)
 app.command()(measure.gap)
 app.command()(measure.matrix)
-
-
-@app.command()
-def dump(
-    run: RunFolder,
-    data: Data,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Zarr store to write; default RUN/dumps/CHECKPOINT.zarr.")
-    ] = None,
-    checkpoint: CheckpointName = "latest",
-    depth: Annotated[
-        str | None, typer.Option("--depth", help="pseudo, real, raw or exact; default: the run's.")
-    ] = None,
-    images: Annotated[int | None, typer.Option("--images", help="Images of val to use; default all.")] = None,
-    raw: Annotated[int, typer.Option("--raw", help="Images whose raw scores are kept as well.")] = 64,
-    patch_depth: Annotated[
-        str | None, typer.Option("--patch-depth", help="mean or center4; default the model's own, else mean.")
-    ] = None,
-) -> None:
-    """Record what attention does with depth: statistics over many images, raw scores of a few.
-
-    Prints what it will take before it starts. `analyze` reads the result without a model or torch.
-    """
-    from training.data import check_classes, open_shards
-    from training.dump_attention import dump as record
-    from training.dump_attention import plan_dump
-    from training.dumps.store import estimated_bytes
-    from training.run_folder import TrainingError, choose_device, load_model
-
-    config, described, saved, model = load_model(run, checkpoint)
-    field = depth or config.data.depth
-    if depth == "online":
-        raise TrainingError("--depth must be a depth of the shards here: pseudo, real, raw or exact, got 'online'")
-    if field == "online":
-        raise TrainingError(f"{run} was trained with online depth: say with --depth which depth of the shards to dump")
-    split = open_shards(data, "val", field)
-    check_classes(split, described.shards.classes_sha256)
-    info = plan_dump(
-        config, described, saved, model, split, field, num_images=images, num_raw=raw, patch_depth=patch_depth
-    )
-    target = out or run / "dumps" / f"{checkpoint}.zarr"
-    console.print(
-        f"{info.num_images:,} images, {info.num_raw} raw, {info.num_layers} layers x {info.num_heads} heads: "
-        f"at most {estimated_bytes(info) / 1e6:,.1f} MB at {target}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    with meter("dump", info.num_images) as advance:
-        record(info, config, model, split, target, choose_device(config)[0], advance)
-
-
-@app.command()
-def export(
-    run: RunFolder,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
-    checkpoint: CheckpointName = "latest",
-) -> None:
-    """Write a checkpoint as model.safetensors and config.json, for use elsewhere.
-
-    Load it with `training.export.from_pretrained(OUT)`, or start another run with `--init OUT`.
-    """
-    from training.export import export as write
-    from training.run_folder import load_model
-
-    config, described, saved, model = load_model(run, checkpoint)
-    facts = {
-        "run": described.name,
-        "checkpoint": saved.folder.name,
-        "epoch": saved.info.epoch,
-        "study": config.study(),
-        "shards": described.shards.model_dump(mode="json"),
-    }
-    write(model, config.model, out, facts)
-    console.print(f"written to {out}", highlight=False, soft_wrap=True)
+app.command()(record.dump)
+app.command()(record.export)
 
 
 @app.command()

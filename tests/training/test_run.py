@@ -3,16 +3,15 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 
-import numpy as np
 import pytest
 from running import BIN, command, fails_in_one_line
 from runs import SMALL, arguments, assert_same_state, final_state
 
 from training import records
-from training.dumps import sums
 from training.dumps.store import open_dump
 
 
@@ -107,40 +106,37 @@ def test_evaluate_again_equals_the_final_evaluation(run, rooms):
 def dumped(run, rooms):
     done = command("train", "dump", run, "--data", rooms, "--images", 50, "--raw", 20)
     assert done.returncode == 0, done.stderr
-    assert "50 images, 20 raw, 3 layers x 4 heads" in done.stdout
+    assert "50 images, 20 raw, 0 causal (0 changes), 3 layers x 4 heads: at most" in done.stdout
     return open_dump(run / "dumps" / "latest.zarr")
 
 
-def test_streamed_statistics_equal_those_from_the_raw_tier(run, rooms):
-    done = command("train", "dump", run, "--data", rooms, "--images", 20, "--raw", 20, "--out", run / "all.zarr")
-    assert done.returncode == 0, done.stderr
-    dump = open_dump(run / "all.zarr")
-    depth = dump["raw/patch_depth/mean"]
-    depth[np.isinf(depth)] = np.nan
-    pairs = sums.Pairs.of(depth, dump.info.grid)
-    np.testing.assert_allclose(pairs.rows(), dump["statistics/pair_rows"], rtol=1e-6, atol=1e-6)
-    for layer in range(3):
-        scores = dump["raw/scores_pre_bias"][:, layer].astype(np.float64) + dump["raw/row_mean"][:, layer][..., None]
-        scores = scores[:, :, 1:, 1:]
-        rows, cosines = sums.score_rows(scores, pairs)
-        np.testing.assert_allclose(rows, dump["statistics/content/rows"][:, layer], rtol=5e-3, atol=0.2)
-        np.testing.assert_allclose(cosines, dump["statistics/content/cosines"][:, layer], atol=5e-3)
-        bins = sums.ScoreBins.zeros(4)
-        bins.update(scores, pairs)
-        np.testing.assert_array_equal(bins.count, dump["statistics/content/bins/count"][layer])
-        assert bins.count.sum() == dump["statistics/pair_rows"][:, sums.PAIR_ROWS.index("n")].sum()
+def test_a_dump_with_other_depth_lies_beside_the_runs_own(dumped, run, rooms):
+    described = records.parse(records.RunRecord, run / "run.json")
+    other = "real" if described.shards.depth_field != "real" else "exact"
+    assert command("train", "dump", run, "--data", rooms, "--images", 5, "--depth", other).returncode == 0
+    assert open_dump(run / "dumps" / "latest.zarr").info.num_images == 50
+    assert open_dump(run / "dumps" / f"latest-{other}.zarr").info.depth_field == other
 
 
-def test_mlin_total_minus_content_is_the_known_bias(dumped, run):
-    from training.run_folder import load_model
+def test_a_checkpoint_that_is_missing_is_told_before_any_dump(run, rooms):
+    done = command("train", "dump", run, "--data", rooms, "--checkpoint", "epoch-0", "--checkpoint", "epoch-9")
+    fails_in_one_line(done, "has no checkpoint 'epoch-9'")
+    assert not (run / "dumps" / "epoch-0.zarr").exists()
 
-    _, _, _, model = load_model(run, "latest")
-    content, total = (dumped[f"statistics/{part}/rows"] for part in ("content", "total"))
-    pair_rows = dumped["statistics/pair_rows"]
-    cross, squares = sums.ROWS.index("c_delta"), sums.PAIR_ROWS.index("delta_c_sq")
-    slope = (total - content)[..., cross].sum(0) / pair_rows[:, squares].sum()
-    expected = model.alpha.detach().numpy()[:, None] * model.head_scale.numpy()[None]
-    np.testing.assert_allclose(slope, expected, rtol=1e-4)
+
+def test_ranks_make_no_dump(run, rooms, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    fails_in_one_line(command("train", "dump", run, "--data", rooms), "a dump is made by one process")
+
+
+def test_a_dump_that_sigterm_ends_leaves_nothing(run, rooms, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.dump.observe", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    done = command("train", "dump", run, "--data", rooms, "--images", 5, "--out", tmp_path / "d.zarr")
+    assert done.returncode == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob("*d.zarr*"))
+    assert not list(tmp_path.glob(".*"))
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_dump_replaces_a_dump_and_nothing_else(dumped, run, rooms, tmp_path):
@@ -170,7 +166,7 @@ def test_a_dump_is_written_whole_or_not_at_all(dumped, run, rooms):
     keys = dumped.keys()
     assert len(keys) == len(set(keys)) == 50
     done = command("train", "dump", run, "--data", rooms, "--images", 0)
-    fails_in_one_line(done, "--images must be at least 1")
+    fails_in_one_line(done, "--images must be at least 2")
     fails_in_one_line(command("train", "dump", run, "--data", rooms, "--patch-depth", "x"), "one of mean, center4")
     process = subprocess.Popen(
         [str(BIN / "train"), "dump", str(run), "--data", str(rooms), "--out", str(run / "killed.zarr")],

@@ -1,182 +1,165 @@
-"""CONTRACT: the Zarr store a dump lives in: writer, reader, refusal of anything incomplete or damaged. No torch.
+"""CONTRACT: the Zarr store a dump lives in (`schema` says what is in it): writer, reader, refusals. No torch.
 
-Axes: N images, M <= N images in the raw tier, L layers, H heads, P patches, T = P + 1 tokens (class token first),
-B = sums.NUM_BINS. Layers count from 0 in the store (`layer_base`); figures show them from 1.
-
-| array                             | shape           | dtype | holds                                                  |
-|-----------------------------------|-----------------|-------|--------------------------------------------------------|
-| image_keys                        | (N, 96)         | u1    | UTF-8, zero padded                                     |
-| images_done                       | (N,)            | u1    | 1 once an image's rows are written                     |
-| statistics/pair_rows              | (N, 9)          | f8    | sums.PAIR_ROWS                                         |
-| statistics/<part>/rows            | (N, L, H, 7)    | f8    | sums.ROWS                                              |
-| statistics/<part>/cosines         | (N, L, 4)       | f8    | sums.COSINES                                           |
-| statistics/<part>/bins/sum,       | (L, H, B)       | f8    | sums.ScoreBins                                         |
-|   sum_sq, sum_centred             |                 |       |                                                        |
-| statistics/<part>/bins/count,     | (L, B)          | f8    | sums.ScoreBins                                         |
-|   images                          |                 |       |                                                        |
-| raw/scores_pre_bias               | (M, L, H, T, T) | f2    | QK^T/sqrt(head dim) minus its row mean                 |
-| raw/row_mean                      | (M, L, H, T)    | f4    | that row mean                                          |
-| raw/patch_depth/<mode>            | (M, P)          | f4    | z, for `mean` and `center4`; invalid patches are +inf  |
-| raw/rgb                           | (M, h, w, 3)    | u1    | the evaluated crop                                     |
-
-<part> is `content` (scores before any depth bias) and, where the model has a bias, also `total` (after it).
-Chunks carry a CRC-32C. The store is written beside its final name and renamed when all images are done.
+Zarr reads a deleted chunk as its fill value and a flipped bit as data. So chunks carry a CRC-32C, every chunk is
+written even where it is empty and must be there when a dump is opened, numbers that were never written are NaN, and the
+store is written beside its final name and renamed when all is done. Raw scores and block outputs are in shards of whole
+images, written by one process at once.
 """
 
+import errno
+import fcntl
+import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zarr
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from training.dumps import sums
+from training.dumps.schema import KEY_BYTES, SCHEMA_VERSION, DumpInfo, Spec, arrays
 
-SCHEMA_VERSION = 1
-_IMAGES_PER_CHUNK = 64
-_KEY_BYTES = 96
+SHARD = 16  # images of raw scores and outputs in a file; batches begin at multiples of it
+_ROWS_PER_CHUNK = 64  # images; a chunk is written as often as a batch ends in it
+_CHUNK_BYTES = 4 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DumpError(ValueError):
     """A dump is missing, incomplete, damaged or newer than this version; the message names what and the fix."""
 
 
-class DumpInfo(BaseModel):
-    """The store's attributes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: int = SCHEMA_VERSION
-    model: str
-    run: str
-    config: dict[str, Any]
-    study_hash: str
-    checkpoint: str
-    checkpoint_sha256: str
-    epoch: int
-    data: str
-    split: str
-    fingerprint: str
-    depth_field: str
-    standardisation: dict[str, Any]
-    patch_depth: str  # mode of the patch depth behind the statistics: mean | center4
-    scale: float  # scores are scale * QK^T
-    has_bias: bool
-    cls_index: int | None
-    layer_base: int = 0
-    num_layers: int
-    num_heads: int
-    grid: tuple[int, int]
-    image_size: int
-    num_images: int
-    num_raw: int
-    dtype: str  # of the forward pass
-    max_fused_difference: float  # largest |logit| difference between the taps' path and the fused one, first batch
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return ("content", "total") if self.has_bias else ("content",)
-
-    @property
-    def num_patches(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-
-def _arrays(info: DumpInfo) -> dict[str, tuple[tuple[int, ...], str, bool]]:
-    """name -> (shape, dtype, whether the first axis is images)."""
-    n, m, layers, heads = info.num_images, info.num_raw, info.num_layers, info.num_heads
-    patches, bins = info.num_patches, sums.NUM_BINS
-    tokens = patches + (info.cls_index is not None)
-    arrays: dict[str, tuple[tuple[int, ...], str, bool]] = {
-        "image_keys": ((n, _KEY_BYTES), "u1", True),
-        "images_done": ((n,), "u1", True),
-        "statistics/pair_rows": ((n, len(sums.PAIR_ROWS)), "f8", True),
-    }
-    for part in info.parts:
-        arrays[f"statistics/{part}/rows"] = ((n, layers, heads, len(sums.ROWS)), "f8", True)
-        arrays[f"statistics/{part}/cosines"] = ((n, layers, len(sums.COSINES)), "f8", True)
-        for name in ("sum", "sum_sq", "sum_centred"):
-            arrays[f"statistics/{part}/bins/{name}"] = ((layers, heads, bins), "f8", False)
-        for name in ("count", "images"):
-            arrays[f"statistics/{part}/bins/{name}"] = ((layers, bins), "f8", False)
-    if m:
-        arrays["raw/scores_pre_bias"] = ((m, layers, heads, tokens, tokens), "f2", True)
-        arrays["raw/row_mean"] = ((m, layers, heads, tokens), "f4", True)
-        for mode in ("mean", "center4"):
-            arrays[f"raw/patch_depth/{mode}"] = ((m, patches), "f4", True)
-        arrays["raw/rgb"] = ((m, info.image_size, info.image_size, 3), "u1", True)
-    return arrays
-
-
-def estimated_bytes(info: DumpInfo) -> int:
-    """Uncompressed size of the store."""
-    return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype, _ in _arrays(info).values())
-
-
 class DumpWriter:
     """`with DumpWriter(path, info) as dump: dump.write(name, first, rows)`; commits on a clean exit."""
 
     def __init__(self, path: Path, info: DumpInfo) -> None:
-        if path.exists() and not (path / "zarr.json").is_file():
-            raise DumpError(f"{path} exists and is no dump: choose another --out")
+        _refuse_to_replace(path, info)
         self.path, self.info = path, info
         self.partial = path.with_name(f".{path.name}.partial")
-        self._group: zarr.Group
+        self._arrays: dict[str, zarr.Array] = {}
+        self._lock: int
 
     def __enter__(self) -> "DumpWriter":
-        self.partial.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self._group = zarr.open_group(self.partial, mode="w")
-        self._group.attrs.update(self.info.model_dump(mode="json"))
-        for name, (shape, dtype, by_image) in _arrays(self.info).items():
-            small = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize < 1 << 16
-            images = (min(shape[0], _IMAGES_PER_CHUNK) if small else 1) if by_image else shape[0]
-            raw = name.startswith("raw/")
-            self._group.create_array(
-                name,
-                shape=shape,
-                dtype=dtype,
-                chunks=(images, *shape[1:]),
-                fill_value=float("nan") if dtype.startswith("f") else 0,
-                compressors=[Crc32cCodec()] if raw else [ZstdCodec(level=3), Crc32cCodec()],
-            )
+        self._take()
+        try:
+            self._create()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
         return self
 
-    def write(self, name: str, first: int, rows: np.ndarray) -> None:
-        """Write rows of the first axis from `first`; anything past the array's end is left out."""
-        array = self._group[name]
-        assert isinstance(array, zarr.Array)
-        count = min(len(rows), array.shape[0] - first)
+    def _create(self) -> None:
+        group = zarr.open_group(self.partial, mode="a")  # "w" would remove the folder, and the lock on it
+        group.attrs.update(self.info.model_dump(mode="json"))
+        for name, spec in arrays(self.info).items():
+            chunks, shards = _layout(name, spec)
+            # Kept as they are: arrays opened again would not write empty chunks.
+            self._arrays[name] = group.create_array(
+                name,
+                shape=spec.shape,
+                dtype=spec.dtype,
+                chunks=chunks,
+                shards=shards,
+                fill_value=float("nan") if spec.dtype.startswith("f") else 0,
+                compressors=[Crc32cCodec()] if name.startswith("raw/") else [ZstdCodec(level=3), Crc32cCodec()],
+                config={"write_empty_chunks": True},
+            )
+
+    def _take(self) -> None:
+        """Make the partial store, or take over what a killed process left; refuse one that a live process writes.
+
+        Two writers of one shard would lose rows without a word. The lock is on the folder and ends with the process.
+        """
+        try:
+            self.partial.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.partial, os.O_RDONLY)
+        except OSError as error:
+            raise DumpError(f"cannot make {self.partial} ({error.strerror}): choose another --out") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise DumpError(f"another process is writing {self.path}: wait for it, or choose another --out") from None
+        except OSError:
+            pass  # a file system without locks
+        for left in self.partial.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+    def write(self, name: str, place: int | tuple[int, int], values: np.ndarray) -> None:
+        """Write rows of the first axis from `place`, what lies past the array's end left out; or all of one place."""
+        array = self._arrays.get(name)
+        if array is None:
+            return  # of no image: empty arrays are not made
+        if isinstance(place, tuple):
+            array[place] = values
+            return
+        count = min(len(values), array.shape[0] - place)
         if count > 0:
-            array[first : first + count] = rows[:count]
+            array[place : place + count] = values[:count]
 
     def write_keys(self, first: int, keys: list[str]) -> None:
         """Names of the images from `first`; also marks them done, so write their rows before."""
-        padded = [key.encode()[:_KEY_BYTES].ljust(_KEY_BYTES, b"\0") for key in keys]
-        self.write("image_keys", first, np.frombuffer(b"".join(padded), np.uint8).reshape(len(keys), _KEY_BYTES))
+        padded = [key.encode()[:KEY_BYTES].ljust(KEY_BYTES, b"\0") for key in keys]
+        self.write("image_keys", first, np.frombuffer(b"".join(padded), np.uint8).reshape(len(keys), KEY_BYTES))
         self.write("images_done", first, np.ones(len(keys), np.uint8))
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self.partial, ignore_errors=True)
-            return
-        if self.path.exists():
-            replaced = self.path.with_name(f".{self.path.name}.replaced")
-            shutil.rmtree(replaced, ignore_errors=True)
-            os.replace(self.path, replaced)
-            os.replace(self.partial, self.path)
-            shutil.rmtree(replaced)
-        else:
-            os.replace(self.partial, self.path)
+        try:
+            if kind is not None:
+                shutil.rmtree(self.partial, ignore_errors=True)
+                if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                    raise DumpError(
+                        f"cannot write {self.path} ({error.strerror}): make room, or choose another --out"
+                    ) from error
+            elif self.path.exists():
+                replaced = self.path.with_name(f".{self.path.name}.replaced")
+                shutil.rmtree(replaced, ignore_errors=True)
+                os.replace(self.path, replaced)
+                os.replace(self.partial, self.path)
+                shutil.rmtree(replaced)
+            else:
+                os.replace(self.partial, self.path)
+        finally:
+            os.close(self._lock)
+
+
+def _refuse_to_replace(path: Path, info: DumpInfo) -> None:
+    """A dump of any age replaces one of the same run, whole or damaged, and nothing else."""
+    if not path.exists():
+        return
+    try:
+        there = json.loads((path / "zarr.json").read_bytes())["attributes"]
+        run, study = there["run"], there["study_hash"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DumpError(f"{path} exists and is no dump: choose another --out, or remove it") from None
+    if (run, study) != (info.run, info.study_hash):
+        raise DumpError(
+            f"{path} holds a dump of another run ({run}, study {study}; this is {info.run}, study {info.study_hash}): "
+            "choose another --out, or remove it"
+        )
+
+
+def _layout(name: str, spec: Spec) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """(chunk, shard). An image or a layer of raw arrays is read alone: chunks hold one, a file holds SHARD images."""
+    shape = spec.shape
+    if name == "raw/scores_pre_bias":
+        return (1, 1, *shape[2:]), (SHARD, *shape[1:])
+    if name.startswith("raw/resid_post/"):
+        return (4, 1, *shape[2:]), (SHARD, *shape[1:])
+    if name.endswith("/grams"):
+        return (1, 1, *shape[2:]), None
+    # Images, groups, folds or layers are read one after the other.
+    bytes_per_row = max(1, int(np.prod(shape[1:])) * np.dtype(spec.dtype).itemsize)
+    rows = max(1, _CHUNK_BYTES // bytes_per_row)
+    return (min(shape[0], rows, _ROWS_PER_CHUNK if spec.by_image else rows), *shape[1:]), None
 
 
 @dataclass(frozen=True)
 class Dump:
-    """An opened dump: `info` and arrays by name, read lazily; `dump["statistics/pair_rows"]` reads one whole."""
+    """An opened dump: `info` and arrays by name, read lazily; `dump["statistics/bins/count"]` reads one whole."""
 
     path: Path
     info: DumpInfo
@@ -185,13 +168,13 @@ class Dump:
     def __getitem__(self, name: str) -> np.ndarray:
         return self.read(name)
 
-    def read(self, name: str, rows: slice | int = slice(None)) -> np.ndarray:
-        """An array or rows of it; raises DumpError where a chunk is missing or its checksum differs."""
+    def read(self, name: str, rows: slice | int | tuple = slice(None)) -> np.ndarray:
+        """An array or a part of it; raises DumpError where a chunk is damaged or was never written."""
         try:
             values = np.asarray(self._array(name)[rows])
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, TypeError, OSError, RuntimeError) as error:
             raise DumpError(f"{self.path}: array {name} is damaged ({error}): {_REDO}") from None
-        if values.dtype.kind == "f" and not name.endswith("/cosines") and np.isnan(values).any():
+        if values.dtype.kind == "f" and np.isnan(values).any():
             raise DumpError(f"{self.path}: array {name} has missing chunks or values: {_REDO}")
         return values
 
@@ -203,39 +186,61 @@ class Dump:
             array = self.group[name]
         except KeyError:
             raise DumpError(f"{self.path}: array {name} is missing: {_REDO}") from None
-        except ValueError as error:  # its zarr.json cannot be parsed
+        except (ValueError, TypeError, AttributeError) as error:  # its zarr.json cannot be parsed, or means nothing
             raise DumpError(f"{self.path}: array {name} is damaged ({error}): {_REDO}") from None
-        assert isinstance(array, zarr.Array)
+        if not isinstance(array, zarr.Array):
+            raise DumpError(f"{self.path}: array {name} is damaged (a {type(array).__name__} in its place): {_REDO}")
         return array
 
+    def check(self) -> None:
+        """Every array there, of its shape and with all its chunks, every image done; raises DumpError."""
+        specs = arrays(self.info)
+        for name, spec in specs.items():
+            if self._array(name).shape != spec.shape:
+                got = self._array(name).shape
+                raise DumpError(f"{self.path}: array {name} has shape {got}, expected {spec.shape}: {_REDO}")
+        done = int(self["images_done"].sum())
+        if done != self.info.num_images:
+            raise DumpError(f"{self.path} is incomplete, {done} of {self.info.num_images} images: {_REDO}")
+        for name in specs:
+            expected = _num_chunks(self._array(name))
+            if (there := self._array(name).nchunks_initialized) != expected:
+                raise DumpError(f"{self.path}: array {name} has {there} of {expected} chunks: {_REDO}")
 
-_REDO = "make it again with train dump"
+
+def _num_chunks(array: zarr.Array) -> int:
+    """As zarr counts the chunks that are there: those of a shard all at once."""
+    files = array.shards or array.chunks
+    count = 1
+    for size, file, chunk in zip(array.shape, files, array.chunks, strict=True):
+        count *= -(-size // file) * -(-file // chunk)
+    return count
+
+
+_REDO = "make it again with train dump, or remove it"
 
 
 def open_dump(path: Path | str) -> Dump:
-    """Open and check a dump: schema, every array present with its shape, every image done."""
+    """Open and check a dump: schema, every array present with its shape and chunks, every image done."""
     path = Path(path)
     if not path.is_dir():
         raise DumpError(f"dump {path} does not exist: make it with train dump")
     try:
         group = zarr.open_group(path, mode="r")
         attributes = dict(group.attrs)
-    except (ValueError, OSError, FileNotFoundError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise DumpError(
             f"{path} is not a Zarr store that can be read ({str(error).splitlines()[0]}): {_REDO}"
         ) from None
     version = attributes.get("schema_version", 0)
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise DumpError(f"{path} has schema version {version}, this version reads up to {SCHEMA_VERSION}")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise DumpError(f"{path} has schema version {version}, this version reads {SCHEMA_VERSION}: use a newer one")
+    if version != SCHEMA_VERSION:
+        raise DumpError(f"{path} has schema version {version}, this version reads {SCHEMA_VERSION}: {_REDO}")
     try:
         info = DumpInfo.model_validate(attributes)
     except ValidationError as error:
         raise DumpError(f"{path} is not a dump of train dump ({str(error).splitlines()[0]}): {_REDO}") from None
     dump = Dump(path, info, group)
-    for name, (shape, _, _) in _arrays(info).items():
-        if dump._array(name).shape != shape:
-            raise DumpError(f"{path}: array {name} has shape {dump._array(name).shape}, expected {shape}: {_REDO}")
-    done = int(dump["images_done"].sum())
-    if done != info.num_images:
-        raise DumpError(f"{path} is incomplete, {done} of {info.num_images} images: {_REDO}")
+    dump.check()
     return dump

@@ -1,0 +1,306 @@
+"""`train dump` on real models: what streams is what the raw tier says; what is done to depth shows."""
+
+import errno
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+from pipeline import shards
+from training.config import resolve
+from training.data import open_shards
+from training.dump import DumpedImages, DumpFailed, causal_numbers, dump, plan_dump, spread
+from training.dumps.arrays import unpacked
+from training.dumps.from_raw import raw_bias, raw_depth, raw_scores, statistics_of_raw
+from training.dumps.pairs import REGRESSORS, partner
+from training.dumps.schema import OUTCOMES, arrays, estimated_bytes
+from training.dumps.scores import ROWS
+from training.dumps.store import Dump, DumpError, DumpWriter, open_dump
+from training.models import MONIKERS
+from training.models.vit import VisionTransformer
+
+SIZE = ("model.image_size=48", "model.patch_size=8", "model.width=32", "model.depth=3", "model.heads=4")
+IMAGES = 20
+
+
+def make(
+    rooms: Path, out: Path, moniker: str, field: str = "exact", settings: tuple[str, ...] = (), **changes
+) -> tuple[Dump, VisionTransformer]:
+    split = open_shards(rooms, "val", field)
+    many = f"model.num_classes={len(split.index.class_names)}"
+    config = resolve("tiny", moniker, [*SIZE, many, "runtime.workers=0", f"data.depth={field}", *settings])
+    torch.manual_seed(0)
+    model = config.model.build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    record = SimpleNamespace(name=moniker, config=config.model_dump(mode="json"), study_hash="h")
+    saved = SimpleNamespace(folder=Path("step-1"), info=SimpleNamespace(sha256="0", epoch=1))
+    asked = {"num_images": IMAGES, "num_raw": IMAGES} | changes
+    info = plan_dump(config, record, saved, model, split, field, **asked)
+    dump(info, config, model, split, out, torch.device("cpu"), lambda count: None)
+    return open_dump(out), model
+
+
+@pytest.fixture(scope="module", params=MONIKERS)
+def made(request, rooms, tmp_path_factory) -> tuple[Dump, VisionTransformer]:
+    return make(rooms, tmp_path_factory.mktemp("dump") / "d.zarr", request.param, num_causal=IMAGES)
+
+
+def test_streamed_statistics_equal_those_from_the_raw_tier(made):
+    dump, _ = made
+    again = statistics_of_raw(dump)
+    names = [n for n in arrays(dump.info) if n.startswith("statistics/") and n.split("/")[-1] not in _OF_LABELS]
+    assert len(names) > 30
+    for name in names:
+        streamed = dump[name].astype(np.float64)
+        tolerance = 2e-3 * max(1e-6, float(np.abs(streamed[np.isfinite(streamed)]).max()))
+        np.testing.assert_allclose(again[name], streamed, rtol=5e-3, atol=tolerance, err_msg=name)
+
+
+_OF_LABELS = ("labels", "predicted")
+
+
+def test_every_image_is_there_once_and_spread_over_the_split(made, rooms):
+    dump, _ = made
+    split = shards.open_split(rooms, "val")
+    keys = [split.members(int(place), ()).key for place in spread(IMAGES, len(split))]
+    assert dump.keys() == keys
+    assert len(set(keys)) == IMAGES
+    assert spread(3, 10).tolist() == [0, 3, 6]
+    assert spread(5, 5).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_streams_are_the_blocks(made):
+    dump, model = made
+    info = dump.info
+    first = info.first_attention_layer
+    assert (first > 0) == (info.model in ("mdf1", "mgem"))
+    assert [stream.name for stream in info.streams] == (["tokens", "rgb", "depth"] if first else ["tokens"])
+    widths = {"mdf1": (32, 16), "mgem": (16, 16)}.get(info.model, ())
+    assert [stream.width for stream in info.streams] == [32, *widths]
+    assert info.num_attention_layers == len(model.blocks)
+    assert dump["raw/resid_post/tokens"].shape == (IMAGES, len(model.blocks), 37, 32)
+
+
+def test_bias_is_known_from_parameters(made):
+    """total - content, per head: alpha_l s_h (mlin); φ's own regression (mmlp)."""
+    dump, model = made
+    info = dump.info
+    if not info.has_bias:
+        assert "parameters/head_scale" not in arrays(info)
+        return
+    column = ROWS.index("c_delta")
+    content, total = (dump[f"statistics/{part}/head_rows"].sum(0)[..., column] for part in ("content", "total"))
+    squares = unpacked(dump["statistics/pairs/centred"]).sum(0)[0, 0]
+    if info.bias == "linear":
+        expected = model.alpha.detach().numpy()[:, None] * model.head_scale.numpy()
+        np.testing.assert_allclose((total - content) / squares, expected, rtol=1e-3)
+    depth = raw_depth(dump, "mean", slice(0, 3))
+    tensor = torch.as_tensor(np.where(np.isnan(depth), np.nan, depth), dtype=torch.float32)
+    from training.models.patch_depth import token_depth
+    from training.models.score_bias import LinearBias, TableBias
+
+    for layer in range(info.num_attention_layers):
+        if info.bias == "linear":
+            own = LinearBias(model.head_scale * model.alpha[layer], token_depth(tensor)).dense()
+        else:
+            own = TableBias(model.head_scale, model.phi[layer](token_depth(tensor))).dense()
+        np.testing.assert_allclose(raw_bias(dump, layer, depth), own.detach().numpy(), atol=1e-5)
+
+
+def test_causal_rows_are_first_differences(made, rooms):
+    """Σ (S' - S)(Δ' - Δ), centred, written out; m3ch is moved by no depth at all, exactly."""
+    dump, model = made
+    info = dump.info
+    rows, pairs = dump["causal/swap/rows"], dump["causal/swap/pairs"]
+    outcomes = dump["causal/outcomes"]
+    if info.model == "m3ch":
+        assert (rows == 0).all()
+        unmoved = [i for i, name in enumerate(info.interventions) if not name.startswith("erase")]
+        assert len(unmoved) == 4
+        assert (outcomes[:, unmoved, 1:] == 0).all()
+        return
+    assert outcomes.shape == (IMAGES, len(info.interventions), len(OUTCOMES))
+    swapped = outcomes[:, info.interventions.index("swap")]
+    assert (swapped[:, OUTCOMES.index("kl")] > 0).all() and (swapped[:, OUTCOMES.index("logit_mae")] > 0).all()
+    assert (pairs > 0).all()
+    numbers = causal_numbers(info)
+    z = dump["statistics/patch_depth"].astype(np.float64)
+    delta, other = (abs(d[:, :, None] - d[:, None]) for d in (z[numbers], z[[partner(n, IMAGES) for n in numbers]]))
+    off = ~np.eye(36, dtype=bool)
+    change = np.where(off, other - delta, 0.0)
+    change = np.where(off, change - change.sum(2, keepdims=True) / 35, 0.0)
+    np.testing.assert_allclose(pairs, (change**2).sum((1, 2)), rtol=1e-4)
+    if info.bias == "linear" and info.first_attention_layer == 0:
+        # Nothing but the bias of the first block knows of depth there: its slope is the bias's own.
+        slope = dump["causal/swap/head_rows"].sum(0)[0, :, 0] / dump["causal/swap/head_pairs"].sum()
+        np.testing.assert_allclose(slope, model.alpha[0].item() * model.head_scale.numpy(), rtol=1e-3)
+
+
+def test_interventions_do_what_they_say(made):
+    dump, _ = made
+    info = dump.info
+    assert info.interventions[:4] == ["swap", "zero", "mean", "real"]
+    kl = dump["causal/outcomes"][:, :, OUTCOMES.index("kl")]
+    for place, name in enumerate(info.interventions):
+        last = f"-{info.num_layers}"
+        if name.endswith(last):
+            assert kl[:, place].max() < 1e-9, name  # nothing reads patches after the last block
+        elif name.startswith(("erase", "ablate")):
+            assert kl[:, place].min() >= -1e-12 and kl[:, place].max() > 1e-9, name
+    assert any(name.startswith("ablate") for name in info.interventions) == info.has_bias
+
+
+def test_erased_depth_is_gone_where_it_was_erased(made):
+    """At the last block itself, no line predicts z from what is left; from other blocks on some comes back."""
+    dump, _ = made
+    moments = unpacked(dump["causal/refit/moments"].sum(0))
+    unchanged = unpacked(dump["statistics/probe/tokens/moments"].sum(0))[-1]
+    assert r_squared(unchanged) > 0.05 or dump.info.model == "m3ch"
+    assert r_squared(moments[-2]) == pytest.approx(0, abs=1e-4)
+    assert r_squared(moments[0]) > 1e-3
+    assert moments.shape[0] == dump.info.num_attention_layers + 1
+    np.testing.assert_allclose(moments[-1], unchanged, rtol=1e-4, atol=1e-3 * np.abs(unchanged).max())  # nothing erased
+
+
+def r_squared(moments: np.ndarray) -> float:
+    """Of z on h with a small ridge, from [h, z, z', 1] moments."""
+    n = moments[-1, -1]
+    mean = moments[-1] / n
+    covariance = moments / n - np.outer(mean, mean)
+    size = len(moments) - 3
+    sigma = covariance[:size, size]
+    own = covariance[:size, :size] + 1e-6 * np.trace(covariance[:size, :size]) / size * np.eye(size)
+    return float(sigma @ np.linalg.solve(own, sigma) / covariance[size, size])
+
+
+def test_patches_without_depth_are_left_out_and_told(rooms, tmp_path):
+    dump, _ = make(rooms, tmp_path / "d.zarr", "m4ch", field="real")
+    depth = dump["statistics/patch_depth"]
+    gaps = np.isinf(depth)
+    complete = dump["statistics/two_way/images"].sum()
+    assert complete == (~gaps.any(1)).sum()
+    pairs = unpacked(dump["statistics/pairs/literal"])[:, 0, 0]
+    seen = (~gaps).sum(1)
+    np.testing.assert_array_equal(pairs, seen * (seen - 1))
+    assert dump["statistics/probe/position"][..., 0].sum() == seen.sum()
+
+
+@pytest.mark.filterwarnings("error")
+def test_depth_that_is_nowhere_is_refused(rooms, tmp_path, monkeypatch):
+    def without_depth(self, number):
+        views = read(self, number)
+        for depth in (views.batch.depth, views.other):
+            depth[:] = torch.nan
+        return views
+
+    read = DumpedImages.__getitem__
+    monkeypatch.setattr(DumpedImages, "__getitem__", without_depth)
+    with pytest.raises(DumpFailed, match="no patch of these images has exact depth"):
+        make(rooms, tmp_path / "d.zarr", "m4ch", num_images=4, num_causal=4)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_class_tokens_are_two(rooms, tmp_path):
+    dump, _ = make(rooms, tmp_path / "d.zarr", "mdf1", settings=("model.cls_copies=2",), num_raw=2)
+    assert dump.info.num_prefix == 2
+    assert dump["raw/scores_pre_bias"].shape[-1] == 38
+
+
+@pytest.mark.parametrize("images", [2, 16, 17])
+def test_any_number_of_images(rooms, tmp_path, images):
+    dump, _ = make(rooms, tmp_path / "d.zarr", "m3ch", num_images=images, num_raw=3)
+    assert dump.info.num_images == images
+    assert dump["raw/rgb"].shape[0] == min(images, 3)
+    stored = sum(file.stat().st_size for file in dump.path.rglob("*") if file.is_file())
+    assert stored < 3 * estimated_bytes(dump.info) + 200_000
+    scores = raw_scores(dump, 0, slice(0, 2))
+    assert np.isfinite(scores).all()
+    assert np.abs(scores.mean(-1) - dump["raw/row_mean"][:2, 0]).max() < 1e-2
+
+
+def test_a_checkpoint_that_diverged_is_refused(rooms, tmp_path):
+    split = open_shards(rooms, "val", "exact")
+    config = resolve("tiny", "m3ch", [*SIZE, "model.num_classes=6", "runtime.workers=0"])
+    model = config.model.build()
+    with torch.no_grad():
+        model.blocks[1].mlp.fc2.bias.fill_(1e5)
+    record = SimpleNamespace(name="m", config=config.model_dump(mode="json"), study_hash="h")
+    saved = SimpleNamespace(folder=Path("step-1"), info=SimpleNamespace(sha256="0", epoch=1))
+    info = plan_dump(config, record, saved, model, split, "exact", num_images=4, num_raw=4)
+    with pytest.raises(DumpFailed, match="output of block 2 holds values that fp16 cannot"):
+        dump(info, config, model, split, tmp_path / "d.zarr", torch.device("cpu"), lambda count: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_null_regressors_are_kept(made):
+    dump, _ = made
+    centred = unpacked(dump["statistics/pairs/centred"]).sum(0)
+    assert (centred.diagonal() > 0).all()
+    assert len(REGRESSORS) == len(centred)
+
+
+def test_nothing_but_zeros_is_written_too(rooms, tmp_path):
+    """Zarr leaves out chunks that equal the fill value, which could not be told from chunks that were lost."""
+    dump, _ = make(rooms, tmp_path / "d.zarr", "m3ch", num_causal=6)
+    assert (dump["causal/base"] == 0).all() or (dump["causal/outcomes"] == 0).any()
+    assert (dump["causal/swap/rows"] == 0).all()
+    for chunk in (dump.path / "causal" / "swap" / "rows" / "c").rglob("0"):
+        if chunk.is_file():
+            chunk.unlink()
+    with pytest.raises(DumpError, match=r"array causal/swap/rows has 0 of 1 chunks"):
+        open_dump(tmp_path / "d.zarr")
+
+
+@pytest.mark.parametrize("called", ["create_array", "write"])
+def test_a_full_disk_leaves_nothing(rooms, tmp_path, monkeypatch, called):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(*((zarr.Group, called) if called == "create_array" else (DumpWriter, called)), full)
+    with pytest.raises(DumpError, match=r"cannot write .*d\.zarr \(No space left on device\): make room"):
+        make(rooms, tmp_path / "d.zarr", "m3ch", num_images=4)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_of_one_store_are_one_too_many(rooms, tmp_path):
+    first, _ = make(rooms, tmp_path / "a.zarr", "m3ch", num_raw=0)
+    with DumpWriter(tmp_path / "d.zarr", first.info) as writer:
+        (writer.partial / "left").mkdir()
+        with pytest.raises(DumpError, match=r"another process is writing .*d.zarr"):
+            make(rooms, tmp_path / "d.zarr", "m3ch", num_raw=0)
+        assert (writer.partial / "left").exists()
+        with pytest.raises(DumpError, match=r"another process is writing"), DumpWriter(writer.path, first.info):
+            pass
+    make(rooms, tmp_path / "d.zarr", "m3ch", num_raw=0)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_causal_images_are_pairs_that_exchange_their_depths(rooms, tmp_path):
+    dump, _ = make(rooms, tmp_path / "d.zarr", "m4ch", num_causal=7, num_raw=0)
+    assert dump.info.num_causal == 8
+    # Every fifth image of a dump, and it would be one fold: places in the tier decide.
+    assert (unpacked(dump["causal/refit/moments"])[:, :, -1, -1] > 0).sum(0).tolist() == [4] * 4
+    assert (dump["causal/swap/head_pairs"] > 0).sum() == 4
+    numbers = causal_numbers(dump.info)
+    assert [partner(int(n), IMAGES) for n in numbers[:4]] == numbers[4:].tolist()
+    assert len(set(numbers.tolist())) == 8
+    np.testing.assert_allclose(dump["causal/swap/pairs"][:4], dump["causal/swap/pairs"][4:], rtol=1e-6)
+
+
+def test_neither_another_store_nor_another_runs_dump_is_replaced(rooms, tmp_path):
+    first, _ = make(rooms, tmp_path / "d.zarr", "m3ch", num_raw=0)
+    with pytest.raises(
+        DumpError, match=r"d\.zarr holds a dump of another run \(m3ch, study h; this is m4ch, study h\)"
+    ):
+        make(rooms, tmp_path / "d.zarr", "m4ch", num_raw=0)
+    assert open_dump(tmp_path / "d.zarr").info == first.info
+    foreign = zarr.open_group(tmp_path / "mine.zarr", mode="w", attributes={"mine": 1})
+    foreign.create_array("precious", shape=(3,), dtype="f4")
+    with pytest.raises(DumpError, match=r"mine\.zarr exists and is no dump: choose another --out, or remove it"):
+        make(rooms, tmp_path / "mine.zarr", "m3ch", num_raw=0)
+    assert "precious" in zarr.open_group(tmp_path / "mine.zarr", mode="r")

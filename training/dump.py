@@ -1,0 +1,334 @@
+"""`train dump`: one pass of a checkpoint over images of val into the Zarr contract of `training/dumps`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pipeline import shards
+from training.augment import RGB_MEAN, RGB_STD, normalise
+from training.batch import Batch
+from training.checkpoint import Checkpoint
+from training.config import Config
+from training.data import classes_sha256, fields_of, load
+from training.dumps.pairs import partner
+from training.dumps.schema import MODES, DumpInfo, Stream
+from training.dumps.statistics import Statistics
+from training.dumps.store import SHARD, DumpWriter
+from training.dumps.tokens import gram_batch
+from training.interventions import intervene, interventions_of
+from training.models.patch_depth import patch_depth
+from training.models.score_bias import LinearBias, TableBias
+from training.models.vit import VisionTransformer
+from training.records import RunRecord
+from training.samples import eval_batch, eval_depth
+
+NUM_GROUPS = 50  # of images, for jackknives
+_TOLERANCE = 1e-3  # logits of the taps' path against the fused one, fp32
+
+
+class DumpFailed(ValueError):
+    """The dump cannot be made; one line that says why."""
+
+
+class Views(NamedTuple):
+    """A batch, the same number of depths of the images' partners, and depths of another field, if there is one."""
+
+    batch: Batch
+    other: Tensor
+    matched: Tensor | None
+
+    def to(self, device: torch.device) -> "Views":
+        matched = None if self.matched is None else self.matched.to(device)
+        return Views(self.batch.to(device), self.other.to(device), matched)
+
+
+def spread(count: int, total: int) -> np.ndarray:
+    """`count` places out of `total`, evenly spread: a split may be in the order of its classes."""
+    return np.arange(count) * total // count
+
+
+def causal_numbers(info: DumpInfo) -> np.ndarray:
+    """Places in the dump of the causal tier's images: so many, spread, and after them their partners, in that order."""
+    first = spread(info.num_causal // 2, info.num_images // 2)
+    return np.concatenate([first, first + info.num_images // 2])
+
+
+class DumpedImages(Dataset[Views]):
+    """Images of a split at `places`, in their order, in batches of SHARD; batch `number` of them."""
+
+    def __init__(
+        self, split: shards.Split, config: Config, info: DumpInfo, numbers: np.ndarray, matched: str | None = None
+    ) -> None:
+        self.split, self.config, self.info, self.matched = split, config, info, matched
+        self.numbers = numbers  # places in the dump
+        self.places = spread(info.num_images, len(split))
+
+    def __len__(self) -> int:
+        return -(-len(self.numbers) // SHARD)
+
+    def __getitem__(self, number: int) -> Views:
+        chosen = self.numbers[number * SHARD : (number + 1) * SHARD]
+        others = [partner(int(image), self.info.num_images) for image in chosen]
+        field = self.info.depth_field
+        samples = (self.split.members(int(self.places[image]), fields_of(field)) for image in chosen)
+        batch = eval_batch(samples, len(chosen), self.config, field, int(chosen[0]))
+        return Views(batch, self._depth(others, field), self._depth(chosen, self.matched) if self.matched else None)
+
+    def _depth(self, images: "np.ndarray | list[int]", field: str) -> Tensor:
+        samples = (self.split.members(int(self.places[image]), (field,)) for image in images)
+        return eval_depth(samples, self.config, field)
+
+
+def plan_dump(
+    config: Config,
+    record: RunRecord,
+    saved: Checkpoint,
+    model: VisionTransformer,
+    split: shards.Split,
+    depth_field: str,
+    *,
+    num_images: int | None,
+    num_raw: int,
+    num_causal: int = 0,
+    patch_depth: str | None = None,
+) -> DumpInfo:
+    """What the dump will say of itself; `num_images` None means the whole split.
+
+    `patch_depth` is the mode of |Δ| in the statistics. Dumps that shall share a figure need the same one.
+    """
+    count = len(split) if num_images is None else min(num_images, len(split))
+    if count < 2:
+        raise DumpFailed(f"--images must be at least 2 (each is compared with another), got {count}")
+    for name, number in (("--raw", num_raw), ("--causal", num_causal)):
+        if number < 0:
+            raise DumpFailed(f"{name} must be at least 0, got {number}")
+    depth = split.index.depth[depth_field]
+    mode = patch_depth or getattr(config.model, "patch_depth", "mean")
+    if mode not in MODES:
+        raise DumpFailed(f"--patch-depth must be one of {', '.join(MODES)}, got {mode!r}")
+    bias, shape = bias_kind(model), config.model
+    info = DumpInfo(
+        model=shape.name,
+        run=record.name,
+        config=record.config,
+        study_hash=record.study_hash,
+        checkpoint=saved.folder.name,
+        checkpoint_sha256=saved.info.sha256,
+        epoch=saved.info.epoch,
+        data=split.data,
+        split=split.index.split,
+        fingerprint=split.index.fingerprint,
+        classes_sha256=classes_sha256(split),
+        class_names=list(split.index.class_names),
+        depth_field=depth_field,
+        standardisation={name: getattr(depth, name) for name in ("mean", "std", "polarity", "unit")},
+        patch_depth=mode,
+        scale=(shape.width // shape.heads) ** -0.5,
+        bias=bias,
+        cls_index=0,
+        num_prefix=getattr(shape, "cls_copies", 1),
+        num_layers=shape.depth,
+        first_attention_layer=shape.depth - shape.num_blocks,
+        streams=streams_of(config),
+        num_heads=shape.heads,
+        grid=shape.grid,
+        image_size=shape.image_size,
+        num_images=count,
+        num_raw=min(num_raw, count),
+        num_groups=min(NUM_GROUPS, count),
+        gram_batch=gram_batch(count),
+        dtype="float32",
+        max_fused_difference=0.0,
+    )
+    if num_causal == 0:
+        return info
+    names = interventions_of(info, matched_field(info, split))
+    even = 2 * min(-(-num_causal // 2), count // 2)  # whole pairs of partners
+    return info.model_copy(update={"num_causal": even, "interventions": names})
+
+
+def bias_kind(model: VisionTransformer) -> str | None:
+    """How the dump keeps the bias: by its own parameters, never by its values."""
+    if not model.has_bias:
+        return None
+    size = model.config.image_size
+    first = model.biases(torch.zeros(1, 1, size, size, device=model.cls_token.device))[0]
+    return {LinearBias: "linear", TableBias: "table"}[type(first)]
+
+
+def matched_field(info: DumpInfo, split: shards.Split) -> str | None:
+    """Another depth of the same images: real depth, or pseudo-depth for real."""
+    wanted = "pseudo" if info.depth_field == "real" else "real"
+    return wanted if wanted in split.index.depth else None
+
+
+def streams_of(config: Config) -> list[Stream]:
+    shape = config.model
+    first = shape.depth - shape.num_blocks
+    prefix = getattr(shape, "cls_copies", 1)
+    tokens = Stream(name="tokens", first_layer=first, num_layers=shape.num_blocks, prefix=prefix, width=shape.width)
+    if first == 0:
+        return [tokens]
+    branches = {"rgb": shape.stem_width, "depth": shape.width // 2}
+    return [
+        tokens,
+        *(Stream(name=n, first_layer=0, num_layers=first, prefix=0, width=w) for n, w in branches.items()),
+    ]
+
+
+@torch.inference_mode()
+def dump(
+    info: DumpInfo,
+    config: Config,
+    model: VisionTransformer,
+    split: shards.Split,
+    out: Path,
+    device: torch.device,
+    advance: Callable[[int], None],
+) -> DumpInfo:
+    """Write the dump and return what it says of itself; memory does not grow with the number of images."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    model = model.to(device).eval()
+    writer = DumpWriter(out, info)  # refuses a target that is no dump before any work
+    images = DumpedImages(split, config, info, np.arange(info.num_images))
+    difference = _fused_difference(model, images[0].to(device))
+    writer.info = info.model_copy(update={"max_fused_difference": difference})
+    with writer:
+        like = torch.zeros(0, device=device)
+        statistics = Statistics(info, writer.write, like)
+        for views in load(images, range(len(images)), config.runtime):
+            observe(model, views.to(device), statistics, writer)
+            advance(len(views.batch.keys))
+        statistics.finish()
+        if not statistics.finished["statistics/probe/position"][..., 0].any():
+            raise DumpFailed(f"no patch of these images has {info.depth_field} depth: choose another with --depth")
+        for name, values in bias_parameters(model).items():
+            writer.write(f"parameters/{name}", 0, values)
+        if info.num_causal:
+            chosen = DumpedImages(split, config, info, causal_numbers(info), matched_field(info, split))
+            batches = load(chosen, range(len(chosen)), config.runtime)
+            intervene(model, info, (views.to(device) for views in batches), statistics, writer, advance)
+    return writer.info
+
+
+def observe(model: VisionTransformer, views: Views, statistics: Statistics, writer: DumpWriter) -> None:
+    """One batch into the statistics and, of the first images, the raw tier."""
+    info, batch = statistics.info, views.batch
+    numbers = np.arange(batch.first, batch.first + len(batch.keys))
+    size = info.image_size // info.grid[0]
+    modes = {mode: patch_depth(batch.depth.float(), size, mode) for mode in MODES}  # type: ignore[arg-type]
+    other = patch_depth(views.other.float(), size, info.patch_depth)  # type: ignore[arg-type]
+    statistics.begin(numbers, modes[info.patch_depth], other, patch_colour(batch.rgb, size))
+    raw = _Raw(info, batch.first, len(batch.keys))
+    logits = model(normalise(batch.rgb, RGB_MEAN, RGB_STD), batch.depth, _Observer(statistics, raw))
+    statistics.end()
+    raw.write(writer, batch.rgb, modes)
+    writer.write("statistics/labels", batch.first, batch.label.int().cpu().numpy())
+    writer.write("statistics/predicted", batch.first, logits.argmax(1).int().cpu().numpy())
+    writer.write_keys(batch.first, batch.keys)
+
+
+def patch_colour(rgb: Tensor, patch_size: int) -> Tensor:
+    """uint8 (batch, 3, height, width) -> mean colour of patches (batch, patches, 3) in 0..1."""
+    return torch.nn.functional.avg_pool2d(rgb.float() / 255, patch_size).flatten(2).transpose(1, 2)
+
+
+class _Observer:
+    """Taps that hand every tensor to the statistics as it comes and keep none; nothing is changed."""
+
+    def __init__(self, statistics: Statistics, raw: "_Raw") -> None:
+        self.statistics, self.raw, self.first = statistics, raw, statistics.info.first_attention_layer
+        self._scores: Tensor
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        _, number, kind = name.split(".", 2)
+        layer = int(number) - self.first
+        values = tensor.float()
+        if kind == "attn.scores_pre_bias":
+            self.statistics.scores("content", layer, values)
+            self.raw.scores(layer, values)
+            self._scores = values
+        elif kind == "attn.bias":
+            self.statistics.scores("total", layer, self._scores + values)
+        elif kind == "attn.pattern":
+            self.statistics.pattern(layer, values)
+        else:
+            stream = kind.removesuffix("resid_post").rstrip(".") or "tokens"
+            place = layer if stream == "tokens" else int(number)
+            self.statistics.tokens(stream, place, values)
+            self.raw.tokens(stream, place, values)
+        return tensor
+
+
+class _Raw:
+    """The raw rows of one batch, written at once: a batch is a file. Images beyond the raw tier cost nothing."""
+
+    def __init__(self, info: DumpInfo, first: int, count: int) -> None:
+        self.info, self.first = info, first
+        self.keep = max(0, min(count, info.num_raw - first))
+        self._rows: dict[str, list[np.ndarray]] = {}
+
+    def scores(self, layer: int, scores: Tensor) -> None:
+        if self.keep:
+            kept = scores[: self.keep]
+            mean = kept.mean(-1)
+            # Row means are kept apart: raw scores can exceed what fp16 holds, and softmax ignores them.
+            self._add("scores_pre_bias", _halved(kept - mean[..., None], f"scores of block {layer + 1}"))
+            self._add("row_mean", mean.cpu().numpy())
+
+    def tokens(self, stream: str, layer: int, tokens: Tensor) -> None:
+        if self.keep:
+            self._add(f"resid_post/{stream}", _halved(tokens[: self.keep], f"output of block {layer + 1}"))
+
+    def _add(self, name: str, values: np.ndarray) -> None:
+        self._rows.setdefault(name, []).append(values)
+
+    def write(self, writer: DumpWriter, rgb: Tensor, modes: dict[str, Tensor]) -> None:
+        if not self.keep:
+            return
+        for name, layers in self._rows.items():
+            writer.write(f"raw/{name}", self.first, np.stack(layers, 1))
+        for mode, patches in modes.items():
+            writer.write(f"raw/patch_depth/{mode}", self.first, patches.nan_to_num(nan=float("inf")).cpu().numpy())
+        writer.write("raw/rgb", self.first, rgb.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def _halved(values: Tensor, what: str) -> np.ndarray:
+    half = values.half()
+    if not bool(torch.isfinite(half).all()):
+        raise DumpFailed(f"{what} holds values that fp16 cannot (65,504 at most): the checkpoint has diverged")
+    return half.cpu().numpy()
+
+
+def _fused_difference(model: VisionTransformer, views: Views) -> float:
+    """Largest difference of logits between the explicit and the fused path on the first batch; raises above 1e-3."""
+    rgb = normalise(views.batch.rgb, RGB_MEAN, RGB_STD)
+    explicit = model(rgb, views.batch.depth, lambda name, tensor: tensor)
+    difference = float((explicit - model(rgb, views.batch.depth)).abs().max())
+    if not difference <= _TOLERANCE:
+        raise DumpFailed(
+            f"explicit and fused attention differ by {difference:.2e} in the logits, more than {_TOLERANCE}"
+        )
+    return difference
+
+
+def bias_parameters(model: VisionTransformer) -> dict[str, np.ndarray]:
+    """What analysis recomputes the bias from: head_scale with alpha (mlin) or φ's w, b, a (mmlp)."""
+    found: dict[str, Tensor] = {}
+    if model.has_bias:
+        found["head_scale"] = model.get_buffer("head_scale")
+        parameters = dict(model.named_parameters())
+        if "alpha" in parameters:
+            found["alpha"] = parameters["alpha"]
+        else:
+            layers = range(len(model.blocks))
+            weights = [("fc1.weight", (slice(None), 0)), ("fc1.bias", ()), ("fc2.weight", (0,))]
+            found["phi"] = torch.stack(
+                [torch.stack([parameters[f"phi.{i}.{name}"][place] for name, place in weights]) for i in layers]
+            )
+    return {name: tensor.detach().float().cpu().numpy() for name, tensor in found.items()}

@@ -1,0 +1,310 @@
+"""CONTRACT: what a dump holds: attributes, arrays, axes. No torch.
+
+Axes: N images of the statistics, M <= N of the raw tier, C <= N of the causal tier; L layers of the model, of which the
+first F have two branches (mdf1, mgem; else 0) and A = L - F plain attention; H heads; P patches; K prefix tokens (class
+tokens); T = K + P; G groups of images (place modulo G); V folds of probes (place modulo V); B bins of |Δ|, R distances
+and X regressors (`pairs`); a stream (`Stream`) has l layers, t tokens and width D; b = `gram_batch` images to a Gram
+matrix.
+Layers count from 0 in the store (`layer_base`); figures show them from 1. "Packed" is the upper triangle, row by row.
+
+| array                                 | shape                  | dtype | holds                                       |
+|---------------------------------------|------------------------|-------|---------------------------------------------|
+| image_keys                            | (N, 96)                | u1    | UTF-8, zero padded                          |
+| images_done                           | (N,)                   | u1    | 1 once an image's rows are written          |
+| statistics/labels, predicted          | (N,)                   | i4    | class numbers                               |
+| statistics/patch_depth                | (N, P)                 | f4    | z in the mode `patch_depth`; +inf: invalid  |
+| statistics/pairs/literal              | (N, packed 1+X)        | f8    | [1, X]'[1, X], X = pairs.REGRESSORS         |
+| statistics/pairs/centred              | (N, packed X)          | f8    | the same of centred X, without 1            |
+| statistics/bins/count, images         | (B, R)                 | f8    | pairs, images with a pair, in a cell        |
+| statistics/two_way/images, delta_sq   | (G,)                   | f8    | images without gaps; Σ centred |Δ|²         |
+| statistics/two_way/delta_sum          | (G, P, P)              | f8    | Σ centred |Δ|                               |
+| statistics/distance/gram              | (G, R, R)              | f8    | D'D of centred indicators of distances      |
+| statistics/distance/delta             | (G, R)                 | f8    | Σ centred |Δ| at a distance                 |
+| statistics/distance/pairs             | (G, R, 4)              | f8    | scores.DISTANCE_PAIRS                       |
+| statistics/<part>/distance            | (G, A, R, 4)           | f8    | scores.DISTANCE_ROWS of the head mean       |
+| statistics/pattern/distance           | (G, A, R, 2)           | f8    | Σ attention, Σ attention times |Δ|          |
+| statistics/<part>/rows                | (N, A, len(ROWS))      | f8    | scores.ROWS of the head mean                |
+| statistics/<part>/head_rows           | (G, A, H, len(ROWS))   | f8    | per head, summed over a group's images      |
+| statistics/<part>/head_cosines        | (G, A, H, 4, 2)        | f8    | scores.COSINES per head: Σ, images defined  |
+| statistics/<part>/bins/sum,           | (A, H, B, R)           | f8    | Σ S, Σ centred S in a cell                  |
+|   sum_centred                         |                        |       |                                             |
+| statistics/<part>/two_way/sum         | (A, H, P, P)           | f8    | Σ centred S over images without gaps        |
+| statistics/<part>/two_way/group_sum   | (G, A, P, P)           | f4    | the same, head mean                         |
+| statistics/<part>/two_way/            | (G, A, H)              | f8    | Σ centred S times |Δ|, the same images      |
+|   head_sum_delta                      |                        |       |                                             |
+| statistics/pattern/rows               | (N, A, 4)              | f8    | scores.PATTERN_ROWS, head mean              |
+| statistics/pattern/bins/sum           | (A, H, B, R)           | f8    | Σ attention (after softmax) in a cell       |
+| statistics/pattern/pair_sum           | (A, P, P)              | f8    | Σ attention over images, head mean          |
+| statistics/probe/position             | (V, P, 3)              | f8    | patches with a depth, Σz, Σz²               |
+| statistics/probe/<stream>/moments,    | (V, l, packed D+3)     | f8    | tokens.ProbeMoments                         |
+|   image_moments                       |                        |       |                                             |
+| statistics/probe/<stream>/            | (V, l, P, D)           | f8    | Σ h                                         |
+|   position_sum                        |                        |       |                                             |
+| statistics/similarity/<stream>/grams  | (N // b, l, b, b)      | f4    | tokens.Grams, zero diagonal                 |
+| statistics/similarity/<stream>/       | (N // b, l, b)         | f4    | that diagonal                               |
+|   diagonals                           |                        |       |                                             |
+| statistics/similarity/<stream>/       | (N, l, 2 or 1, D)      | f2    | class token where there is one; mean patch  |
+|   summary                             |                        |       |                                             |
+| parameters/head_scale                 | (H,)                   | f4    | s_h of a bias                               |
+| parameters/alpha                      | (A,)                   | f4    | mlin                                        |
+| parameters/phi                        | (A, 3, hidden)         | f4    | mmlp: w, b, a of φ(Δ) = Σ a ReLU(w Δ + b)   |
+| raw/scores_pre_bias                   | (M, A, H, T, T)        | f2    | QK^T/sqrt(head dim) minus its row mean      |
+| raw/row_mean                          | (M, A, H, T)           | f4    | that row mean                               |
+| raw/resid_post/<stream>               | (M, l, t, D)           | f2    | block outputs                               |
+| raw/patch_depth/<mode>                | (M, P)                 | f4    | z, `mean` and `center4`; +inf: invalid      |
+| raw/rgb                               | (M, h, w, 3)           | u1    | the evaluated crop                          |
+| causal/base                           | (C,)                   | u1    | 1: right without any change                 |
+| causal/outcomes                       | (C, I, 4)              | f4    | OUTCOMES of each of `interventions`         |
+| causal/swap/pairs                     | (C,)                   | f8    | Σ (Δ' - Δ)² centred, |Δ'| of another image  |
+| causal/swap/rows                      | (C, A, 2)              | f8    | Σ (S' - S)(Δ' - Δ), Σ (S' - S)²; head mean  |
+| causal/swap/head_rows                 | (G, A, H, 2)           | f8    | the same per head                           |
+| causal/swap/head_pairs                | (G,)                   | f8    | Σ (Δ' - Δ)²                                 |
+| causal/refit/moments                  | (V, l + 1, packed D+3) | f8    | at the last block, depth erased at each; at |
+|                                       |                        |       | none                                        |
+
+Images of the causal tier are spread over the dump's; its second half are the partners (`pairs.partner`) of the first.
+Its groups and folds go by place in the half.
+<part> is `content` (scores before any depth bias) and, where the model has a bias, also `total` (after it).
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from training.dumps.arrays import packed_size
+from training.dumps.pairs import NUM_BINS, REGRESSORS, num_distances
+from training.dumps.scores import COSINES, DISTANCE_PAIRS, DISTANCE_ROWS, PATTERN_ROWS, ROWS
+from training.dumps.tokens import NUM_FOLDS
+
+SCHEMA_VERSION = 2
+KEY_BYTES = 96
+MODES = ("mean", "center4")
+OUTCOMES = ("correct", "kl", "logit_mae", "changed")  # KL(unchanged || changed) in nats; prediction is another
+PHI_HIDDEN = 32
+
+
+class Stream(BaseModel):
+    """Outputs of consecutive blocks: `tokens` of plain blocks, `rgb` and `depth` of blocks with two branches."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str  # tokens, rgb or depth
+    first_layer: int
+    num_layers: int
+    prefix: int  # class tokens before the patches
+    width: int
+
+
+class DumpInfo(BaseModel):
+    """The store's attributes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    run: str
+    config: dict[str, Any]
+    study_hash: str
+    checkpoint: str
+    checkpoint_sha256: str
+    epoch: int
+    data: str
+    split: str
+    fingerprint: str
+    classes_sha256: str
+    class_names: list[str]
+    depth_field: str
+    standardisation: dict[str, Any]
+    patch_depth: str  # mode of the patch depth behind the statistics: mean | center4
+    scale: float  # scores are scale * QK^T
+    bias: Literal["linear", "table"] | None  # mlin's, mmlp's
+    cls_index: int | None
+    num_prefix: int  # class tokens; patches follow
+    layer_base: int = 0
+    num_layers: int
+    first_attention_layer: int  # layers before it have two branches
+    streams: list[Stream]
+    num_heads: int
+    grid: tuple[int, int]
+    image_size: int
+    num_images: int
+    num_raw: int
+    num_groups: int
+    gram_batch: int
+    num_causal: int = 0
+    interventions: list[str] = []
+    dtype: str  # of the forward pass
+    tf32: bool = False
+    max_fused_difference: float  # largest |logit| difference between the taps' path and the fused one, first batch
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return ("content", "total") if self.has_bias else ("content",)
+
+    @property
+    def has_bias(self) -> bool:
+        return self.bias is not None
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_attention_layers(self) -> int:
+        return self.num_layers - self.first_attention_layer
+
+    @property
+    def attention_layers(self) -> np.ndarray:
+        """Layers with plain attention, counted from 1."""
+        return np.arange(self.first_attention_layer, self.num_layers) + 1
+
+    def stream(self, name: str) -> Stream:
+        return next(stream for stream in self.streams if stream.name == name)
+
+
+class Spec(BaseModel):
+    """An array of the store; `by_image`: its first axis is images."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    by_image: bool = False
+
+
+def arrays(info: DumpInfo) -> dict[str, Spec]:
+    """Every array that a dump with these attributes has; empty ones are left out."""
+    n, patches = info.num_images, info.num_patches
+    found = {
+        "image_keys": Spec(shape=(n, KEY_BYTES), dtype="u1", by_image=True),
+        "images_done": Spec(shape=(n,), dtype="u1", by_image=True),
+        "statistics/labels": Spec(shape=(n,), dtype="i4", by_image=True),
+        "statistics/predicted": Spec(shape=(n,), dtype="i4", by_image=True),
+        "statistics/patch_depth": Spec(shape=(n, patches), dtype="f4", by_image=True),
+        "statistics/pairs/literal": Spec(shape=(n, packed_size(1 + len(REGRESSORS))), dtype="f8", by_image=True),
+        "statistics/pairs/centred": Spec(shape=(n, packed_size(len(REGRESSORS))), dtype="f8", by_image=True),
+    }
+    for part in info.parts:
+        found |= {f"statistics/{part}/{name}": spec for name, spec in _of_scores(info).items()}
+    found |= _of_pairs(info) | _of_tokens(info) | _of_parameters(info) | _raw(info) | _causal(info)
+    return {name: spec for name, spec in found.items() if 0 not in spec.shape}
+
+
+def _of_pairs(info: DumpInfo) -> dict[str, Spec]:
+    groups, layers, square = info.num_groups, info.num_attention_layers, (info.num_patches, info.num_patches)
+    cells = (NUM_BINS, num_distances(info.grid))
+    shapes: dict[str, tuple[int, ...]] = {
+        "bins/count": cells,
+        "bins/images": cells,
+        "two_way/images": (groups,),
+        "two_way/delta_sum": (groups, *square),
+        "two_way/delta_sq": (groups,),
+        "distance/gram": (groups, cells[1], cells[1]),
+        "distance/delta": (groups, cells[1]),
+        "distance/pairs": (groups, cells[1], len(DISTANCE_PAIRS)),
+        "pattern/distance": (groups, layers, cells[1], 2),
+        "pattern/bins/sum": (layers, info.num_heads, *cells),
+        "pattern/pair_sum": (layers, *square),
+    }
+    found = {f"statistics/{name}": Spec(shape=shape, dtype="f8") for name, shape in shapes.items()}
+    rows = (info.num_images, layers, len(PATTERN_ROWS))
+    return found | {"statistics/pattern/rows": Spec(shape=rows, dtype="f8", by_image=True)}
+
+
+def _of_scores(info: DumpInfo) -> dict[str, Spec]:
+    groups, layers, heads = info.num_groups, info.num_attention_layers, info.num_heads
+    square, cells = (info.num_patches, info.num_patches), (NUM_BINS, num_distances(info.grid))
+    shapes: dict[str, tuple[int, ...]] = {
+        "head_rows": (groups, layers, heads, len(ROWS)),
+        "head_cosines": (groups, layers, heads, len(COSINES), 2),
+        "bins/sum": (layers, heads, *cells),
+        "bins/sum_centred": (layers, heads, *cells),
+        "two_way/sum": (layers, heads, *square),
+        "two_way/head_sum_delta": (groups, layers, heads),
+        "distance": (groups, layers, cells[1], len(DISTANCE_ROWS)),
+    }
+    found = {name: Spec(shape=shape, dtype="f8") for name, shape in shapes.items()}
+    found["rows"] = Spec(shape=(info.num_images, layers, len(ROWS)), dtype="f8", by_image=True)
+    found["two_way/group_sum"] = Spec(shape=(groups, layers, *square), dtype="f4")
+    return found
+
+
+def _of_tokens(info: DumpInfo) -> dict[str, Spec]:
+    found = {"statistics/probe/position": Spec(shape=(NUM_FOLDS, info.num_patches, 3), dtype="f8")}
+    block = info.gram_batch
+    blocks = info.num_images // block if block else 0
+    for stream in info.streams:
+        layers, width = stream.num_layers, stream.width
+        probe, similarity = f"statistics/probe/{stream.name}", f"statistics/similarity/{stream.name}"
+        triangle = (NUM_FOLDS, layers, packed_size(width + 3))
+        summary = (info.num_images, layers, 1 + (stream.prefix > 0), width)
+        found |= {
+            f"{probe}/moments": Spec(shape=triangle, dtype="f8"),
+            f"{probe}/image_moments": Spec(shape=triangle, dtype="f8"),
+            f"{probe}/position_sum": Spec(shape=(NUM_FOLDS, layers, info.num_patches, width), dtype="f8"),
+            f"{similarity}/grams": Spec(shape=(blocks, layers, block, block), dtype="f4"),
+            f"{similarity}/diagonals": Spec(shape=(blocks, layers, block), dtype="f4"),
+            f"{similarity}/summary": Spec(shape=summary, dtype="f2", by_image=True),
+        }
+    return found
+
+
+def _of_parameters(info: DumpInfo) -> dict[str, Spec]:
+    if info.bias is None:
+        return {}
+    name, shape = ("alpha", ()) if info.bias == "linear" else ("phi", (3, PHI_HIDDEN))
+    return {
+        "parameters/head_scale": Spec(shape=(info.num_heads,), dtype="f4"),
+        f"parameters/{name}": Spec(shape=(info.num_attention_layers, *shape), dtype="f4"),
+    }
+
+
+def _raw(info: DumpInfo) -> dict[str, Spec]:
+    m, layers, heads = info.num_raw, info.num_attention_layers, info.num_heads
+    tokens = info.num_prefix + info.num_patches
+    shapes: dict[str, tuple[tuple[int, ...], str]] = {
+        "scores_pre_bias": ((m, layers, heads, tokens, tokens), "f2"),
+        "row_mean": ((m, layers, heads, tokens), "f4"),
+        "rgb": ((m, info.image_size, info.image_size, 3), "u1"),
+    }
+    for stream in info.streams:
+        shape = (m, stream.num_layers, stream.prefix + info.num_patches, stream.width)
+        shapes[f"resid_post/{stream.name}"] = (shape, "f2")
+    for mode in MODES:
+        shapes[f"patch_depth/{mode}"] = ((m, info.num_patches), "f4")
+    return {f"raw/{name}": Spec(shape=shape, dtype=dtype, by_image=True) for name, (shape, dtype) in shapes.items()}
+
+
+def _causal(info: DumpInfo) -> dict[str, Spec]:
+    c, layers = info.num_causal, info.num_attention_layers
+    if c == 0:
+        return {}
+    last = info.stream("tokens")
+    groups = info.num_groups
+    return {
+        "causal/base": Spec(shape=(c,), dtype="u1", by_image=True),
+        "causal/outcomes": Spec(shape=(c, len(info.interventions), len(OUTCOMES)), dtype="f4", by_image=True),
+        "causal/swap/pairs": Spec(shape=(c,), dtype="f8", by_image=True),
+        "causal/swap/rows": Spec(shape=(c, layers, 2), dtype="f8", by_image=True),
+        "causal/swap/head_rows": Spec(shape=(groups, layers, info.num_heads, 2), dtype="f8"),
+        "causal/swap/head_pairs": Spec(shape=(groups,), dtype="f8"),
+        "causal/refit/moments": Spec(shape=(NUM_FOLDS, last.num_layers + 1, packed_size(last.width + 3)), dtype="f8"),
+    }
+
+
+def estimated_bytes(info: DumpInfo) -> int:
+    """Uncompressed size of the store."""
+    return sum(_num_bytes(spec) for spec in arrays(info).values())
+
+
+def estimated_memory(info: DumpInfo) -> int:
+    """Bytes of the sums and of one block of features, which are held during the pass; the model comes on top."""
+    by_pass = ("statistics/", "causal/refit")
+    sums = sum(_num_bytes(s) for n, s in arrays(info).items() if n.startswith(by_pass) and not s.by_image)
+    grams = sum(_num_bytes(s) for n, s in arrays(info).items() if n.endswith("/grams"))
+    features = sum(4 * info.gram_batch * s.num_layers * info.num_patches * s.width for s in info.streams)
+    moments = sum(_num_bytes(s) for n, s in arrays(info).items() if n.endswith("moments"))  # squares are held
+    return sums - grams + features + moments
+
+
+def _num_bytes(spec: Spec) -> int:
+    return int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize

@@ -1,0 +1,120 @@
+"""CONTRACT: all statistics of a dump in one pass, for numpy and torch arrays alike; imports no torch.
+
+`train dump` hands it what a model computes, on the device; `statistics_of_raw` what a dump's raw tier holds.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from training.dumps.arrays import Array, double, namespace, to_numpy
+from training.dumps.pairs import Pairs, filled, num_distances
+from training.dumps.scores import PairSums, PatternSums, ScoreSums, num_cells, pair_moments
+from training.dumps.tokens import Grams, PositionSums, ProbeMoments
+
+if TYPE_CHECKING:
+    from training.dumps.schema import DumpInfo
+
+Write = Callable[[str, int | tuple[int, int], np.ndarray], None]  # array; first row and rows, or a place in it
+
+
+class Statistics:
+    """`begin` a batch of images, hand over each layer's scores, pattern and tokens as they come, `end` it; `finish`.
+
+    Rows of images go to `write` at once; sums when finished. `like` is an array of the kind, precision and device of
+    the scores. Scores and patterns must come in the order of layers, content before total.
+    """
+
+    def __init__(self, info: "DumpInfo", write: Write, like: Array) -> None:
+        self.info, self.write, self.like = info, write, like
+        patches, cells = info.num_patches, num_cells(num_distances(info.grid))
+        layers, heads, groups = info.num_attention_layers, info.num_heads, info.num_groups
+        self._pair_sums = PairSums(groups, cells, info.grid, like)
+        self._scores = {part: ScoreSums(part, groups, layers, heads, info.grid, like) for part in info.parts}
+        self._patterns = PatternSums(groups, layers, heads, info.grid, like)
+        self._positions = PositionSums(patches, like)
+        self._probes = {
+            stream.name: ProbeMoments(stream.name, stream.num_layers, patches, stream.width, like)
+            for stream in info.streams
+        }
+        self._grams = {stream.name: Grams(stream.num_layers, info.gram_batch) for stream in info.streams}
+        self._rows: dict[str, list[np.ndarray]] = {}
+        self.delta_squares = 0.0  # Σ centred |Δ|² over all pairs
+
+    def begin(self, numbers: np.ndarray, depth: Array, other: Array, colour: Array) -> None:
+        """Images at these places of the dump, consecutive: patch depths (batch, P) of theirs and of their partners'
+        images in z, NaN where a patch has no valid pixel, and mean colours (batch, P, 3) in 0..1.
+        """
+        self.numbers, self.groups = numbers, numbers % self.info.num_groups
+        other = filled(double(other))
+        self.pairs = Pairs.of(depth, other, colour, self.info.grid, numbers, self.like)
+        self._z, self._other = depth, other
+        self._moments = pair_moments(self.pairs)
+        self._rows = {}
+        self.delta_squares += float((self.pairs.centred[..., 0] ** 2).sum())
+        self._pair_sums.update(self.pairs, self.groups)
+        self._positions.update(depth, numbers)
+        xp = namespace(depth)
+        first = int(numbers[0])
+        self.write("statistics/patch_depth", first, to_numpy(xp.where(xp.isnan(depth), float("inf"), depth)))
+        for name, moments in zip(("literal", "centred"), self._moments, strict=True):
+            self.write(f"statistics/pairs/{name}", first, moments)
+
+    def scores(self, part: str, layer: int, scores: Array) -> None:
+        """(batch, heads, T, T) of the attention layer with this number among those with plain attention."""
+        prefix = self.info.num_prefix
+        patches = scores[:, :, prefix:, prefix:]
+        rows = self._scores[part].update(layer, patches, self.pairs, self._moments, self.groups)
+        self._rows.setdefault(f"statistics/{part}/rows", []).append(to_numpy(rows))
+
+    def pattern(self, layer: int, pattern: Array) -> None:
+        """(batch, heads, T, T) after softmax."""
+        rows = self._patterns.update(layer, pattern, self.pairs, self.groups)
+        self._rows.setdefault("statistics/pattern/rows", []).append(to_numpy(rows))
+
+    def tokens(self, stream: str, layer: int, tokens: Array) -> None:
+        """(batch, tokens of the stream, width) of the stream's own layer number, prefix tokens first."""
+        prefix = self.info.stream(stream).prefix
+        patches = tokens[:, prefix:]
+        self._probes[stream].update(layer, patches, self._z, self._other, self.numbers)
+        for block, gram, diagonal in self._grams[stream].update(layer, patches):
+            self.write(f"statistics/similarity/{stream}/grams", (block, layer), gram)
+            self.write(f"statistics/similarity/{stream}/diagonals", (block, layer), diagonal)
+        xp = namespace(tokens)
+        summary = xp.stack([tokens[:, 0], patches.mean(1)] if prefix else [patches.mean(1)], 1)
+        self._rows.setdefault(f"statistics/similarity/{stream}/summary", []).append(to_numpy(summary))
+
+    def end(self) -> None:
+        """All layers of the batch have been handed over."""
+        for name, layers in self._rows.items():
+            self.write(name, int(self.numbers[0]), np.stack(layers, 1))
+
+    def finish(self) -> None:
+        """Write the sums; nothing can be added after."""
+        sums = [self._pair_sums.sums, self._patterns.sums, self._positions.sums]
+        sums += [each.sums for each in self._scores.values()]
+        distances = num_distances(self.info.grid)
+        self.finished: dict[str, np.ndarray] = {}
+        for each in sums:
+            for name, values in each.finalize().items():
+                cells = "/bins/" in name
+                self.finished[name] = values.reshape(*values.shape[:-1], -1, distances) if cells else values
+        for probe in self._probes.values():
+            self.finished |= probe.finalize()
+        for name, values in self.finished.items():
+            self.write(name, 0, values)
+
+    def merge(self, other: "Statistics") -> None:
+        """Add the sums of other images of the same dump; blocks of Gram matrices that either has begun stay apart."""
+        self.delta_squares += other.delta_squares
+        for ours, theirs in (
+            (self._pair_sums, other._pair_sums),
+            (self._patterns, other._patterns),
+            (self._positions, other._positions),
+        ):
+            ours.sums.merge(theirs.sums)
+        for part, scores in self._scores.items():
+            scores.sums.merge(other._scores[part].sums)
+        for stream, probe in self._probes.items():
+            probe.merge(other._probes[stream])

@@ -1,0 +1,240 @@
+"""`train dump --causal`: what changes where something is done to depth. Several forward passes an image.
+
+| intervention       | what is done                                                                                    |
+|--------------------|-------------------------------------------------------------------------------------------------|
+| swap               | depth of another image, RGB as it is                                                            |
+| zero, mean         | z = 0, the data set's mean, everywhere; the image's own mean everywhere                         |
+| real or pseudo     | the other depth of the same image, where the shards have one                                    |
+| ablate-all, -<l>   | no depth bias in any block, in block l (mlin, mmlp)                                             |
+| erase_scores-all,  | S_h - β_h |Δ| in every block, in block l; β_h the head's gauge-fixed slope over the dump        |
+|   -<l>             |                                                                                                 |
+| erase_depth-<l>    | block l's output less all that is linear in z (`dumps.erasure`); a probe is refitted at the end |
+
+Blocks are counted from 1. With the swap, scores move by S' - S where |Δ| moves by Δ' - Δ and RGB not at all: their
+regression is free of what RGB, position and depth have in common. Swaps are off the distribution that a model knows.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.augment import RGB_MEAN, RGB_STD, normalise
+from training.dumps.arrays import unpacked
+from training.dumps.erasure import Erasure, erasure
+from training.dumps.pairs import filled
+from training.dumps.schema import DumpInfo
+from training.dumps.scores import ROWS
+from training.dumps.statistics import Statistics
+from training.dumps.store import DumpWriter
+from training.dumps.tokens import ProbeMoments
+from training.models.attention import Taps
+from training.models.patch_depth import patch_depth, signed_difference
+from training.models.vit import VisionTransformer
+
+if TYPE_CHECKING:
+    from training.dump import Views
+
+
+def interventions_of(info: DumpInfo, matched: str | None) -> list[str]:
+    """Names, in the order of the store."""
+    layers = [str(layer) for layer in info.attention_layers]
+    names = ["swap", "zero", "mean"] + ([matched] if matched else [])
+    kinds = (["ablate"] if info.has_bias else []) + ["erase_scores"]
+    for kind in kinds:
+        names += [f"{kind}-{which}" for which in ("all", *layers)]
+    return names + [f"erase_depth-{layer}" for layer in layers]
+
+
+def intervene(
+    model: VisionTransformer,
+    info: DumpInfo,
+    batches: "Iterator[Views]",
+    statistics: Statistics,
+    writer: DumpWriter,
+    advance: Callable[[int], None],
+) -> None:
+    """Run every intervention on every batch and write the causal tier."""
+    tools = _Tools.of(model, info, statistics)
+    width = info.stream("tokens").width
+    refits = ProbeMoments("tokens", len(tools.erasures) + 1, info.num_patches, width, statistics.like)
+    head_rows = np.zeros((info.num_groups, info.num_attention_layers, info.num_heads, 2))
+    head_pairs = np.zeros(info.num_groups)
+    first = 0
+    for views in batches:
+        batch = views.batch
+        # Partners are in one group and fold. Places in the dump would not do: they may all be multiples of some number.
+        places = np.arange(first, first + len(batch.keys)) % max(1, info.num_causal // 2)
+        found = _Batch(model, info, views, tools, refits, places)
+        writer.write("causal/base", first, found.correct(found.logits).astype(np.uint8))
+        writer.write("causal/outcomes", first, np.stack([found.outcome(name) for name in info.interventions], 1))
+        rows, heads, pairs = found.swapped()
+        writer.write("causal/swap/rows", first, rows)
+        writer.write("causal/swap/pairs", first, pairs)
+        np.add.at(head_rows, places % info.num_groups, heads)
+        np.add.at(head_pairs, places % info.num_groups, pairs)
+        first += len(places)
+        advance(len(places))
+    writer.write("causal/swap/head_rows", 0, head_rows)
+    writer.write("causal/swap/head_pairs", 0, head_pairs)
+    writer.write("causal/refit/moments", 0, refits.finalize()["statistics/probe/tokens/moments"])
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """What the interventions take out, known from the dump's own statistics."""
+
+    slopes: Tensor  # (attention layers, heads): gauge-fixed, of the scores that act
+    erasures: list[Erasure]  # of each layer's output
+
+    @classmethod
+    def of(cls, model: VisionTransformer, info: DumpInfo, statistics: Statistics) -> "_Tools":
+        device = model.cls_token.device
+        products = statistics.finished[f"statistics/{info.parts[-1]}/head_rows"].sum(0)[..., ROWS.index("c_delta")]
+        squares = statistics.delta_squares
+        slopes = products / squares if squares > 0 else np.zeros_like(products)
+        moments = unpacked(statistics.finished["statistics/probe/tokens/moments"].sum(0))
+        width = info.stream("tokens").width
+        kept = [*range(width + 1), width + 2]  # without the other image's depth
+        erasures = [erasure(layer[np.ix_(kept, kept)]) for layer in moments]
+        return cls(torch.as_tensor(slopes, dtype=torch.float32, device=device), erasures)
+
+
+class _Batch:
+    """One batch of images without any change, and what each intervention makes of it."""
+
+    def __init__(
+        self,
+        model: VisionTransformer,
+        info: DumpInfo,
+        views: "Views",
+        tools: _Tools,
+        refits: ProbeMoments,
+        places: np.ndarray,
+    ) -> None:
+        self.model, self.info, self.views, self.tools = model, info, views, tools
+        self.refits, self.places = refits, places
+        self.rgb = normalise(views.batch.rgb, RGB_MEAN, RGB_STD)
+        self.patches = self._patches(views.batch.depth)
+        self.logits = self._run(views.batch.depth, self._refitted(len(tools.erasures)))
+
+    def _patches(self, depth: Tensor) -> Tensor:
+        size = self.info.image_size // self.info.grid[0]
+        return patch_depth(depth.float(), size, self.info.patch_depth)  # type: ignore[arg-type]
+
+    def _run(self, depth: Tensor, taps: Taps | None = None) -> Tensor:
+        # The explicit path always, so that rounding is the same with and without a change.
+        return self.model(self.rgb, depth, taps or (lambda name, tensor: tensor))
+
+    def correct(self, logits: Tensor) -> np.ndarray:
+        return (logits.argmax(1) == self.views.batch.label).cpu().numpy()
+
+    def outcome(self, name: str) -> np.ndarray:
+        """(batch, len(OUTCOMES))."""
+        logits = self._changed(name)
+        base, log = self.logits.double().log_softmax(1), logits.double().log_softmax(1)
+        kl = (base.exp() * (base - log)).sum(1)
+        mae = (logits - self.logits).abs().mean(1)
+        changed = logits.argmax(1) != self.logits.argmax(1)
+        return np.stack([self.correct(logits), *(each.cpu().numpy() for each in (kl, mae, changed))], 1)
+
+    def _changed(self, name: str) -> Tensor:
+        depth, (kind, _, which) = self.views.batch.depth, name.partition("-")
+        if kind == "swap":
+            return self._run(self.views.other)
+        if kind == "zero":
+            return self._run(torch.zeros_like(depth))
+        if kind == "mean":
+            mean = depth.nanmean((1, 2, 3), keepdim=True).nan_to_num(0.0)
+            return self._run(mean.expand_as(depth).contiguous())
+        if kind in ("real", "pseudo"):
+            assert self.views.matched is not None
+            return self._run(self.views.matched)
+        layers = range(self.info.first_attention_layer, self.info.num_layers) if which == "all" else [int(which) - 1]
+        if kind == "ablate":
+            places = {f"blocks.{layer}.attn.bias" for layer in layers}
+            return self._run(depth, lambda at, value: torch.zeros_like(value) if at in places else value)
+        if kind == "erase_scores":
+            return self._run(depth, self._without_slopes(list(layers)))
+        return self._without_depth(layers[0])
+
+    def _without_slopes(self, layers: list[int]) -> Taps:
+        prefix, first = self.info.num_prefix, self.info.first_attention_layer
+        delta = F.pad(signed_difference(self.patches).abs(), (prefix, 0, prefix, 0))[:, None]
+
+        def taps(name: str, tensor: Tensor) -> Tensor:
+            _, layer, kind = name.split(".", 2)
+            if kind != "attn.scores_pre_bias" or int(layer) not in layers:
+                return tensor
+            return tensor - self.tools.slopes[int(layer) - first][:, None, None] * delta
+
+        return taps
+
+    def _without_depth(self, layer: int) -> Tensor:
+        """Erase at this layer; a probe's moments at the last block are added up under its number."""
+        first, prefix = self.info.first_attention_layer, self.info.num_prefix
+        erased = self.tools.erasures[layer - first]
+        weights, direction = (torch.as_tensor(a).to(self.rgb) for a in (erased.weights, erased.direction))
+        refitted = self._refitted(layer - first)
+
+        def taps(name: str, tensor: Tensor) -> Tensor:
+            if name == f"blocks.{layer}.resid_post":
+                tensor = tensor.clone()
+                patches = tensor[:, prefix:]
+                patches -= (patches @ weights - erased.offset)[..., None] * direction
+            return refitted(name, tensor)
+
+        return self._run(self.views.batch.depth, taps)
+
+    def _refitted(self, number: int) -> Taps:
+        """Adds the last block's output to the moments under this number."""
+        last = f"blocks.{self.info.num_layers - 1}.resid_post"
+
+        def taps(name: str, tensor: Tensor) -> Tensor:
+            if name == last:
+                other = filled(self._patches(self.views.other))
+                self.refits.update(number, tensor[:, self.info.num_prefix :], self.patches, other, self.places)
+            return tensor
+
+        return taps
+
+    def swapped(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows of the head mean (batch, layers, 2), of heads (batch, layers, heads, 2), and Σ (Δ' - Δ)² (batch,)."""
+        prefix = self.info.num_prefix
+        delta, other = (signed_difference(filled(d)).abs() for d in (self.patches, self._patches(self.views.other)))
+        off = 1 - torch.eye(delta.shape[1], device=delta.device)
+        change = _centred((other - delta) * off, off).double()
+        before, after = _Totals(prefix), _Totals(prefix)
+        self._run(self.views.batch.depth, before)
+        self._run(self.views.other, after)
+        rows: list[Tensor] = []
+        heads: list[Tensor] = []
+        for one, two in zip(before.scores, after.scores, strict=True):
+            moved = _centred((two - one) * off, off).double()
+            for found, of in ((heads, moved), (rows, moved.mean(1, keepdim=True))):
+                found.append(torch.stack([(of * change[:, None]).sum((2, 3)), (of**2).sum((2, 3))], -1))
+        pairs = (change**2).sum((1, 2))
+        return torch.stack(rows, 1)[:, :, 0].cpu().numpy(), torch.stack(heads, 1).cpu().numpy(), pairs.cpu().numpy()
+
+
+class _Totals:
+    """Taps that keep each layer's scores of patches, the bias included."""
+
+    def __init__(self, prefix: int) -> None:
+        self.prefix, self.scores = prefix, list[Tensor]()
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        patches = tensor[:, :, self.prefix :, self.prefix :] if ".attn." in name else tensor
+        if name.endswith("scores_pre_bias"):
+            self.scores.append(patches)
+        elif name.endswith("attn.bias"):
+            self.scores[-1] = self.scores[-1] + patches
+        return tensor
+
+
+def _centred(values: Tensor, weight: Tensor) -> Tensor:
+    return (values - (values * weight).sum(-1, keepdim=True) / weight.sum(-1, keepdim=True)) * weight
