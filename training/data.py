@@ -155,6 +155,8 @@ def _unwrapped(batches: Iterator[_Made]) -> Iterator[_Made]:
         raise shards.ShardError(str(error).strip().rsplit("ShardError: ", 1)[-1]) from None
     except RuntimeError as error:
         raise worker_died(error) or error from None
+    except (ConnectionError, EOFError):  # a worker that ends while it hands a batch over
+        raise _lost("which was handing a batch over, is gone") from None
 
 
 def worker_died(error: RuntimeError) -> DataError | None:
@@ -167,9 +169,13 @@ def worker_died(error: RuntimeError) -> DataError | None:
         return None
     signalled = re.search(r"killed by signal: ([^.]+)", str(error))
     how = f"was killed ({signalled[1].strip()})" if signalled else "is gone"
+    return _lost(f"process {found[1].strip()}, {how}")
+
+
+def _lost(which: str) -> DataError:
     return DataError(
-        f"a loader worker, process {found[1].strip()}, {how}: where memory ran out, lower runtime.workers or "
-        "optim.batch_size; then go on with --resume"
+        f"a loader worker, {which}: where memory ran out, lower runtime.workers or optim.batch_size; then go on with "
+        "--resume"
     )
 
 

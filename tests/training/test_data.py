@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline import shards
-from training import augment
+from training import augment, data
 from training.config import resolve
 from training.data import (
     Batch,
@@ -268,3 +268,15 @@ def children() -> list[int]:
     own = f"/proc/self/task/{os.getpid()}/children"
     with open(own) as file:
         return [int(word) for word in file.read().split()]
+
+
+@pytest.mark.parametrize("broken", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_connection_that_broke_is_told_as_a_lost_worker(broken):
+    def batches():
+        yield 1
+        raise broken
+
+    received = data._unwrapped(batches())
+    assert next(received) == 1
+    with pytest.raises(DataError, match="a loader worker, which was handing a batch over, is gone"):
+        next(received)
