@@ -1,100 +1,163 @@
 """Figure 1: how attention scores change with the depth difference |Δ|, from a dump's per-image sums.
 
-Slopes are in score per 1 z. Two variants, two scales of trust:
+Slopes are in score per 1 z, of the head mean; images count by their pairs; layers are counted from 1. Two variants, two
+scales of trust:
 `literal`      S as it is, one intercept for all pairs of all images: the paper's figure.
-`gauge_fixed`  S and |Δ| minus their means over the keys of a query row: what softmax can see, since
+`gauge_fixed`  S and regressors minus their means over the keys of a query row: what softmax can see, since
                softmax(S + c_i) = softmax(S).
-All are those of the mean over heads; images count by their pairs. Layers are counted from 1.
+Stronger controls are in `fixed_effects`, nulls in `nulls`, what happens when depth is changed in `causal`.
 """
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
 from analysis.statistics import Estimate, cluster_bootstrap, ratio
-from training.dumps.sums import BIN_WIDTH, NUM_BINS, PAIR_ROWS, ROWS
+from training.dumps.arrays import unpacked
+from training.dumps.pairs import BIN_WIDTH, NUM_BINS, REGRESSORS
+from training.dumps.scores import ROWS
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
 
 Variant = Literal["literal", "gauge_fixed"]
 VARIANTS: tuple[Variant, ...] = ("literal", "gauge_fixed")
-_COLUMN = {name: index for index, name in enumerate((*ROWS, *PAIR_ROWS))}
 _MIN_PAIRS, _MIN_IMAGES, _FULL_SIZE = 1000, 50, 500  # a bin's pairs and images, asked of dumps of 500 images or more
+_ROWS_AT_ONCE = 512  # images
 
 
-def moments(dump: "Dump", part: str = "content") -> np.ndarray:
-    """(images, layers, heads, len(ROWS) + len(PAIR_ROWS)): everything slopes need, additive over images."""
-    rows = dump[f"statistics/{part}/rows"]
-    pairs = dump["statistics/pair_rows"]
-    return np.concatenate([rows, np.broadcast_to(pairs[:, None, None], (*rows.shape[:3], pairs.shape[1]))], -1)
+def moments(dump: "Dump", variant: Variant, names: tuple[str, ...] = ("delta",), part: str = "content") -> np.ndarray:
+    """(images, layers, 1 + q + q q): S'S, S'X and X'X of these regressors, additive over images; read in blocks.
+
+    q counts the regressors, and in `literal` the intercept before them. The score is the head mean.
+    """
+    blocks = []
+    for first in range(0, dump.info.num_images, _ROWS_AT_ONCE):
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        own = _of_scores(dump.read(f"statistics/{part}/rows", rows), variant, names)
+        pairs = _of_pairs(dump, variant, names, rows)
+        blocks.append(np.concatenate([own, np.broadcast_to(pairs[:, None], (*own.shape[:2], pairs.shape[-1]))], -1))
+    return np.concatenate(blocks)
 
 
-def _cross(sums: np.ndarray, name: str, a: str, b: str) -> np.ndarray:
-    """Σab - ΣaΣb/n over pairs."""
-    n = sums[..., _COLUMN["n"]]
-    product = sums[..., _COLUMN[a]] * sums[..., _COLUMN[b]]
-    return sums[..., _COLUMN[name]] - product / np.where(n > 0, n, 1.0)
+def head_moments(
+    dump: "Dump", variant: Variant, names: tuple[str, ...] = ("delta",), part: str = "content"
+) -> np.ndarray:
+    """(groups, layers, heads, 1 + q + q q): the same per head, summed over the images of each group."""
+    own = _of_scores(dump[f"statistics/{part}/head_rows"], variant, names)
+    size = own.shape[-1] - 1
+    pairs = np.zeros((dump.info.num_groups, size * size))
+    for first in range(0, dump.info.num_images, _ROWS_AT_ONCE):
+        rows = _of_pairs(dump, variant, names, slice(first, first + _ROWS_AT_ONCE))
+        np.add.at(pairs, (first + np.arange(len(rows))) % dump.info.num_groups, rows)
+    return np.concatenate([own, np.broadcast_to(pairs[:, None, None], (*own.shape[:3], size * size))], -1)
 
 
-def _normal_equations(sums: np.ndarray, variant: Variant) -> tuple[np.ndarray, ...]:
-    """Σ of S·|Δ|, S·r, |Δ|², r², |Δ|·r and S², each about its mean (literal) or its row mean (gauge_fixed)."""
-    if variant == "gauge_fixed":
-        names = ("c_delta", "c_r", "delta_c_sq", "r_c_sq", "delta_c_r_c", "cc")
-        return tuple(sums[..., _COLUMN[name]] for name in names)
-    return (
-        _cross(sums, "s_delta", "s", "delta"),
-        _cross(sums, "s_r", "s", "r"),
-        _cross(sums, "delta_sq", "delta", "delta"),
-        _cross(sums, "r_sq", "r", "r"),
-        _cross(sums, "delta_r", "delta", "r"),
-        _cross(sums, "ss", "s", "s"),
-    )
+def _of_scores(rows: np.ndarray, variant: Variant, names: tuple[str, ...]) -> np.ndarray:
+    columns = ["ss", "s", *(f"s_{n}" for n in names)] if variant == "literal" else ["cc", *(f"c_{n}" for n in names)]
+    return rows[..., [ROWS.index(column) for column in columns]]
+
+
+def _of_pairs(dump: "Dump", variant: Variant, names: tuple[str, ...], rows: slice) -> np.ndarray:
+    kind = "literal" if variant == "literal" else "centred"
+    square = unpacked(dump.read(f"statistics/pairs/{kind}", rows))
+    places = [REGRESSORS.index(name) for name in names]
+    if variant == "literal":
+        places = [0, *(place + 1 for place in places)]
+    return square[:, places][:, :, places].reshape(len(square), -1)
+
+
+def coefficients(sums: np.ndarray, variant: Variant) -> np.ndarray:
+    """(..., 1 + q + q q) -> (..., number of regressors): ordinary least squares over pairs; NaN where undefined."""
+    size = int((math.sqrt(4 * sums.shape[-1] - 3) - 1) / 2)
+    product, square = sums[..., 1 : 1 + size], sums[..., 1 + size :].reshape(*sums.shape[:-1], size, size)
+    scale = np.sqrt(np.maximum(square.diagonal(0, -2, -1), 0))
+    scale = np.where(scale > 0, scale, np.nan)
+    correlation = square / scale[..., :, None] / scale[..., None, :]
+    defined = np.asarray(np.isfinite(correlation).all((-2, -1)))
+    safe = np.where(defined[..., None, None], correlation, np.eye(size))
+    singular = np.linalg.eigvalsh(safe)[..., 0] < 1e-10
+    safe = np.where(singular[..., None, None], np.eye(size), safe)
+    found = np.linalg.solve(safe, np.nan_to_num(product / scale)[..., None])[..., 0] / scale
+    found = np.where((defined & ~singular)[..., None], found, np.nan)
+    return found[..., 1:] if variant == "literal" else found
 
 
 def slope(sums: np.ndarray, variant: Variant) -> np.ndarray:
-    """(..., moments) -> (...): ordinary least squares of the score on |Δ| over pairs."""
-    s_delta, _, delta_sq, _, _, _ = _normal_equations(sums, variant)
-    return ratio(s_delta, delta_sq)
+    """The first regressor's coefficient."""
+    return coefficients(sums, variant)[..., 0]
 
 
-def partial_slope(sums: np.ndarray, variant: Variant) -> np.ndarray:
-    """Slope on |Δ| with the patches' distance r in the regression as well."""
-    s_delta, s_r, delta_sq, r_sq, delta_r, _ = _normal_equations(sums, variant)
-    return ratio(s_delta * r_sq - s_r * delta_r, delta_sq * r_sq - delta_r**2)
+def explained(sums: np.ndarray, variant: Variant) -> np.ndarray:
+    """Slope times SD(|Δ|) / SD(S) for one regressor: the correlation of score and |Δ|, signed."""
+    if variant == "literal":
+        n, delta, delta_sq = sums[..., 3], sums[..., 4], sums[..., 6]
+        across = sums[..., 2] - sums[..., 1] * ratio(delta, n)
+        own, other = sums[..., 0] - ratio(sums[..., 1] ** 2, n), delta_sq - ratio(delta**2, n)
+    else:
+        own, across, other = sums[..., 0], sums[..., 1], sums[..., 2]
+    return ratio(across, np.sqrt(np.maximum(own * other, 0)))
 
 
-def standardised_slope(sums: np.ndarray, variant: Variant) -> np.ndarray:
-    """Slope times SD(|Δ|) / SD(S): a head's correlation of score and |Δ|."""
-    s_delta, _, delta_sq, _, _, ss = _normal_equations(sums, variant)
-    return ratio(s_delta, np.sqrt(np.maximum(delta_sq * ss, 0)))
-
-
-def layer_slopes(dump: "Dump", variant: Variant, part: str = "content") -> Estimate:
-    """(layers,) slopes of the head mean with image-bootstrap intervals."""
-    return cluster_bootstrap(moments(dump, part).mean(2), lambda sums: slope(sums, variant))
+def layer_slopes(
+    dump: "Dump", variant: Variant, part: str = "content", names: tuple[str, ...] = ("delta",)
+) -> Estimate:
+    """(layers,) slopes of the head mean on the first of `names`, given the others, with image-bootstrap intervals."""
+    return cluster_bootstrap(moments(dump, variant, names, part), lambda sums: slope(sums, variant))
 
 
 def head_slopes(dump: "Dump", variant: Variant, part: str = "content") -> np.ndarray:
     """(layers, heads) slopes."""
-    return slope(moments(dump, part).sum(0), variant)
+    return slope(head_moments(dump, variant, part=part).sum(0), variant)
+
+
+def partial_correlation(dump: "Dump", variant: Variant, part: str = "content") -> Estimate:
+    """(layers,) correlation of score and |Δ| without what distance explains of either, of the head mean."""
+
+    def partial(sums: np.ndarray) -> np.ndarray:
+        own, product, square = _about_means(sums, variant)
+        s_d, s_r = product[..., 0], product[..., 1]
+        d, r, d_r = square[..., 0, 0], square[..., 1, 1], square[..., 0, 1]
+        correlation = [ratio(a, np.sqrt(np.maximum(b, 0))) for a, b in ((s_d, own * d), (s_r, own * r), (d_r, d * r))]
+        sd, sr, dr = correlation
+        return ratio(sd - sr * dr, np.sqrt(np.maximum((1 - sr**2) * (1 - dr**2), 0)))
+
+    return cluster_bootstrap(moments(dump, variant, ("delta", "r"), part), partial)
+
+
+def _about_means(sums: np.ndarray, variant: Variant) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """S'S, S'X, X'X about means over pairs (literal) or as they are (already centred)."""
+    size = int((math.sqrt(4 * sums.shape[-1] - 3) - 1) / 2)
+    own, product, square = sums[..., 0], sums[..., 1 : 1 + size], sums[..., 1 + size :]
+    square = square.reshape(*sums.shape[:-1], size, size)
+    if variant == "gauge_fixed":
+        return own, product, square
+    n, total, means = square[..., 0, 0], product[..., 0], square[..., 0, 1:]
+    return (
+        own - ratio(total**2, n),
+        product[..., 1:] - total[..., None] * ratio(means, n[..., None]),
+        square[..., 1:, 1:] - means[..., :, None] * ratio(means, n[..., None])[..., None, :],
+    )
 
 
 def slopes(dump: "Dump", variant: Variant, part: str = "content") -> pd.DataFrame:
-    """One row a layer: slope, interval, slope after distance, fit through bins, effect sizes.
+    """One row a layer: slope, interval, slope after distance (and colour), fit through bins, effect sizes.
 
     odds_ratio = exp(slope), the factor by which 1 z more multiplies the odds of attending; bin_slope is the line
-    through the shown bins with equal weights; linearity the r² of their count-weighted line; standardised is a mean
-    over heads (a head mean's variance is not among the sums).
+    through the shown bins with equal weights; linearity the r² of their count-weighted line; standardised is slope
+    times SD(|Δ|)/SD(S); above and below are the slopes where the key is nearer and farther than the query.
     """
-    per_head = moments(dump, part)
-    pooled = per_head.mean(2)
-    raw = cluster_bootstrap(pooled, lambda sums: slope(sums, variant))
-    after = cluster_bootstrap(pooled, lambda sums: partial_slope(sums, variant))
-    total = per_head.sum(0)
+    raw = layer_slopes(dump, variant, part)
+    after = layer_slopes(dump, variant, part, ("delta", "r"))
+    colour = layer_slopes(dump, variant, part, ("delta", "r", "colour"))
+    correlation = partial_correlation(dump, variant, part)
+    sums = moments(dump, variant, ("delta",), part).sum(0)
+    both = coefficients(moments(dump, variant, ("delta", "signed"), part).sum(0), variant)
+    per_head = head_slopes(dump, variant, part)
     fits = bin_fits(score_curve(dump, variant, part))
+    fits = fits.set_index("layer").reindex(dump.info.attention_layers)
     return pd.DataFrame(
         {
             "model": dump.info.model,
@@ -102,7 +165,7 @@ def slopes(dump: "Dump", variant: Variant, part: str = "content") -> pd.DataFram
             "epoch": dump.info.epoch,
             "part": part,
             "variant": variant,
-            "layer": np.arange(1, dump.info.num_layers + 1),
+            "layer": dump.info.attention_layers,
             "slope": raw.value,
             "low": raw.low,
             "high": raw.high,
@@ -110,12 +173,18 @@ def slopes(dump: "Dump", variant: Variant, part: str = "content") -> pd.DataFram
             "partial_slope": after.value,
             "partial_low": after.low,
             "partial_high": after.high,
+            "colour_slope": colour.value,
+            "colour_low": colour.low,
+            "colour_high": colour.high,
+            "partial_correlation": correlation.value,
+            "nearer_keys": both[:, 0] + both[:, 1],
+            "farther_keys": both[:, 0] - both[:, 1],
             "bin_slope": fits["bin_slope"].to_numpy(),
             "linearity": fits["linearity"].to_numpy(),
-            "standardised": standardised_slope(total, variant).mean(1),
-            "heads_below_zero": (slope(total, variant) < 0).mean(1),
+            "standardised": explained(sums, variant),
+            "heads_below_zero": (per_head < 0).mean(1),
             "num_images": dump.info.num_images,
-            "num_pairs": pooled[:, 0, _COLUMN["n"]].sum(),
+            "num_pairs": dump["statistics/bins/count"].sum(),
         }
     )
 
@@ -129,14 +198,17 @@ def bin_rule(num_images: int) -> tuple[int, int]:
 def score_curve(dump: "Dump", variant: Variant, part: str = "content") -> pd.DataFrame:
     """Mean score by bin of |Δ|, one row a layer and bin with any pair; `shown` is False where data are too few.
 
-    The last bin, all |Δ| >= 4, has no centre and is never shown.
+    A bin's images are those of its fullest cell, a lower bound. The last bin, all |Δ| >= 4, has no centre and is never
+    shown.
     """
     name = "sum" if variant == "literal" else "sum_centred"
-    sums = dump[f"statistics/{part}/bins/{name}"].mean(1)
-    count, images = dump[f"statistics/{part}/bins/count"], dump[f"statistics/{part}/bins/images"]
-    layers, bins = np.nonzero(count > 0)
+    sums = np.stack(
+        [dump.read(f"statistics/{part}/bins/{name}", layer).mean(0) for layer in range(len(dump.info.attention_layers))]
+    ).sum(-1)
+    count, images = dump["statistics/bins/count"].sum(-1), dump["statistics/bins/images"].max(-1)
+    layers, bins = np.nonzero(np.broadcast_to(count > 0, sums.shape))
     min_pairs, min_images = bin_rule(dump.info.num_images)
-    pairs, seen = count[layers, bins], images[layers, bins]
+    pairs, seen = count[bins], images[bins]
     last = bins == NUM_BINS - 1
     return pd.DataFrame(
         {
@@ -145,7 +217,7 @@ def score_curve(dump: "Dump", variant: Variant, part: str = "content") -> pd.Dat
             "epoch": dump.info.epoch,
             "part": part,
             "variant": variant,
-            "layer": layers + 1,
+            "layer": dump.info.attention_layers[layers],
             "delta_low": bins * BIN_WIDTH,
             "delta_high": np.where(last, np.inf, (bins + 1) * BIN_WIDTH),
             "score": sums[layers, bins] / pairs,
@@ -176,17 +248,15 @@ def bin_fits(curve: pd.DataFrame) -> pd.DataFrame:
 
 def line_through_means(dump: "Dump", part: str = "content") -> tuple[np.ndarray, np.ndarray]:
     """(layers,) mean |Δ| and mean score over pairs: the point every literal regression line passes."""
-    sums = moments(dump, part).mean(2).sum(0)
-    n = sums[..., _COLUMN["n"]]
-    return ratio(sums[..., _COLUMN["delta"]], n), ratio(sums[..., _COLUMN["s"]], n)
+    sums = moments(dump, "literal", part=part).sum(0)
+    n = sums[..., 3]
+    return ratio(sums[..., 4], n), ratio(sums[..., 1], n)
 
 
-def mlin_bias_slope(config: dict[str, Any], alpha: list[float]) -> np.ndarray:
-    """(layers,) slope that mlin's bias adds to the head-mean score: alpha_l * mean over heads of s_h.
+def bias_slopes(dump: "Dump") -> np.ndarray:
+    """(layers, heads) slope on |Δ| that mlin's bias adds, α_l s_h, from the dump's parameters.
 
-    s_h = log(1 - 2^(-initial_value - decay_range h / heads)). total minus content must equal it, which checks a dump.
+    total minus content must equal it, which checks a dump.
     """
-    model = config["model"]
-    heads = np.arange(model["heads"])
-    scale = np.log(1 - 2.0 ** (-model["initial_value"] - model["decay_range"] * heads / model["heads"]))
-    return np.asarray(alpha) * scale.mean()
+    alpha, scale = dump["parameters/alpha"], dump["parameters/head_scale"]
+    return np.asarray(alpha, np.float64)[:, None] * np.asarray(scale, np.float64)

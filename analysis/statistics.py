@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from scipy.special import stdtrit
 
 NUM_RESAMPLES = 1000
 _SEED = 20260
@@ -75,10 +76,29 @@ def mean_over_images(values: np.ndarray, level: float = 0.95) -> Estimate:
     return cluster_bootstrap(rows, lambda sums: ratio(sums[..., 0], sums[..., 1]), level)
 
 
+def jackknife(value: np.ndarray, replicates: np.ndarray, level: float = 0.95) -> Estimate:
+    """Student's interval from replicates (groups, ...), each of all groups but one (Tukey 1958).
+
+    Groups are whole clusters: images, minibatches or folds. With fewer than two the bounds are NaN.
+    """
+    value, groups = np.asarray(value), len(replicates)
+    if groups < 2:
+        return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+    error = np.sqrt((groups - 1) * replicates.var(0))
+    half = stdtrit(groups - 1, (1 + level) / 2) * error
+    return Estimate(value, value - half, value + half)
+
+
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Elementwise quotient, NaN where the denominator is not positive."""
     usable = denominator > 0
     return np.where(usable, numerator / np.where(usable, denominator, 1.0), np.nan)
+
+
+def grouped_jackknife(sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], level: float = 0.95) -> Estimate:
+    """`jackknife` of a statistic of sums (groups, ...) that are additive over groups of images."""
+    total = sums.sum(0)
+    return jackknife(statistic(total), statistic(total - sums), level)
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:

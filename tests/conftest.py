@@ -11,6 +11,9 @@ from running import command, label, spawn
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# dcor imports numba, whose OpenMP layer would change torch's number of threads in this process, and so the last bits.
+os.environ["NUMBA_THREADING_LAYER"] = "workqueue"
+os.environ["COLUMNS"] = "200"  # whichever test makes a console first, by an import: it keeps this width
 
 
 def pytest_sessionfinish() -> None:

@@ -1,7 +1,9 @@
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import browsing
 import planted
 import pytest
 
@@ -14,6 +16,11 @@ Analyze = Callable[..., tuple[int, str, str]]
 def demo(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Seven planted runs; read only."""
     return planted.write_demo(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    yield from browsing.session(tmp_path / "profile")
 
 
 @pytest.fixture

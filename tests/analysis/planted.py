@@ -2,14 +2,31 @@
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from training.dumps import sums
-from training.dumps.store import DumpInfo, DumpWriter
-from training.records import EndLine, EvalLine, Evaluation, ParametersLine, RunRecord, ShardsSeen, TrainLine
+from training.dumps.arrays import packed
+from training.dumps.pairs import partner, patch_distance
+from training.dumps.schema import MODES, OUTCOMES, PHI_HIDDEN, DumpInfo, Stream
+from training.dumps.statistics import Statistics
+from training.dumps.store import DumpWriter
+from training.dumps.tokens import NUM_FOLDS, gram_batch
+from training.records import (
+    EndLine,
+    EvalLine,
+    Evaluation,
+    Gap,
+    GapCrossing,
+    GapCurve,
+    NoiseSweep,
+    ParametersLine,
+    RunRecord,
+    ShardsSeen,
+    TrainLine,
+)
 
 GRID, LAYERS, HEADS = (4, 4), 4, 2
 SIZE = {"image_size": 64, "patch_size": 16, "width": 32, "depth": LAYERS, "heads": HEADS, "num_classes": 6}
@@ -20,7 +37,8 @@ ScoreMaker = Callable[
 
 
 def config(model: str = "m4ch", depth: str = "pseudo", seed: int = 0, epochs: int = 5) -> dict[str, Any]:
-    own = {"initial_value": 2.0, "decay_range": 4.0, "patch_depth": "mean"} if model == "mlin" else {}
+    has_bias = model in ("mlin", "mmlp")
+    own = {"initial_value": 2.0, "decay_range": 4.0, "patch_depth": "mean"} if has_bias else {}
     return {
         "preset": "tiny",
         "seed": seed,
@@ -74,64 +92,147 @@ def write_dump(
     grid: tuple[int, int] = GRID,
     fingerprint: str = "val-fingerprint",
     depths: np.ndarray | None = None,
+    reads_depth: float = 1.0,
+    causal: float | None = None,
     **changes: Any,
 ) -> Path:
-    """A dump of planted scores; mlin gets its bias on top as `total`."""
-    has_bias = model == "mlin"
-    info = DumpInfo(
-        model=model,
-        run=f"{model}-{depth}-{seed}",
-        config=config(model, depth, seed),
-        study_hash=study_hash(model, depth, seed),
-        checkpoint=f"epoch-{epoch}",
-        checkpoint_sha256="0" * 64,
-        epoch=epoch,
-        data="shards",
-        split="val",
-        fingerprint=fingerprint,
-        depth_field=depth,
-        standardisation={"mean": 2.5, "std": 1.6, "polarity": "closer_is_larger", "unit": "1"},
-        patch_depth="mean",
-        scale=0.25,
-        has_bias=has_bias,
-        cls_index=0,
-        num_layers=LAYERS,
-        num_heads=HEADS,
-        grid=grid,
-        image_size=64,
-        num_images=num_images,
-        num_raw=0,
-        dtype="float32",
-        max_fused_difference=0.0,
-    ).model_copy(update=changes)
-    pairs = sums.Pairs.of(patch_depths(num_images, grid) if depths is None else depths, grid)
+    """A dump of planted scores, through the real statistics; mlin and mmlp get their bias on top as `total`.
+
+    Block outputs hold z times `reads_depth` times the layer's number in their first column, else noise. `causal`: the
+    slope of scores on a swapped depth, with every fourth image as an example.
+    """
+    z = patch_depths(num_images, grid) if depths is None else depths
+    info = _info(model, depth, seed, epoch, num_images, grid, fingerprint).model_copy(update=changes)
     generator = np.random.default_rng(1 + seed)
-    parts = {"content": scores(pairs.delta, generator)}
-    if has_bias:
-        heads = np.arange(HEADS)
-        s_h = np.log(1 - 2.0 ** (-2.0 - 4.0 * heads / HEADS))
-        bias = np.asarray(ALPHA)[:, None, None, None] * s_h[:, None, None] * pairs.delta[:, None, None]
-        parts["total"] = parts["content"] + bias
+    difference = z[:, :, None] - z[:, None]
+    content = _with_class_token(scores(abs(difference), generator))[:, info.first_attention_layer :]
+    total = content + _with_class_token(_bias(info, difference))
+    colour = np.random.default_rng(3).uniform(size=(num_images, info.num_patches, 3))
     with DumpWriter(path, info) as writer:
-        writer.write("statistics/pair_rows", 0, pairs.rows())
-        for part, values in parts.items():
-            _write_part(writer, part, values, pairs)
+        statistics = Statistics(info, writer.write, np.zeros(0))
+        others = [partner(n, num_images) for n in range(num_images)]
+        statistics.begin(np.arange(num_images), z, z[others], colour)
+        for layer in range(info.num_attention_layers):
+            statistics.scores("content", layer, content[:, layer])
+            if info.has_bias:
+                statistics.scores("total", layer, total[:, layer])
+            exponent = np.exp(total[:, layer] - total[:, layer].max(-1, keepdims=True))
+            statistics.pattern(layer, exponent / exponent.sum(-1, keepdims=True))
+        shared = np.random.default_rng(7 + seed)  # of all models: what sets them apart is how strongly they hold depth
+        outputs = {stream.name: _outputs(stream, z, reads_depth, shared) for stream in info.streams}
+        for name, values in outputs.items():
+            for layer in range(values.shape[1]):
+                statistics.tokens(name, layer, values[:, layer])
+        statistics.end()
+        statistics.finish()
+        _write_rest(writer, info, content, outputs, z, generator)
+        if info.num_causal:
+            _write_causal(writer, info, causal or 0.0, generator)
         writer.write_keys(0, [f"room-{index}" for index in range(num_images)])
     return path
 
 
-def _write_part(writer: DumpWriter, part: str, values: np.ndarray, pairs: sums.Pairs) -> None:
-    rows, cosines, bins = [], [], []
-    for layer in range(LAYERS):
-        layer_rows, layer_cosines = sums.score_rows(values[:, layer], pairs)
-        rows.append(layer_rows)
-        cosines.append(layer_cosines)
-        bins.append(sums.ScoreBins.zeros(HEADS))
-        bins[-1].update(values[:, layer], pairs)
-    writer.write(f"statistics/{part}/rows", 0, np.stack(rows, 1))
-    writer.write(f"statistics/{part}/cosines", 0, np.stack(cosines, 1))
-    for name in ("sum", "sum_sq", "sum_centred", "count", "images"):
-        writer.write(f"statistics/{part}/bins/{name}", 0, np.stack([getattr(each, name) for each in bins]))
+READS = {"m3ch": 0.1, "mlin": 0.4, "mmlp": 0.3, "m4ch": 1.5}  # how strongly runs' block outputs hold depth
+WIDTH, PHI = 8, (1.0, 0.5)  # of block outputs; slopes of φ right and left of 0
+
+
+def _info(
+    model: str, depth: str, seed: int, epoch: int, num_images: int, grid: tuple[int, int], fingerprint: str
+) -> DumpInfo:
+    first = 2 if model in ("mdf1", "mgem") else 0
+    streams = [Stream(name="tokens", first_layer=first, num_layers=LAYERS - first, prefix=1, width=WIDTH)]
+    if first:
+        widths = {"rgb": WIDTH if model == "mdf1" else WIDTH // 2, "depth": WIDTH // 2}
+        streams += [Stream(name=n, first_layer=0, num_layers=first, prefix=0, width=w) for n, w in widths.items()]
+    return DumpInfo(
+        model=model, run=f"{model}-{depth}-{seed}", config=config(model, depth, seed),
+        study_hash=study_hash(model, depth, seed), checkpoint=f"epoch-{epoch}", checkpoint_sha256="0" * 64, epoch=epoch,
+        data="shards", split="val", fingerprint=fingerprint, classes_sha256="c" * 64,
+        class_names=[f"class {number}" for number in range(6)], depth_field=depth,
+        standardisation={"mean": 2.5, "std": 1.6, "polarity": "closer_is_larger", "unit": "1"}, patch_depth="mean",
+        scale=0.25, bias={"mlin": "linear", "mmlp": "table"}.get(model), cls_index=0, num_prefix=1, num_layers=LAYERS,
+        first_attention_layer=first, streams=streams, num_heads=HEADS, grid=grid, image_size=64, num_images=num_images,
+        num_raw=0, num_groups=min(50, num_images), gram_batch=gram_batch(num_images), dtype="float32",
+        max_fused_difference=0.0,
+    )  # fmt: skip
+
+
+def head_scale() -> np.ndarray:
+    """(heads,) s_h of mlin and mmlp."""
+    return np.log(1 - 2.0 ** (-2.0 - 4.0 * np.arange(HEADS) / HEADS))
+
+
+def _with_class_token(patches: np.ndarray) -> np.ndarray:
+    """Scores of patches among those of all tokens; the class token's are zero."""
+    return np.pad(patches, [(0, 0)] * (patches.ndim - 2) + [(1, 0), (1, 0)])
+
+
+def _bias(info: DumpInfo, difference: np.ndarray) -> np.ndarray:
+    """(images, layers, heads, P, P): alpha s_h |Δ|, or s_h φ(Δ)."""
+    layers = np.asarray(ALPHA)[:, None, None, None]
+    if info.bias == "linear":
+        return layers * head_scale()[:, None, None] * abs(difference)[:, None, None]
+    if info.bias == "table":
+        table = PHI[0] * np.maximum(difference, 0) + PHI[1] * np.maximum(-difference, 0)
+        return np.ones_like(layers) * head_scale()[:, None, None] * table[:, None, None]
+    return np.zeros((1, 1, 1, *difference.shape[1:]))
+
+
+def _outputs(stream: Stream, z: np.ndarray, reads_depth: float, generator: np.random.Generator) -> np.ndarray:
+    """(images, layers, tokens, width)."""
+    h = generator.normal(size=(len(z), stream.num_layers, stream.prefix + z.shape[1], stream.width))
+    strength = reads_depth * np.arange(1, stream.num_layers + 1)
+    h[:, :, stream.prefix :, 0] += strength[None, :, None] * z[:, None]
+    return h
+
+
+def _write_rest(
+    writer: DumpWriter,
+    info: DumpInfo,
+    content: np.ndarray,
+    outputs: dict[str, np.ndarray],
+    z: np.ndarray,
+    generator: np.random.Generator,
+) -> None:
+    labels = generator.integers(0, 6, info.num_images).astype(np.int32)
+    writer.write("statistics/labels", 0, labels)
+    writer.write("statistics/predicted", 0, np.where(generator.uniform(size=len(labels)) < 0.7, labels, 0))
+    if info.has_bias:
+        writer.write("parameters/head_scale", 0, head_scale())
+        writer.write("parameters/alpha", 0, np.array(ALPHA[info.first_attention_layer :]))
+        phi = np.zeros((info.num_attention_layers, 3, PHI_HIDDEN))
+        phi[:, :, 0], phi[:, :, 1] = (1, 0, PHI[0]), (-1, 0, PHI[1])
+        writer.write("parameters/phi", 0, phi)
+    m = slice(info.num_raw)
+    mean = content[m].mean(-1)
+    writer.write("raw/scores_pre_bias", 0, content[m] - mean[..., None])
+    writer.write("raw/row_mean", 0, mean)
+    for name, values in outputs.items():
+        writer.write(f"raw/resid_post/{name}", 0, values[m])
+    for mode in MODES:
+        writer.write(f"raw/patch_depth/{mode}", 0, z[m])
+    writer.write("raw/rgb", 0, generator.integers(0, 255, (info.num_raw, info.image_size, info.image_size, 3)))
+
+
+def _write_causal(writer: DumpWriter, info: DumpInfo, slope: float, generator: np.random.Generator) -> None:
+    count, layers, heads, groups = info.num_causal, info.num_attention_layers, info.num_heads, info.num_groups
+    pairs = generator.uniform(50, 150, count)
+    noise = generator.normal(0, 0.01, (count, layers)) if slope else np.zeros((count, layers))
+    rows = np.stack([(slope + noise) * pairs[:, None], (slope + noise) ** 2 * pairs[:, None]], -1)
+    writer.write("causal/swap/pairs", 0, pairs)
+    writer.write("causal/swap/rows", 0, rows)
+    writer.write("causal/swap/head_pairs", 0, np.full(groups, 100.0))
+    writer.write("causal/swap/head_rows", 0, np.full((groups, layers, heads, 2), 100.0 * slope))
+    writer.write("causal/base", 0, (generator.uniform(size=count) < 0.7).astype(np.uint8))
+    outcomes = np.zeros((count, len(info.interventions), len(OUTCOMES)))
+    if slope:
+        outcomes = generator.uniform(size=outcomes.shape)
+        outcomes[..., [0, 3]] = outcomes[..., [0, 3]].round()
+    writer.write("causal/outcomes", 0, outcomes)
+    stream = info.stream("tokens")
+    tokens = generator.normal(size=(NUM_FOLDS, stream.num_layers + 1, 200, stream.width + 3))
+    tokens[..., -1] = 1
+    writer.write("causal/refit/moments", 0, packed(tokens.swapaxes(-1, -2) @ tokens))
 
 
 def outcome(top1: float, samples: int, seed: int) -> str:
@@ -173,7 +274,8 @@ def write_run(
         standardisation={"mean": 2.5, "std": 1.6, "polarity": "closer_is_larger", "unit": "1"},
         teacher="toy" if depth == "pseudo" else None,
     )
-    parameters = {"m3ch": 200_000, "mlin": 200_000 + LAYERS, "m4ch": 204_096}[model]
+    more = {"m3ch": 0, "mlin": LAYERS, "mmlp": 96 * LAYERS, "m4ch": 4_096, "mdf1": 30_000, "mgem": -10_000}
+    parameters = 200_000 + more[model]
     record = RunRecord(
         name=f"{model}-{depth}-{seed}",
         created="2026-01-01T00:00:00Z",
@@ -206,6 +308,7 @@ def write_run(
             epoch=epoch,
             num_images=num_images,
             fingerprint=fingerprint,
+            reads_depth=READS[model],
         )
     return folder
 
@@ -264,14 +367,15 @@ def write_evaluation(folder: Path, model: str, depth: str, correct1: str, finger
 
 BETAS = [0.6, 0.9, 0.4, 0.2]  # strongest in layer 2 of 4
 LOCAL = 0.15
+SEEN = np.array([0.0, 0.3, 0.1, 0.0])  # of depth, by layer, in scores of a model that is not given any
 
 
 def local(delta: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Scores of a model that never saw depth: they fall with distance, and so a little with |Δ|."""
-    distance = sums.patch_distance(GRID)
-    strength = LOCAL * np.array([1.0, 3.0, 2.0, 1.0])[None, :, None, None, None]
+    """Scores of a model that never saw depth: they fall with distance, and a little with |Δ|, most in layer 2."""
+    distance = patch_distance(GRID)
+    strength, depth = (each[None, :, None, None, None] for each in (LOCAL * np.array([1.0, 3.0, 2.0, 1.0]), SEEN))
     noise = generator.normal(0, 0.2, (len(delta), LAYERS, HEADS, *delta.shape[1:]))
-    return -strength * distance - 0.1 * delta[:, None, None] + noise - 0.5
+    return -strength * distance - depth * delta[:, None, None] + noise - 0.5
 
 
 def write_demo(folder: Path, num_images: int = 40, samples: int = 1000) -> list[Path]:
@@ -292,3 +396,83 @@ def write_demo(folder: Path, num_images: int = 40, samples: int = 1000) -> list[
                 )
             )  # fmt: skip
     return runs
+
+
+def as_model(folder: Path, model: str, **options: Any) -> Path:
+    """The run made over into one of another model, such as mmlp."""
+    path = folder / "run.json"
+    record = json.loads(path.read_text())
+    record |= {"model": model, "name": record["name"].replace(record["model"], model)}
+    record["study_hash"] = study_hash(model, record["shards"]["depth_field"], record["seed"])
+    bias = {"initial_value": 2.0, "decay_range": 4.0, "patch_depth": "mean"} if model in ("mlin", "mmlp") else {}
+    record["config"]["model"] |= {"name": model, **bias, **options}
+    path.write_text(json.dumps(record))
+    for path in (folder / "evaluations").glob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model": model}))
+    return folder
+
+
+SIGMAS = [0.0, 0.5, 1.0, 2.0]
+
+
+def enduring(top1: list[float], samples: int = 1000, seed: int = 0) -> np.ndarray:
+    """(sigmas, samples) of outcomes with these accuracies; a sample that noise turns wrong stays wrong under more."""
+    order = np.random.default_rng(seed).permutation(samples)
+    correct = np.zeros((len(top1), samples), bool)
+    for row, share in zip(correct, top1, strict=True):
+        row[order[: round(share * samples)]] = True
+    return correct
+
+
+def write_sweep(folder: Path, correct: np.ndarray, noise: str = "pixel", **changes: Any) -> None:
+    """A noise sweep of the run in `folder`, at SIGMAS."""
+    record = json.loads((folder / "run.json").read_text())
+    sweep = NoiseSweep(
+        model=record["model"], checkpoint="final", epoch=5, data="demo/shards", split="val",
+        fingerprint="val-fingerprint", depth_field=record["shards"]["depth_field"], noise=noise, noise_seed=0,
+        image_size=64, patch_size=16, num_samples=correct.shape[1], sigmas=SIGMAS[: len(correct)],
+        top1=correct.mean(1).tolist(), top5=[1.0] * len(correct), loss=[0.5] * len(correct),
+        correct1=["".join("01"[hit] for hit in row) for row in correct.astype(int)],
+    ).model_copy(update=changes)  # fmt: skip
+    path = folder / "evaluations" / f"noise-{sweep.noise}-{sweep.split}-{sweep.depth_field}-{sweep.epoch}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(sweep.model_dump_json())
+
+
+def write_gap(folder: Path, stars: dict[str, float | None], **changes: Any) -> None:
+    """The gap of the run in `folder`, with sigma* by kind of noise (inverse reading: 1.25 as much; softmax: half)."""
+    record = json.loads((folder / "run.json").read_text())
+    crossings = []
+    for (noise, star), output, reading in product(stars.items(), ("logits", "softmax"), ("z", "inverse")):
+        factor = {"z": 1.0, "inverse": 1.25}[reading] * {"logits": 1.0, "softmax": 0.5}[output]
+        ends = {"sigma_star": None, "low": None, "high": None}
+        if star is not None:
+            ends = {"sigma_star": star * factor, "low": 0.9 * star * factor, "high": 1.1 * star * factor}
+        crossings.append(
+            GapCrossing(
+                noise=noise, output=output, reading=reading, e_star=0.3, share_above=float(star is None),
+                undefined=record["model"] == "m3ch", **ends,
+            )
+        )  # fmt: skip
+    gap = Gap(
+        model=record["model"], checkpoint="final", epoch=5, data="nyu", fingerprints={"train": "a", "val": "b"},
+        real_field="real", num_images=1449, noise_seed=0, image_size=64, patch_size=16, sigmas=SIGMAS,
+        num_resamples=1000, inverse_mean=0.5, inverse_std=0.2, crossings=crossings,
+        curves=[GapCurve(noise=noise, output="logits", e=[0.0, 0.2, 0.3, 0.4]) for noise in stars],
+    ).model_copy(update=changes)  # fmt: skip
+    (folder / "evaluations").mkdir(exist_ok=True)
+    (folder / "evaluations" / "gap-final.json").write_text(gap.model_dump_json())
+
+
+PHI_GRID = [number / 10 for number in range(-40, 41)]
+
+
+def write_parameters(folder: Path, values: dict[int, dict[str, Any]]) -> Path:
+    """Logged parameters by epoch, in place of those in the run's metrics."""
+    path = folder / "metrics.jsonl"
+    kept = [line for line in path.read_text().splitlines() if '"kind":"parameters"' not in line]
+    lines = [
+        ParametersLine(step=78 * epoch, epoch=epoch, values=each).model_dump_json() for epoch, each in values.items()
+    ]
+    path.write_text("\n".join([*kept, *lines]) + "\n")
+    return folder

@@ -5,21 +5,24 @@ from pathlib import Path
 import numpy as np
 import planted
 import pytest
+import statsmodels.api as sm
 
 from analysis.attention import (
     VARIANTS,
     Variant,
+    bias_slopes,
     bin_rule,
+    coefficients,
+    explained,
     head_slopes,
     layer_slopes,
-    mlin_bias_slope,
     moments,
-    partial_slope,
+    partial_correlation,
     score_curve,
     slope,
     slopes,
 )
-from training.dumps import sums
+from training.dumps.pairs import patch_distance
 from training.dumps.store import open_dump
 
 BETAS = planted.BETAS
@@ -43,28 +46,58 @@ def test_row_offsets_disturb_literal_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_slope_equals_numpys_least_squares(variant: Variant) -> None:
-    depth = planted.patch_depths(6)
-    depth[0, 3] = np.nan
-    pairs = sums.Pairs.of(depth, planted.GRID)
-    scores = np.random.default_rng(0).normal(size=(6, 1, 16, 16)) - 0.4 * pairs.delta[:, None]
-    rows = np.concatenate([sums.score_rows(scores, pairs)[0][:, 0], pairs.rows()], 1).sum(0)
-    kept = pairs.weight > 0
-    if variant == "literal":
-        design = np.stack([np.ones(kept.sum()), pairs.delta[kept], pairs.r[kept]], 1)
-        response = scores[:, 0][kept]
-    else:
-        design = np.stack([pairs.delta_c[kept], pairs.r_c[kept]], 1)
-        response = sums.centre_rows(scores[:, 0], pairs.weight)[kept]
-    simple = np.linalg.lstsq(design[:, :-1], response, rcond=None)[0][-1]
-    both = np.linalg.lstsq(design, response, rcond=None)[0][-2]
-    assert slope(rows, variant) == pytest.approx(simple, abs=1e-10)
-    assert partial_slope(rows, variant) == pytest.approx(both, abs=1e-10)
+def test_slopes_equal_statsmodels_least_squares(tmp_path: Path, variant: Variant) -> None:
+    """With dummies for query rows where rows are centred; coefficients given distance, colour and sign too."""
+    distance = patch_distance(planted.GRID)
+
+    def scores(delta: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        return planted.falling(BETAS)(delta, generator) - 0.3 * distance
+
+    dump = open_dump(planted.write_dump(tmp_path / "d.zarr", scores, num_images=5))
+    z, colour = dump["statistics/patch_depth"], np.random.default_rng(3).uniform(size=(5, 16, 3))
+    assert np.isfinite(z).all()
+    content = scores(
+        abs(planted.patch_depths(5)[:, :, None] - planted.patch_depths(5)[:, None]), np.random.default_rng(1)
+    )
+    i, j = np.nonzero(~np.eye(16, dtype=bool))
+    signed = (planted.patch_depths(5)[:, i] - planted.patch_depths(5)[:, j]).ravel()
+    tint = np.linalg.norm(colour[:, i] - colour[:, j], axis=-1).ravel()
+    design = np.column_stack([abs(signed), np.tile(distance[i, j], 5), tint, signed])
+    intercepts = np.ones((len(signed), 1))
+    if variant == "gauge_fixed":
+        row = (np.arange(5)[:, None] * 16 + i).ravel()
+        intercepts = np.eye(80)[row]
+    for layer in range(planted.LAYERS):
+        response = content[:, layer].mean(1)[:, i, j].ravel()
+        for names in (("delta",), ("delta", "r"), ("delta", "r", "colour"), ("delta", "r", "colour", "signed")):
+            fit = sm.OLS(response, np.column_stack([design[:, : len(names)], intercepts])).fit()
+            found = coefficients(moments(dump, variant, names).sum(0), variant)[layer]
+            np.testing.assert_allclose(found, fit.params[: len(names)], rtol=1e-7)
+        alone = sm.OLS(response, np.column_stack([design[:, :1], intercepts])).fit()
+        if variant == "literal":
+            share = explained(moments(dump, variant).sum(0), variant)[layer]
+            assert share**2 == pytest.approx(alone.rsquared, abs=1e-9)
+
+
+def test_partial_correlation_is_that_of_the_residuals(tmp_path: Path) -> None:
+    dump = open_dump(planted.write_dump(tmp_path / "d.zarr", planted.local, num_images=4))
+    z = planted.patch_depths(4)
+    delta = abs(z[:, :, None] - z[:, None])
+    content = planted.local(delta, np.random.default_rng(1))
+    i, j = np.nonzero(~np.eye(16, dtype=bool))
+    distance = sm.add_constant(np.tile(patch_distance(planted.GRID)[i, j], 4))
+    found = partial_correlation(dump, "literal").value
+    for layer in range(planted.LAYERS):
+        one, other = (
+            sm.OLS(values, distance).fit().resid
+            for values in (content[:, layer].mean(1)[:, i, j].ravel(), delta[:, i, j].ravel())
+        )
+        assert found[layer] == pytest.approx(np.corrcoef(one, other)[0, 1], abs=1e-9)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_distance_confound_fools_the_naive_slope_only(tmp_path: Path, variant: Variant) -> None:
-    distance = sums.patch_distance(planted.GRID)
+    distance = patch_distance(planted.GRID)
 
     def confounded(delta: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         clean = planted.falling(BETAS, noise=0, offset=0)(delta, generator)
@@ -80,8 +113,10 @@ def test_distance_confound_fools_the_naive_slope_only(tmp_path: Path, variant: V
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_bias_slope_is_total_minus_content(tmp_path: Path, variant: Variant) -> None:
     dump = open_dump(planted.write_dump(tmp_path / "d.zarr", planted.falling(BETAS), model="mlin"))
-    total, content = (slope(moments(dump, part).mean(2).sum(0), variant) for part in ("total", "content"))
-    np.testing.assert_allclose(total - content, mlin_bias_slope(dump.info.config, planted.ALPHA), atol=1e-9)
+    total, content = (head_slopes(dump, variant, part) for part in ("total", "content"))
+    np.testing.assert_allclose(total - content, bias_slopes(dump), atol=1e-7)  # parameters are kept in fp32
+    whole, own = (slope(moments(dump, variant, part=part).sum(0), variant) for part in ("total", "content"))
+    np.testing.assert_allclose(whole - own, bias_slopes(dump).mean(1), atol=1e-7)
 
 
 def test_interval_widens_when_images_differ(tmp_path: Path) -> None:

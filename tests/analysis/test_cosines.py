@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 import planted
 import pytest
-import torch
 
 from analysis.attention import VARIANTS, Variant
 from analysis.similarity import cosines, over_epochs
-from training.dumps import sums
 from training.dumps.store import open_dump
 
 
@@ -51,23 +49,3 @@ def test_epochs_come_in_order(tmp_path: Path) -> None:
         open_dump(planted.write_dump(tmp_path / f"{epoch}.zarr", planted.local, epoch=epoch)) for epoch in (10, 0, 5)
     ]
     assert over_epochs(dumps, "literal")["epoch"].drop_duplicates().tolist() == [0, 5, 10]
-
-
-def test_numpy_and_torch_sums_agree_and_merge_is_a_single_pass() -> None:
-    depth = planted.patch_depths(5)
-    depth[1, 2] = np.nan
-    scores = np.random.default_rng(3).normal(size=(5, 2, 16, 16))
-    pairs = sums.Pairs.of(depth, planted.GRID)
-    pairs_torch = sums.Pairs.of(torch.from_numpy(depth), planted.GRID)
-    for ours, theirs in zip(
-        sums.score_rows(scores, pairs), sums.score_rows(torch.from_numpy(scores), pairs_torch), strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-12, atol=1e-10)
-    np.testing.assert_allclose(pairs.rows(), pairs_torch.rows().numpy(), rtol=1e-12)
-    whole, first, second = (sums.ScoreBins.zeros(2) for _ in range(3))
-    whole.update(scores, pairs)
-    first.update(torch.from_numpy(scores[:2]), sums.Pairs.of(torch.from_numpy(depth[:2]), planted.GRID))
-    second.update(scores[2:], sums.Pairs.of(depth[2:], planted.GRID))
-    merged = second.merge(first)
-    for name in ("sum", "sum_sq", "sum_centred", "count", "images"):
-        np.testing.assert_allclose(getattr(merged, name), getattr(whole, name), rtol=1e-12, atol=1e-10)

@@ -1,0 +1,169 @@
+"""What a model does when depth is changed and the photograph is not: its scores, its answers, what it still knows.
+
+The changes are those of `train dump --causal` (training/interventions.py). They are off what the model was trained on,
+so associations are reported beside them, not instead.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from analysis.attention import layer_slopes
+from analysis.load import AnalysisError, seed_of
+from analysis.probes import cross_validated, errors, ridge
+from analysis.statistics import Estimate, cluster_bootstrap, mcnemar, mean_over_images, paired_difference, ratio
+from analysis.tables import points
+from training.dumps.arrays import unpacked
+from training.dumps.schema import OUTCOMES
+
+if TYPE_CHECKING:
+    from training.dumps.store import Dump
+
+
+def _check(dump: "Dump") -> None:
+    if not dump.info.num_causal:
+        raise AnalysisError(
+            f"{dump.path} holds no changed depth: make it again with 'train dump RUN --data SHARDS --causal 500'"
+        )
+
+
+def swap_slopes(dump: "Dump") -> Estimate:
+    """(layers,) Σ(S' - S)(Δ' - Δ) / Σ(Δ' - Δ)² of row-centred head-mean scores, bias included; image bootstrap.
+
+    A first difference: what colour and position do to a score is in S and in S' and cancels. Two images exchange their
+    depths, so they are drawn together: apart, the interval would be up to √2 too narrow.
+    """
+    _check(dump)
+    across = dump["causal/swap/rows"][..., 0]
+    pairs = np.broadcast_to(dump["causal/swap/pairs"][:, None], across.shape)
+    rows = np.stack([across, pairs], -1)
+    half = len(rows) // 2
+    return cluster_bootstrap(rows[:half] + rows[half:], lambda sums: ratio(sums[..., 0], sums[..., 1]))
+
+
+def beside_association(dump: "Dump") -> pd.DataFrame:
+    """One row a layer: the slope of a swap, and the gauge-fixed slope over pairs of the same scores."""
+    swap, seen = swap_slopes(dump), layer_slopes(dump, "gauge_fixed", dump.info.parts[-1])
+    return pd.DataFrame(
+        {
+            "model": dump.info.model,
+            "depth_field": dump.info.depth_field,
+            "epoch": dump.info.epoch,
+            "part": dump.info.parts[-1],
+            "variant": "causal",
+            "layer": dump.info.attention_layers,
+            "slope": swap.value,
+            "low": swap.low,
+            "high": swap.high,
+            "association": seen.value,
+            "association_low": seen.low,
+            "association_high": seen.high,
+            "num_images": dump.info.num_causal,
+        }
+    )
+
+
+def outcomes(dump: "Dump") -> pd.DataFrame:
+    """One row a change: what it costs in top-1 and how far it moves the logits, over the dump's causal images.
+
+    accuracy and cost are shares 0..1, the cost (changed minus unchanged) with a paired bootstrap interval and McNemar's
+    mid-p; kl is KL(unchanged || changed) in nats, logit_mae the mean |Δ logit|, both with image-bootstrap intervals;
+    changed the share of images whose prediction is another.
+    """
+    _check(dump)
+    base = dump["causal/base"].astype(float)
+    values = {name: dump["causal/outcomes"][..., place].astype(float) for place, name in enumerate(OUTCOMES)}
+    moved = {name: mean_over_images(values[name]) for name in ("kl", "logit_mae")}
+    rows = []
+    for place, name in enumerate(dump.info.interventions):
+        correct = values["correct"][:, place]
+        cost = paired_difference(correct, base)
+        rows.append(
+            {
+                "model": dump.info.model,
+                "depth_field": dump.info.depth_field,
+                "seed": seed_of(dump),
+                "epoch": dump.info.epoch,
+                "change": name,
+                "accuracy": correct.mean(),
+                "unchanged": base.mean(),
+                "cost": float(cost.value),
+                "cost_low": float(cost.low),
+                "cost_high": float(cost.high),
+                "p": mcnemar(int((correct > base).sum()), int((correct < base).sum())),
+                **{f"{kind}{end}": getattr(e, at)[place] for kind, e in moved.items() for end, at in _ENDS.items()},
+                "changed": values["changed"][:, place].mean(),
+                "num_images": dump.info.num_causal,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+_ENDS = {"": "value", "_low": "low", "_high": "high"}
+
+
+def readable_outcomes(frame: pd.DataFrame) -> pd.DataFrame:
+    """`outcomes` as people read them, all text."""
+    rows = list(frame.to_dict("records"))
+    return pd.DataFrame(
+        {
+            "model": frame["model"],
+            "change": frame["change"],
+            "top-1 %": [f"{100 * row['accuracy']:.1f}" for row in rows],
+            "cost, points": [points(row["cost"], row["cost_low"], row["cost_high"]) for row in rows],
+            "p": [f"{row['p']:.3f}" if row["p"] >= 0.001 else "<0.001" for row in rows],
+            "KL, nats": [f"{row['kl']:.3f} [{row['kl_low']:.3f}, {row['kl_high']:.3f}]" for row in rows],
+            "mean |Δ logit|": [f"{row['logit_mae']:.3f}" for row in rows],
+            "other answer": [f"{100 * row['changed']:.1f} %" for row in rows],
+        }
+    )
+
+
+def refitted(dump: "Dump") -> pd.DataFrame:
+    """One row a block: R² of a probe for depth, refitted at the last block, where depth was erased after that block.
+
+    Erasing takes out all that is linear in z; what is read afterwards the later blocks have made again. `unerased` is
+    the same probe, of the same images, without erasing.
+    """
+    _check(dump)
+    *erased, unerased = (_r2(unpacked(dump["causal/refit/moments"][:, k])) for k in range(_num_refits(dump)))
+    layers = dump.info.attention_layers
+    return pd.DataFrame(
+        [
+            {"model": dump.info.model, "erased_after": layer, "r2_last": r2, "unerased": unerased}
+            for layer, r2 in zip(layers, erased, strict=True)
+        ]
+    )
+
+
+def _num_refits(dump: "Dump") -> int:
+    return dump.info.num_attention_layers + 1
+
+
+def _r2(folds: np.ndarray) -> float:
+    """Held-out R² of ridge from moments (folds, size, size); NaN where a fold has no token."""
+    size = folds.shape[-1]
+    if not (folds[:, -1, -1] > 0).all():
+        return float("nan")
+    vectors, _ = cross_validated(folds, ridge)
+    others = folds.sum(0) - folds
+    means = np.zeros_like(vectors)
+    means[..., size - 3] = 1
+    means[..., -1] = -(others[:, -1, size - 3] / others[:, -1, -1])[:, None]
+    return float(1 - errors(vectors, folds)[:, 0].sum() / errors(means, folds)[:, 0].sum())
+
+
+def _two_places(value: float) -> str:
+    if np.isnan(value):
+        return "–"
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")  # + 0.0: no negative zero
+
+
+def readable_refitted(frame: pd.DataFrame) -> pd.DataFrame:
+    """`refitted` as people read it: one row a model, a column a block after which depth was erased."""
+    rows = []
+    for model, group in frame.groupby("model", sort=False):
+        row = {"model": str(model), "not erased": _two_places(group["unerased"].iloc[0])}
+        rows.append(row | {f"after {r.erased_after}": _two_places(r.r2_last) for r in group.itertuples()})
+    return pd.DataFrame(rows).fillna("–")

@@ -1,0 +1,83 @@
+"""What changed depth does, on dumps with known answers."""
+
+from pathlib import Path
+
+import numpy as np
+import planted
+import pytest
+import zarr
+from scipy import stats
+
+from analysis.causal import outcomes, readable_outcomes, readable_refitted, refitted, swap_slopes
+from analysis.load import AnalysisError
+from analysis.statistics import cluster_bootstrap
+from training.dumps.schema import OUTCOMES
+from training.dumps.store import Dump, open_dump
+
+CHANGES = ["swap", "zero", "mean", "real", "erase_scores-all"]
+
+
+def dump(path: Path, slope: float, **more) -> Dump:
+    settings = {"num_causal": 200, "num_images": 200, "interventions": CHANGES, "causal": slope} | more
+    return open_dump(planted.write_dump(path / "d.zarr", planted.falling(planted.BETAS), **settings))
+
+
+def test_swaps_give_back_the_planted_slope(tmp_path: Path) -> None:
+    found = swap_slopes(dump(tmp_path, -0.2))
+    np.testing.assert_allclose(found.value, -0.2, atol=3e-3)
+    assert ((found.low < -0.2) & (found.high > -0.2)).mean() >= 0.5
+    assert (found.high < 0).all()
+
+
+def test_partners_are_drawn_together(tmp_path: Path) -> None:
+    """What the second half repeats of the first tells nothing new: the interval is that of the first alone."""
+    moved = dump(tmp_path, -0.2)
+    rows, pairs = (moved[f"causal/swap/{name}"] for name in ("rows", "pairs"))
+    group = zarr.open_group(moved.path, mode="a")
+    group["causal/swap/rows"][100:], group["causal/swap/pairs"][100:] = rows[:100], pairs[:100]
+    found = swap_slopes(open_dump(moved.path))
+    first = np.stack([rows[:100, :, 0], np.broadcast_to(pairs[:100, None], (100, planted.LAYERS))], -1)
+    alone = cluster_bootstrap(first, lambda sums: sums[..., 0] / sums[..., 1])
+    np.testing.assert_allclose(found.low, alone.low)
+    np.testing.assert_allclose(found.high, alone.high)
+
+
+def test_what_never_moves_is_exactly_zero(tmp_path: Path) -> None:
+    still = dump(tmp_path, 0.0)
+    assert (swap_slopes(still).value == 0).all()
+    frame = outcomes(still)
+    assert (frame[["kl", "kl_low", "kl_high", "logit_mae", "changed"]] == 0).all(axis=None)
+
+
+def test_outcomes_are_the_means_with_paired_tests(tmp_path: Path) -> None:
+    moved = dump(tmp_path, -0.2)
+    frame = outcomes(moved)
+    assert frame["change"].tolist() == CHANGES
+    base, values = moved["causal/base"].astype(float), moved["causal/outcomes"]
+    for place, row in enumerate(frame.to_dict("records")):
+        correct = values[:, place, OUTCOMES.index("correct")]
+        assert row["cost"] == pytest.approx((correct - base).mean())
+        assert row["kl"] == pytest.approx(values[:, place, OUTCOMES.index("kl")].mean())
+        assert row["cost_low"] <= row["cost"] <= row["cost_high"]
+        more, fewer = int((correct > base).sum()), int((correct < base).sum())
+        exact = stats.binomtest(min(more, fewer), more + fewer).pvalue
+        assert row["p"] == pytest.approx(exact, abs=0.1)
+    assert readable_outcomes(frame).shape == (5, 8)
+
+
+def test_a_dump_without_changes_says_how_to_make_one(tmp_path: Path) -> None:
+    plain = open_dump(planted.write_dump(tmp_path / "d.zarr", planted.falling(planted.BETAS)))
+    for of in (swap_slopes, outcomes, refitted):
+        with pytest.raises(AnalysisError, match=r"holds no changed depth: make it again with 'train dump .* --causal"):
+            of(plain)
+
+
+def test_the_command_prints_and_writes(tmp_path: Path, analyze) -> None:
+    moved = dump(tmp_path, -0.2)
+    code, out, err = analyze("causal", moved.path, "--out", tmp_path / "tables")
+    assert code == 0, err
+    assert "what changing depth does to answers" in out
+    written = {path.name for path in (tmp_path / "tables").iterdir()}
+    for name in ("causal", "causal-erased"):
+        assert {f"{name}.{kind}" for kind in ("csv", "md", "pdf", "svg", "png")} <= written
+    assert readable_refitted(refitted(moved)).columns[0] == "model"
