@@ -1,12 +1,13 @@
-"""analyze: report | fig1 | fig5 | table1 | table2 | table3. Heavy imports happen inside the commands."""
+"""analyze: report, a command a figure (analysis/figures), table1 to 3, causal. Heavy imports come late."""
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+from analysis.figures import FIGURES, FigureSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,13 +22,6 @@ app = typer.Typer(
 console = Console()
 
 
-class VariantName(StrEnum):
-    """Which scores a figure uses."""
-
-    literal = "literal"
-    gauge_fixed = "gauge_fixed"
-
-
 Runs = Annotated[
     list[Path],
     typer.Argument(metavar="RUN...", help="Run folders made by `train pretrain`; figures also take bare .zarr dumps."),
@@ -35,16 +29,12 @@ Runs = Annotated[
 RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders made by `train pretrain`.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the files; made if it is not there.")]
 OutOrNone = Annotated[
-    Path | None, typer.Option("--out", help="Folder for the table as CSV and Markdown; default: print only.")
-]
-VariantOption = Annotated[
-    VariantName,
-    typer.Option(
-        "--variant", help="literal: scores as computed (the paper's). gauge_fixed: without what softmax ignores."
-    ),
+    Path | None,
+    typer.Option("--out", help="Folder for the table as CSV, Markdown, PDF, SVG and PNG; default: print only."),
 ]
 Depth = Annotated[
-    str | None, typer.Option("--depth", help="Depth field of the dumps to draw; default pseudo, or the only one.")
+    str | None,
+    typer.Option("--depth", help="Depth field to draw (pseudo, real, ...); default pseudo, or the only one."),
 ]
 
 
@@ -56,65 +46,59 @@ def report(
         Path | None, typer.Option("--matrix", help="matrix.json of `train matrix`, or its folder: adds Table 3.")
     ] = None,
 ) -> None:
-    """One page with everything: verdicts on the paper's claims, tables, figures, limitations, manifest.
+    """One page with everything: verdicts on the paper's claims, tables, figures, heads, examples, limits, manifest.
 
     Writes OUT/index.html, which opens from disk without a network, and OUT/figures/ with PDF, SVG, PNG and CSV. Runs
-    must share their shards; each needs an evaluation (`train evaluate`), and a dump (`train dump`) for the figures.
+    must share their shards; each needs an evaluation (`train evaluate`), and for the figures a dump (`train dump`; its
+    --raw images are the examples). What is not there is named on the page with the command that makes it.
 
     Example:
 
         analyze report demo/runs/* --matrix demo/table3 --out demo/report
     """
-    from analysis.fine_tuning import read_matrix
-    from analysis.load import load
-    from analysis.report import write_report
+    from rich.progress import track
 
-    page = write_report(load(runs), out, read_matrix(matrix) if matrix else None)
+    from analysis.load import load
+    from analysis.report import Steps, write_report
+
+    def tracked(steps: Steps) -> Steps:
+        return track(steps, "report", console=console, transient=True, disable=not console.is_terminal)
+
+    page = write_report(load(runs, matrix), out, tracked)
     console.print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)", highlight=False)
 
 
-@app.command()
-def fig1(runs: Runs, out: Out, variant: VariantOption = VariantName.literal, depth: Depth = None) -> None:
-    """Figure 1: attention scores against the depth difference |Δ|, per layer, with slopes.
+def _add_figure(spec: FigureSpec) -> None:
+    name = f"fig{spec.number}"
+    default, *others = spec.variants
+    variants = f"{default} (default)" + "".join(f", {variant}" for variant in others)
+    example = f"analyze {name} runs/* --out figures" + (f" --variant {others[0]}" if others else "")
 
-    Draws the last dump of every run of one depth field.
+    def command(
+        runs: Runs,
+        out: Out,
+        variant: Annotated[str | None, typer.Option("--variant", help=f"Which reading to draw: {variants}.")] = None,
+        depth: Depth = None,
+    ) -> None:
+        from analysis.load import load
+        from analysis.output import write_figure
 
-    Examples:
+        chosen = spec.chosen(variant)
+        drawn = spec.drawn(load(runs), chosen, depth)
+        _list(write_figure(out, f"figure{spec.number}-{chosen}", drawn.figure, drawn.frames))
+        print(drawn.caption)
 
-        analyze fig1 runs/m4ch --out figures
-
-        analyze fig1 runs/m3ch/dumps/latest.zarr runs/m4ch --out figures --variant gauge_fixed
-    """
-    from analysis import figures
-    from analysis.load import load
-    from analysis.output import write_figure
-
-    drawn, curves, slopes = figures.figure1(load(runs).last_dumps(depth), variant.value)
-    _list(write_figure(out, f"figure1-{variant.value}", drawn, {"": curves, "-slopes": slopes}))
+    title = f"Figure {spec.number}: {spec.title}" + "." * (not spec.title.endswith("?"))
+    app.command(
+        name,
+        short_help=title,
+        help=f"{title}\n\n{spec.about}\n\nWrites OUT/figure{spec.number}-VARIANT as PDF, SVG "
+        f"and PNG, and what is drawn as CSV.\n\nExample:\n\n    {example}",
+    )(command)
 
 
-@app.command()
-def fig5(
-    runs: Runs,
-    out: Out,
-    variant: VariantOption = VariantName.literal,
-    depth: Depth = None,
-    model: Annotated[str, typer.Option("--model", help="The model whose checkpoints are drawn.")] = "m3ch",
-) -> None:
-    """Figure 5: cosine of scores with |Δ| and with distance, per layer, over the epochs of one run of --model.
-
-    The run needs a dump per checkpoint: `train dump RUN --data D --checkpoint epoch-5` and so on.
-
-    Example:
-
-        analyze fig5 runs/m3ch --out figures --variant gauge_fixed
-    """
-    from analysis import figures
-    from analysis.load import load
-    from analysis.output import write_figure
-
-    drawn, frame = figures.figure5(load(runs).epoch_dumps(model, depth), variant.value)
-    _list(write_figure(out, f"figure5-{variant.value}", drawn, {"": frame}))
+for _spec in FIGURES.values():
+    _add_figure(_spec)
 
 
 @app.command()
@@ -168,14 +152,42 @@ def table3(
     _show("differences", differences, fine_tuning.differences(found), out, "table3-differences")
 
 
+@app.command()
+def causal(runs: Runs, out: OutOrNone = None, depth: Depth = None) -> None:
+    """What changing depth does to answers: swapped, flattened, real, kept out of blocks, erased from their outputs.
+
+    Top-1 lost with a paired interval, how far the logits move, and, where depth was erased after a block, how much of
+    it a probe reads again at the last one. Figure 1 --variant causal shows what a swap does to the scores.
+
+    Example:
+
+        train dump runs/m4ch --data imagenet-rgbd --images 5000 --causal 500
+
+        analyze causal runs/m4ch --out tables
+    """
+    import pandas as pd
+
+    from analysis import causal as changes
+    from analysis.load import load
+
+    dumps = load(runs).last_dumps(depth)
+    answers = pd.concat([changes.outcomes(dump) for dump in dumps], ignore_index=True)
+    again = pd.concat([changes.refitted(dump) for dump in dumps], ignore_index=True)
+    _show("what changing depth does to answers", changes.readable_outcomes(answers), answers, out, "causal")
+    _show("R² of depth at the last block", changes.readable_refitted(again), again, out, "causal-erased")
+
+
 def _show(title: str, readable: "pd.DataFrame", frame: "pd.DataFrame", out: Path | None, name: str) -> None:
-    from analysis.output import write, write_frame
+    from analysis.figures.table import table_figure
+    from analysis.output import write, write_figure
 
     _print_table(title, readable)
     if out is not None:
         lines = [list(readable.columns), ["---"] * len(readable.columns), *readable.values.tolist()]
         markdown = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        _list([write_frame(out / f"{name}.csv", frame), write(out / f"{name}.md", markdown)])
+        _list(
+            [*write_figure(out, name, table_figure(title, readable), {"": frame}), write(out / f"{name}.md", markdown)]
+        )
 
 
 # What a narrow terminal can do without, first to go first; files always hold every column.

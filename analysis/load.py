@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.records import EndLine, Evaluation, Run, load_run
+from training.records import EndLine, Evaluation, Matrix, Run, load_run
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from analysis.attention import Variant
+    from analysis.figures import FigureSpec
     from training.dumps.store import Dump
 
 MODELS = ("m3ch", "mlin", "mmlp", "m4ch", "mdf1", "mgem")
@@ -26,32 +26,37 @@ class AnalysisError(ValueError):
 
 @dataclass(frozen=True)
 class Study:
-    """Runs with their evaluations, and dumps; made by `load`."""
+    """Runs with their evaluations, dumps, and what `train matrix` found; made by `load`."""
 
     runs: list[Run]
     dumps: "list[Dump]"
+    matrix: Matrix | None = None
 
-    def figure(
-        self, number: int, variant: "Variant" = "literal", depth: str | None = None, model: str = BASELINE
-    ) -> "Figure":
-        """Figure 1 (scores against |Δ|, all models) or 5 (cosines over epochs of `model`) of one depth field."""
-        from analysis import figures
+    def figure(self, number: int, variant: str | None = None, depth: str | None = None) -> "Figure":
+        """One of the paper's figures, in its first variant unless told, of the dumps' depth field `depth`."""
+        return _spec(number).drawn(self, variant, depth).figure
 
-        if number == 1:
-            return figures.figure1(self.last_dumps(depth), variant)[0]
-        if number == 5:
-            return figures.figure5(self.epoch_dumps(model, depth), variant)[0]
-        raise AnalysisError(f"figure must be 1 or 5, got {number}")
+    def frames(self, number: int, variant: str | None = None, depth: str | None = None) -> "dict[str, pd.DataFrame]":
+        """What a figure draws, as frames by name; "" is the figure's own."""
+        from analysis.style import close
+
+        drawn = _spec(number).drawn(self, variant, depth)
+        close(drawn.figure)
+        return drawn.frames
 
     def table(self, number: int) -> "pd.DataFrame":
-        """Table 1 (size and cost) or 2 (accuracy)."""
-        from analysis import tables
+        """Table 1 (size and cost), 2 (accuracy) or 3 (fine-tuning, of `matrix`)."""
+        from analysis import fine_tuning, tables
 
         if number == 1:
             return tables.table1(self)
         if number == 2:
             return tables.table2(self)
-        raise AnalysisError(f"table must be 1 or 2, got {number}")
+        if number != 3:
+            raise AnalysisError(f"table must be 1, 2 or 3, got {number}")
+        if self.matrix is None:
+            raise AnalysisError("table 3 needs a matrix: make one with 'train matrix', then load(runs, matrix=FOLDER)")
+        return fine_tuning.table3(self.matrix)
 
     def depth_fields(self) -> list[str]:
         """Depth fields of the dumps, in their usual order."""
@@ -96,8 +101,12 @@ class Study:
         return [dump for dump in self.dumps if dump.info.depth_field == depth]
 
 
-def load(paths: Iterable[Path | str] | Path | str) -> Study:
-    """Read run folders (with every dump inside) and bare `.zarr` dumps; one of its parts at fault refuses all."""
+def load(paths: Iterable[Path | str] | Path | str, matrix: Path | str | None = None) -> Study:
+    """Read run folders (with every dump inside) and bare `.zarr` dumps; one of its parts at fault refuses all.
+
+    `matrix`: the matrix.json of `train matrix`, or its folder.
+    """
+    from analysis.fine_tuning import read_matrix
     from training.dumps.store import open_dump
 
     if isinstance(paths, str | Path):
@@ -121,14 +130,22 @@ def load(paths: Iterable[Path | str] | Path | str) -> Study:
         runs.append(run)
         dumps += [_checked_dump(open_dump(dump), run) for dump in run.dumps]
     _refuse_duplicates(runs)
-    return Study(sorted(runs, key=_run_order), _one_per_epoch(dumps))
+    return Study(sorted(runs, key=_run_order), _one_per_epoch(dumps), read_matrix(matrix) if matrix else None)
+
+
+def _spec(number: int) -> "FigureSpec":
+    from analysis.figures import FIGURES
+
+    if number not in FIGURES:
+        raise AnalysisError(f"figure must be one of {', '.join(map(str, FIGURES))}, got {number}")
+    return FIGURES[number]
 
 
 def _last_of_each(dumps: "list[Dump]") -> "list[Dump]":
-    """The last epoch of every run, by model and seed."""
+    """The last epoch of every run and set of axes, by model and seed."""
     last: dict[Any, Dump] = {}
     for dump in sorted(dumps, key=lambda dump: dump.info.epoch):
-        last[*_origin(dump), dump.info.patch_depth] = dump
+        last[*_origin(dump), str(axes_of(dump))] = dump
     return sorted(last.values(), key=lambda dump: (model_order(dump.info.model), seed_of(dump)))
 
 
@@ -142,13 +159,22 @@ def _checked_dump(dump: "Dump", run: Run) -> "Dump":
 
 
 def _one_per_epoch(dumps: "list[Dump]") -> "list[Dump]":
-    """`latest` and `epoch-10` may hold the same checkpoint: the one of more images stays."""
+    """`latest` and `epoch-10` may hold the same checkpoint, seen alike: the one of more images stays."""
     chosen: dict[Any, Dump] = {}
     for dump in dumps:
-        key = (*_origin(dump), dump.info.patch_depth, dump.info.epoch)
-        if key not in chosen or chosen[key].info.num_images < dump.info.num_images:
-            chosen[key] = dump
+        key = (*_origin(dump), str(axes_of(dump)), dump.info.epoch)
+        other = chosen.setdefault(key, dump)
+        chosen[key], left = (dump, other) if _size(other) < _size(dump) else (other, dump)
+        if left.info.num_causal > chosen[key].info.num_causal:
+            raise AnalysisError(
+                f"{left.path} holds changed depth and {chosen[key].path} more images of the same checkpoint, of which "
+                "one would be left out: make one dump of both, or remove one"
+            )
     return list(chosen.values())
+
+
+def _size(dump: "Dump") -> tuple[int, int, int]:
+    return dump.info.num_images, dump.info.num_causal, dump.info.num_raw
 
 
 def depth_of(run: Run) -> str:
@@ -238,7 +264,9 @@ def axes_of(dump: "Dump") -> dict[str, Any]:
     return {
         "data": (info.fingerprint, info.split),
         "depth field": info.depth_field,
+        "polarity": info.standardisation.get("polarity"),
         "standardisation": json.dumps(info.standardisation, sort_keys=True),
+        "class list": info.classes_sha256[:12],
         "patch depth": info.patch_depth,
         "number of layers": info.num_layers,
         "patch grid": info.grid,

@@ -1,7 +1,10 @@
 """Files that appear whole or not at all: written under a temporary name and renamed."""
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,10 +26,30 @@ def write(path: Path, content: bytes | str) -> Path:
             file.write(content.encode() if isinstance(content, str) else content)
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise AnalysisError(f"cannot write {path} ({reason}): make room, or choose another --out") from error
         raise
     return path
+
+
+@contextmanager
+def all_or_nothing(folder: Path) -> Iterator[Path]:
+    """A folder to write in, whose files go to `folder` once all is done; nothing does where an error ends it."""
+    if blocked := next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None):
+        raise AnalysisError(f"--out {blocked} is a file: choose a folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield made
+        for file in sorted(path for path in made.rglob("*") if path.is_file()):
+            target = folder / file.relative_to(made)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, target)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def write_frame(path: Path, frame: "pd.DataFrame") -> Path:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")  # no display is needed, and none is tried
 
@@ -54,6 +55,7 @@ _SETTINGS: Any = {
     "axes.linewidth": 0.6,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
+    "hatch.linewidth": 0.5,
     "lines.linewidth": 1.1,
     "lines.markersize": 3.2,
     "pdf.fonttype": 42,
@@ -89,3 +91,8 @@ def rendered(figure: Figure, kind: str) -> bytes:
 
 def close(figure: Figure) -> None:
     plt.close(figure)
+
+
+def layer_ramp(count: int) -> list[Any]:
+    """A colour a layer, dark to light: viridis without its pale end, which white paper swallows."""
+    return list(matplotlib.colormaps["viridis"](np.linspace(0, 0.85, count)))

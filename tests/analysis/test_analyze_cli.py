@@ -1,5 +1,6 @@
 """`analyze` as a person uses it: files, one-line errors, a quick --help."""
 
+import re
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import planted
 import pytest
 
 from analysis import cli
+from analysis.figures import FIGURES, FigureSpec
 
 ROOT = Path(__file__).parents[2]
 Analyze = Callable[..., tuple[int, str, str]]
@@ -38,7 +40,7 @@ def test_narrow_terminals_lose_columns_not_digits(
         assert ("Not shown in 80 columns: paper top-5, p" in shown) == (width == 80)
 
 
-@pytest.mark.parametrize("command", ["report", "fig1", "fig5", "table1", "table2"])
+@pytest.mark.parametrize("command", ["report", *(f"fig{number}" for number in FIGURES), "table1", "table2"])
 def test_missing_run_is_one_line(analyze: Analyze, command: str, tmp_path: Path) -> None:
     code, shown, errors = analyze(command, tmp_path / "nothing", "--out", tmp_path / "out")
     assert code == 1
@@ -79,14 +81,30 @@ def test_a_defect_is_not_hidden(analyze: Analyze, demo: list[Path], monkeypatch:
         analyze("table2", *demo)
 
 
+@pytest.mark.parametrize("spec", FIGURES.values(), ids=lambda spec: f"fig{spec.number}")
+def test_help_of_a_figure_teaches(
+    analyze: Analyze, spec: FigureSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # no sentence is broken over lines
+    code, shown, _ = analyze(f"fig{spec.number}", "--help")
+    assert code == 0 and spec.title in shown and f"analyze fig{spec.number} runs/* --out figures" in shown
+    about = shown[: shown.index("Writes OUT")]
+    for variant in spec.variants if len(spec.variants) > 1 else ():
+        assert f"• {variant}" in about
+    code, _, errors = analyze(f"fig{spec.number}", tmp_path / "none", "--out", tmp_path, "--variant", "causl")
+    assert code == 1
+    names = ", ".join(spec.variants)
+    assert errors == f"error: --variant of figure {spec.number} must be one of {names}, got 'causl'\n"
+
+
 def test_help_is_quick_and_lists_commands() -> None:
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "analysis.cli", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert time.perf_counter() - start < 3  # 0.3 s alone; the bound allows for a busy machine
-    for word in ("report", "fig1", "fig5", "table1", "table2"):
-        assert word in done.stdout
+    listed = re.findall(r"^│ (report|fig\d+|table\d)", done.stdout, flags=re.MULTILINE)
+    assert listed == ["report", *(f"fig{number}" for number in sorted(FIGURES)), "table1", "table2", "table3"]
     code = "import sys, analysis.cli; print(sorted({'torch', 'matplotlib', 'pandas', 'zarr'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -5,11 +5,14 @@ import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
+import planted
 import pytest
 
 import analysis
-from analysis import figures, output, style
-from analysis.load import MODELS
+from analysis import output, style
+from analysis.figures import FIGURES, caption
+from analysis.load import MODELS, AnalysisError
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,8 +29,8 @@ def test_figures_have_a_panel_a_layer_or_quantity(demo: list[Path], number: int,
 def test_files_are_written_whole_and_equal_for_equal_data(demo: list[Path], tmp_path: Path) -> None:
     study = analysis.load(demo)
     for folder in ("a", "b"):
-        drawn, curves, slopes = figures.figure1(study.last_dumps("real"), "literal")
-        paths = output.write_figure(tmp_path / folder, "figure1", drawn, {"": curves, "-slopes": slopes})
+        drawn = FIGURES[1].drawn(study, "literal", "real")
+        paths = output.write_figure(tmp_path / folder, "figure1", drawn.figure, drawn.frames)
         assert [path.name for path in paths] == [
             "figure1.pdf",
             "figure1.svg",
@@ -43,6 +46,80 @@ def test_files_are_written_whole_and_equal_for_equal_data(demo: list[Path], tmp_
     assert b"/CIDFontType2" in pdf
 
 
+def test_every_format_is_rendered_once(demo: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = []
+    whole = style.rendered
+    monkeypatch.setattr(style, "rendered", lambda figure, kind: kinds.append(kind) or whole(figure, kind))
+    drawn = FIGURES[5].drawn(analysis.load(demo[0]))
+    output.write_figure(tmp_path, "figure5", drawn.figure, drawn.frames)
+    assert sorted(kinds) == ["pdf", "png", "svg"]
+
+
+def test_a_study_gives_figures_frames_and_tables(demo: list[Path]) -> None:
+    study = analysis.load(demo)
+    frames = study.frames(1, "gauge_fixed", "real")
+    assert set(frames) == {"", "-slopes", "-evidence"}
+    assert set(frames["-slopes"]["variant"]) == {"gauge_fixed"} and set(frames[""]["depth_field"]) == {"real"}
+    assert not plt.get_fignums()
+    for wrong in (lambda: study.figure(2), lambda: study.figure(1, "raw"), lambda: study.table(4)):
+        with pytest.raises(AnalysisError, match=r"must be .*, got"):
+            wrong()
+    with pytest.raises(AnalysisError, match="make one with 'train matrix'"):
+        study.table(3)
+
+
+def test_captions_say_images_seeds_and_checkpoint(demo: list[Path]) -> None:
+    study = analysis.load(demo)
+    for number, checkpoint in ((1, "epoch 5"), (5, "epochs 0 to 5")):
+        drawn = FIGURES[number].drawn(study, depth=study.depth_fields()[0])
+        style.close(drawn.figure)
+        assert f"(40 images, patch depth mean of pseudo, 1 seed, {checkpoint})" in drawn.caption
+    assert caption.seeds_a_model([("m3ch", 0), ("m3ch", 1), ("m4ch", 0), ("m4ch", 2)]) == "2 seeds"
+    assert caption.seeds_a_model([("m3ch", 0), ("m3ch", 1), ("m4ch", 0)]) == "1 to 2 seeds a model"
+
+
+def test_figure1_causal_is_the_slope_of_swaps_and_zero_without_depth(tmp_path: Path) -> None:
+    paths = [
+        planted.write_dump(
+            tmp_path / f"{model}.zarr", planted.falling([0.6, 0.9, 0.4, 0.2]), model=model, causal=slope, num_causal=10,
+            interventions=["swap"],
+        )
+        for model, slope in (("m3ch", 0.0), ("m4ch", -0.3))
+    ]  # fmt: skip
+    study = analysis.load([*paths, planted.write_dump(tmp_path / "none.zarr", planted.constant(), model="mlin")])
+    drawn = FIGURES[1].drawn(study, "causal")
+    style.close(drawn.figure)
+    frame = drawn.frames[""]
+    assert set(frame["model"]) == {"m3ch", "m4ch"} and "10 images of the dumps' 40 images" in drawn.caption
+    assert (frame.loc[frame["model"] == "m3ch", "slope"] == 0).all()
+    changed = frame[frame["model"] == "m4ch"]
+    dump = next(dump for dump in study.dumps if dump.info.model == "m4ch")
+    rows, pairs = dump["causal/swap/rows"], dump["causal/swap/pairs"]
+    np.testing.assert_allclose(changed["slope"], rows[..., 0].sum(0) / pairs.sum())
+    assert changed["slope"].between(-0.32, -0.28).all() and (changed["high"] < 0).all()
+    np.testing.assert_allclose(changed["association"], [-0.6, -0.9, -0.4, -0.2], atol=0.05)
+    with pytest.raises(AnalysisError, match="no dump holds changed depth: make one with 'train dump RUN"):
+        FIGURES[1].drawn(analysis.load(tmp_path / "none.zarr"), "causal")
+
+
+def test_layers_of_two_branches_stay_empty(tmp_path: Path) -> None:
+    scores = planted.falling([0.6, 0.9, 0.4, 0.2])
+    paths = [planted.write_dump(tmp_path / f"{model}.zarr", scores, model=model) for model in ("m4ch", "mdf1")]
+    drawn = FIGURES[1].drawn(analysis.load(paths))
+    style.close(drawn.figure)
+    assert len(drawn.figure.axes) == 5
+    colours = [{line.get_color() for line in axes.lines} for axes in drawn.figure.axes[:4]]
+    both = {style.look_of(model).colour for model in ("m4ch", "mdf1")}
+    assert [both <= found for found in colours] == [False, False, True, True]
+    slopes = drawn.frames["-slopes"]
+    assert slopes.loc[slopes["model"] == "mdf1", "layer"].tolist() == [3, 4]
+    np.testing.assert_allclose(slopes.loc[slopes["model"] == "mdf1", "slope"], [-0.4, -0.2], atol=0.05)
+    lines = [line for line in drawn.figure.axes[2].lines if line.get_color() == style.look_of("mdf1").colour]
+    x, y = lines[-1].get_xdata(), lines[-1].get_ydata()
+    assert (y[1] - y[0]) / (x[1] - x[0]) == pytest.approx(-0.4, abs=0.05)  # the third layer's own line
+    assert "later layers only" in drawn.caption
+
+
 def test_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output.write(tmp_path / "file.csv", "old")
 
@@ -50,7 +127,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
         raise OSError("disk full")
 
     monkeypatch.setattr("analysis.output.os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(AnalysisError, match=r"cannot write .*file.csv \(disk full\): make room"):
         output.write(tmp_path / "file.csv", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["file.csv"]
     assert (tmp_path / "file.csv").read_text() == "old"

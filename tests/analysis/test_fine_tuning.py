@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import NormalDist
 
+import numpy as np
 import planted
 import pytest
 
 import analysis
 from analysis import fine_tuning
-from analysis.load import AnalysisError
+from analysis.claims import fine_tuning as rules
+from analysis.load import AnalysisError, Study
 from analysis.report import write_report
 from training.records import Matrix, MatrixCell, MatrixDifference
 
@@ -56,23 +59,30 @@ def test_frames_hold_ours_and_the_papers(written: Path) -> None:
     assert readable.iloc[4]["real → real"] == "51.23"
 
 
+def test_a_study_is_loaded_with_it(written: Path, demo: list[Path]) -> None:
+    study = analysis.load(demo[0], matrix=written)
+    assert study.matrix == fine_tuning.read_matrix(written / "matrix.json")
+    assert len(study.table(3)) == 12
+
+
 def test_the_command_prints_and_writes(analyze: Analyze, written: Path, tmp_path: Path) -> None:
     code, shown, _ = analyze("table3", written, "--out", tmp_path / "out")
     assert code == 0 and "55.0" in shown and "−25.0" in shown
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"table3.csv", "table3.md", "table3-differences.csv", "table3-differences.md"}
+    kinds = ("csv", "md", "pdf", "svg", "png")
+    assert names == {f"{name}.{kind}" for name in ("table3", "table3-differences") for kind in kinds}
     code, _, said = analyze("table3", tmp_path / "none.json")
     assert code == 1 and "none.json does not exist" in said
 
 
 def test_the_report_shows_it(written: Path, tmp_path: Path) -> None:
-    study = analysis.load(planted.write_run(tmp_path / "m3ch", model="m3ch"))
-    page = write_report(study, tmp_path / "out", fine_tuning.read_matrix(written))
+    run = planted.write_run(tmp_path / "m3ch", model="m3ch")
+    page = write_report(analysis.load(run, matrix=written), tmp_path / "out")
     text = page.read_text("utf-8")
     for words in ('href="#table3"', "30.0 [29.0, 32.0]", "scenes set aside from training", "654 test images"):
         assert words in text
     assert (page.parent / "figures" / "table3.csv").exists()
-    assert "Table 3: fine-tuned" not in write_report(study, tmp_path / "plain").read_text("utf-8")
+    assert "Table 3: fine-tuned" not in write_report(analysis.load(run), tmp_path / "plain").read_text("utf-8")
 
 
 def test_a_fine_tuned_run_is_no_pre_trained_one(demo: list[Path], tmp_path: Path) -> None:
@@ -87,3 +97,59 @@ def test_a_fine_tuned_run_is_no_pre_trained_one(demo: list[Path], tmp_path: Path
     )
     with pytest.raises(AnalysisError, match="tuned is fine-tuned"):
         analysis.load(run)
+
+
+def share_reproduced(monkeypatch: pytest.MonkeyPatch, miou_sd: float, top1_sd: float, times: int = 200) -> float:
+    """Of studies of five models with these true spreads: errors of mIoU 1 point, of top-1 half a point.
+
+    True values are placed evenly, so that their SD is exactly what it is said to be.
+    """
+    names, samples, rng = ("m4ch", "mdf1", "mgem", "mlin", "mmlp"), 8000, np.random.default_rng(0)
+    even = np.arange(5) - 2
+    even = even / even.std(ddof=1)
+    reproduced = 0
+    for _ in range(times):
+        difficulty = rng.normal(size=samples)  # of a sample, in all models
+        reached = np.array([NormalDist().inv_cdf(0.6 + top1_sd * place) for place in even])
+        correct = difficulty + rng.normal(size=(5, samples)) < np.sqrt(2) * reached[:, None]
+        miou = dict(zip(names, 0.5 + miou_sd * even + rng.normal(0, 0.01, 5), strict=True))
+        cells = [
+            cell.model_copy(update={"miou": value, "low": value - 0.0196, "high": value + 0.0196})
+            for cell in planted_matrix(*names).cells
+            for value in [miou[cell.model]]
+        ]
+        study = Study([], [], matrix=planted_matrix(*names).model_copy(update={"cells": cells}))
+        monkeypatch.setattr(rules, "groups", lambda _: {(name, "pseudo"): name for name in names})
+        monkeypatch.setattr(rules, "outcomes", lambda name, c=correct: c[[names.index(name)]].astype(float))
+        reproduced += rules.RULES["varies_more"](study, "", {}).verdict == "reproduced"
+    return reproduced / times
+
+
+@pytest.mark.parametrize(("miou_sd", "top1_sd"), [(0.0, 0.0), (0.02, 0.02)])
+def test_models_that_vary_alike_seldom_seem_to_vary_more(
+    monkeypatch: pytest.MonkeyPatch, miou_sd: float, top1_sd: float
+) -> None:
+    """mIoU is measured less well than top-1; that alone must not reproduce the claim."""
+    assert share_reproduced(monkeypatch, miou_sd, top1_sd) <= 0.05
+
+
+def test_models_that_vary_more_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert share_reproduced(monkeypatch, 0.04, 0.01) > 0.9
+
+
+@pytest.mark.parametrize("sd", [0.0, 0.5, 1.0, 4.0])
+def test_true_sd_holds_its_level_under_shared_errors(sd: float) -> None:
+    """Errors of variance 1.5 of which 0.5 is common to all models, which spreads none apart."""
+    rng = np.random.default_rng(1)
+    truth = sd * np.linspace(-1, 1, 5) / np.linspace(-1, 1, 5).std(ddof=1)
+    covariance = np.eye(5) + 0.5
+    found = [rules.true_sd(truth + rng.multivariate_normal(np.zeros(5), covariance), covariance) for _ in range(1000)]
+    held = np.mean([each.low <= sd + 1e-9 and each.high >= sd for each in found])
+    assert 0.93 < held < 0.99
+    assert np.mean([each.value**2 for each in found]) == pytest.approx(sd**2, abs=0.35)
+    assert all(each.low <= each.value for each in found)
+
+
+def test_true_sd_of_what_is_known_exactly() -> None:
+    exact = rules.true_sd(np.array([0.1, 0.2, 0.3]), np.zeros((3, 3)))
+    assert exact.value == exact.low == exact.high == pytest.approx(0.1)

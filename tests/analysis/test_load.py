@@ -9,9 +9,8 @@ import planted
 import pytest
 
 import analysis
-from analysis.attention import slopes
+from analysis.attention import VARIANTS, slopes
 from analysis.load import AnalysisError, final_evaluation, recipe_differences
-from analysis.similarity import cosines
 from training.dumps.store import Dump, DumpError, DumpWriter
 from training.records import RecordError
 
@@ -24,7 +23,7 @@ def test_study_is_the_notebook_api(demo: list[Path]) -> None:
     assert [dump.info.epoch for dump in study.epoch_dumps()] == [0, 1, 5]
     assert [dump.info.model for dump in study.last_dumps("real")] == ["mlin", "m4ch"]
     assert study.table(1)["model"].tolist() == ["m3ch", "mlin", "m4ch"]
-    with pytest.raises(AnalysisError, match="figure must be 1 or 5, got 2"):
+    with pytest.raises(AnalysisError, match="figure must be one of"):
         study.figure(2)
     with pytest.raises(AnalysisError, match="must be one of pseudo, real, exact"):
         study.last_dumps("raw")
@@ -95,7 +94,9 @@ def test_dumps_without_common_axes_are_refused(tmp_path: Path) -> None:
     first = planted.write_dump(tmp_path / "a.zarr", planted.falling(planted.BETAS))
     other = {"mean": 1.0, "std": 1.6, "polarity": "farther_is_larger", "unit": "m"}
     for name, changes in {
-        "standardisation": {"standardisation": other},
+        "polarity": {"standardisation": other},
+        "standardisation": {"standardisation": {**other, "polarity": "closer_is_larger"}},
+        "class list": {"classes_sha256": "d" * 64},
         "patch depth": {"patch_depth": "center4"},
         "data": {"fingerprint": "another"},
     }.items():
@@ -111,6 +112,22 @@ def test_a_run_may_hold_dumps_of_both_patch_depths(tmp_path: Path) -> None:
     sets = study.panel_sets("pseudo")
     assert [[dump.info.patch_depth for dump in dumps] for dumps in sets] == [["center4"], ["mean"]]
     assert [dump.info.patch_depth for dump in study.epoch_dumps("m4ch")] == ["mean"]
+
+
+def test_a_run_may_hold_dumps_with_several_depths(tmp_path: Path) -> None:
+    run = planted.write_run(tmp_path / "run", scores=planted.falling(planted.BETAS))
+    planted.write_dump(run / "dumps" / "more.zarr", planted.falling(planted.BETAS), depth_field="real", num_images=80)
+    study = analysis.load(run)
+    assert study.depth_fields() == ["pseudo", "real"]
+    assert [dump.info.depth_field for dump in study.last_dumps()] == ["pseudo"]
+    assert [dump.info.num_images for dump in study.last_dumps("real")] == [80]
+
+
+def test_a_runs_dumps_of_other_data_are_refused_together(tmp_path: Path) -> None:
+    run = planted.write_run(tmp_path / "run", scores=planted.falling(planted.BETAS))
+    planted.write_dump(run / "dumps" / "other.zarr", planted.falling(planted.BETAS), fingerprint="other", num_images=80)
+    with pytest.raises(AnalysisError, match="differ in data"):
+        analysis.load(run).last_dumps()
 
 
 def test_dumps_of_two_depth_fields_need_a_choice(demo: list[Path]) -> None:
@@ -130,12 +147,12 @@ def _flip(path: Path) -> None:
 
 
 def _use(dump: Dump) -> None:
-    slopes(dump, "literal")
-    cosines(dump, "literal")
+    for variant in VARIANTS:
+        slopes(dump, variant)
 
 
 @pytest.mark.parametrize("harm", [_flip, Path.unlink])
-@pytest.mark.parametrize("name", ["pair_rows", "content/rows", "content/cosines", "content/bins/sum"])
+@pytest.mark.parametrize("name", ["pairs/centred", "pairs/literal", "content/rows", "content/bins/sum"])
 def test_damaged_chunk_is_refused(tmp_path: Path, name: str, harm: Callable[[Path], None]) -> None:
     array = f"statistics/{name}"
     path = planted.write_dump(tmp_path / "d.zarr", planted.falling(planted.BETAS))
@@ -156,7 +173,9 @@ def test_unfinished_dump_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"schema_version": 1', '"schema_version": 2', "schema version 2"),
+        ('"schema_version": 2', '"schema_version": 3', "schema version 3, this version reads 2: use a newer one"),
+        ('"schema_version": 2', '"schema_version": null', "schema version None, this version reads 2: make it again"),
+        ('"schema_version": 2', '"schema_version": 1', "schema version 1, this version reads 2: make it again"),
         ('"model": "m4ch"', '"mode": "m4ch"', "is not a dump of train dump"),
         ("{", "[", "not a Zarr store"),
     ],
@@ -170,14 +189,28 @@ def test_damaged_attributes_are_refused(tmp_path: Path, old: str, new: str, mess
         analysis.load(path)
 
 
-@pytest.mark.parametrize("harm", [lambda path: path.write_text("{"), Path.unlink])
+def _misspell(path: Path) -> None:
+    text = path.read_text()
+    assert '"level"' in text
+    path.write_text(text.replace('"level"', '"leVel"'))
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.write_text("{"), Path.unlink, _misspell])
 def test_damaged_array_metadata_is_refused(tmp_path: Path, harm: Callable[[Path], None]) -> None:
     path = planted.write_dump(tmp_path / "d.zarr", planted.falling(planted.BETAS))
-    harm(path / "statistics" / "pair_rows" / "zarr.json")
-    with pytest.raises(DumpError, match=r"d\.zarr: array statistics/pair_rows is"):
+    harm(path / "statistics" / "pairs" / "literal" / "zarr.json")
+    with pytest.raises(DumpError, match=r"d\.zarr: array statistics/pairs/literal is"):
         analysis.load(path)
 
 
 def test_recipe_differences_are_told(tmp_path: Path) -> None:
     runs = [planted.write_run(tmp_path / "a"), planted.write_run(tmp_path / "b", model="m3ch", epochs=3)]
     assert recipe_differences(analysis.load(runs).runs) == ["optim.epochs: 3 or 5"]
+
+
+def test_changed_depth_is_not_left_out_for_a_dump_of_more_images(tmp_path: Path) -> None:
+    run = planted.write_run(tmp_path / "run", scores=planted.falling(planted.BETAS))
+    changed = {"num_causal": 8, "interventions": ["swap"], "num_images": 8, "causal": -0.1}
+    planted.write_dump(run / "dumps" / "few.zarr", planted.falling(planted.BETAS), **changed)
+    with pytest.raises(AnalysisError, match=r"few.zarr holds changed depth and .*epoch-5.zarr more images"):
+        analysis.load(run)

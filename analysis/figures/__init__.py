@@ -1,0 +1,211 @@
+"""The paper's figures: what each shows and in which variants. Each is drawn by a file of its own.
+
+This file imports neither matplotlib nor pandas, so that `analyze --help` can list the figures at once; a figure's own
+file is imported when it is drawn.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from analysis.load import AnalysisError, Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure and what is in it. Frames go by the suffix of their CSV; the first is that of the figure itself, ""."""
+
+    figure: "Figure"
+    frames: "dict[str, pd.DataFrame]"
+    caption: str  # definition, numbers of images and seeds, checkpoint
+
+
+Draw = Callable[[Study, str, str | None], Drawn]  # study, variant, depth field or None
+
+
+@dataclass(frozen=True)
+class FigureSpec:
+    """What a figure shows. `draw` raises AnalysisError naming the command that makes what is lacking."""
+
+    number: int
+    title: str
+    variants: tuple[str, ...]  # the first is the default
+    draw: Draw
+    per_depth: bool  # drawn once a depth field of the dumps
+    about: str  # help: what it shows, what the variants mean
+
+    def chosen(self, variant: str | None) -> str:
+        """`variant`, or the default; refuses one that the figure has not."""
+        if variant is not None and variant not in self.variants:
+            raise AnalysisError(
+                f"--variant of figure {self.number} must be one of {', '.join(self.variants)}, got {variant!r}"
+            )
+        return variant or self.variants[0]
+
+    def drawn(self, study: Study, variant: str | None = None, depth: str | None = None) -> Drawn:
+        return self.draw(study, self.chosen(variant), depth)
+
+
+def _by(module: str, name: str = "draw") -> Draw:
+    """`name` of analysis/figures/<module>.py, imported when it draws."""
+
+    def draw(study: Study, variant: str, depth: str | None) -> Drawn:
+        drawn = getattr(import_module(f"analysis.figures.{module}"), name)(study, variant, depth)
+        assert isinstance(drawn, Drawn)
+        return drawn
+
+    return draw
+
+
+_SPECS = (
+    FigureSpec(
+        1,
+        "attention scores against the depth difference |Δ|",
+        ("literal", "gauge_fixed", "causal"),
+        _by("scores_by_depth"),
+        per_depth=True,
+        about="Does a patch attend less to patches at another depth? Scores before softmax by bin of |Δ|, a panel a "
+        "layer, and below them the slope per 1 z with 95 % intervals over images. Draws the last dump of every run.\n\n"
+        "- literal: scores as the model computes them, which is what the paper plots.\n\n"
+        "- gauge_fixed: scores and |Δ| minus their mean over the keys of a query, which softmax cannot see. In grey "
+        "the slope on another image's depth; the CSV `-evidence` holds controls, nulls, tests and effect sizes.\n\n"
+        "- causal: the slope by layer when an image is given another image's depth and keeps its photograph: what "
+        "colour and position do cancels. Needs `train dump RUN --data D --causal 500`.",
+    ),
+    FigureSpec(
+        4,
+        "what noise on depth costs in accuracy",
+        ("literal",),
+        _by("noise", "draw4"),
+        per_depth=False,
+        about="How much does a model lean on its depth being right? Top-1 against the strength σ of noise added to "
+        "z-standardised depth, and its change from σ = 0 on the same samples, a line a model, a column a kind of noise "
+        "(one Gaussian a pixel, or one a patch). Needs `train evaluate RUN --data D --noise pixel`, and patch if you "
+        "like, of each run: the same split and noise seed for all.",
+    ),
+    FigureSpec(
+        5,
+        "does a model that never saw depth respect it?",
+        ("literal", "gauge_fixed"),
+        _by("cosines"),
+        per_depth=True,
+        about="Cosine of m3ch's score matrix with |Δ| and with the patches' distance r, per layer, a line a "
+        "checkpoint. The run needs a dump per checkpoint: `train dump RUN --data D --checkpoint epoch-5` and so on.\n\n"
+        "- literal: all entries as they are (the paper's). Scores that are −1 everywhere already have cosine −0.90 "
+        "with r.\n\n"
+        "- gauge_fixed: pairs of two patches, minus the mean over the keys of a query, which softmax cannot see.",
+    ),
+    FigureSpec(
+        6,
+        "does attention fall with the depth difference at the same distance?",
+        ("literal",),
+        _by("maps", "draw6"),
+        per_depth=True,
+        about="Mean attention of a patch to patches this far away and this different in depth, m3ch above mlin: all "
+        "layers and heads pooled, then a small map a layer, on one logarithmic scale. Columns of one colour mean that "
+        "|Δ| does not matter at that distance. Below, each column's slope on |Δ| over its mean, with 95 % intervals. "
+        "Needs `train dump RUN --data D` of both.",
+    ),
+    FigureSpec(
+        7,
+        "mlin's depth bias α by epoch, a line a layer",
+        ("literal", "effective"),
+        _by("parameters", "draw7"),
+        per_depth=False,
+        about="How strongly does each block of mlin come to hold back attention between depths? From what training "
+        "logs: no dump is needed.\n\n"
+        "- literal: α itself, which starts at 1 (the paper's).\n\n"
+        "- effective: α times |log γ_h|, the fall of the score per 1 z of |Δ|; mean and band over heads.",
+    ),
+    FigureSpec(
+        8,
+        "what mmlp learned to do with a depth difference Δ",
+        ("effective", "literal"),
+        _by("parameters", "draw8"),
+        per_depth=False,
+        about="The learned function of the signed difference Δ, a line a layer, and below it how often a Δ occurs, if "
+        "the run has a dump.\n\n"
+        "- effective: the bias that is added to the score, φ(Δ) times log γ_h; mean and band over heads; below 0 "
+        "it attends less.\n\n"
+        "- literal: φ itself, against Δ in the paper's sign, where nearer is larger.",
+    ),
+    FigureSpec(
+        9,
+        "where in the network can depth be read off the tokens?",
+        ("ridge", "literal"),
+        _by("probes", "draw9"),
+        per_depth=True,
+        about="Held-out error of a linear probe for patch depth on each block's output, of m3ch, mlin, mmlp and m4ch, "
+        "and how much better it reads an image's own depth than another image's (selectivity). In grey: the same probe "
+        "before training (needs `train dump RUN --data D --checkpoint epoch-0`), the mean depth at each position, and "
+        "a probe for another image's depth.\n\n"
+        "- ridge: the best ridge regression, its penalty chosen by nested cross-validation over images.\n\n"
+        "- literal: gradient descent with early stopping, as the paper trains its probes.",
+    ),
+    FigureSpec(
+        10,
+        "does m4ch's score fall with the depth difference at every distance?",
+        ("literal", "gauge_fixed"),
+        _by("maps", "draw10"),
+        per_depth=True,
+        about="Mean score before softmax between patches this far apart and this different in depth: all layers and "
+        "heads pooled, then a small map a layer, on one scale. Below, the slope on |Δ| among pairs at one distance, "
+        "with 95 % intervals. Needs `train dump RUN --data D` of m4ch.\n\n"
+        "- literal: scores as the model computes them (the paper's).\n\n"
+        "- gauge_fixed: scores minus their mean over the keys of a query, which softmax cannot see.",
+    ),
+    FigureSpec(
+        11,
+        "how like RGB alone do models with depth see the same images?",
+        ("debiased", "literal"),
+        _by("cka"),
+        per_depth=True,
+        about="Linear CKA of each layer with the same layer of m3ch. In grey, a floor (m3ch before training: needs its "
+        "`train dump RUN --data D --checkpoint epoch-0`) and a ceiling (a second seed of m3ch, or another of its "
+        "epochs). All dumps must be of the same images.\n\n"
+        "- debiased: unrelated features get 0; 95 % intervals over blocks of images.\n\n"
+        "- literal: the biased CKA, which grows with width over images; in grey, what unrelated features would get.",
+    ),
+    FigureSpec(
+        12,
+        "which branch of a fusion model holds depth?",
+        ("ridge", "equal_width"),
+        _by("probes", "draw12"),
+        per_depth=True,
+        about="Figure 9's probes on the RGB and the depth branch of mdf1 and mgem, in the blocks that have both.\n\n"
+        "- ridge: all channels of each branch; mdf1's RGB branch has twice as many.\n\n"
+        "- equal_width: the wider branch reduced to the width of the other by PCA on the training folds.",
+    ),
+    FigureSpec(
+        13,
+        "do mdf1's and mgem's scores fall with the depth difference at every distance?",
+        ("literal", "gauge_fixed"),
+        _by("maps", "draw13"),
+        per_depth=True,
+        about="Mean score before softmax between patches this far apart and this different in depth: all layers and "
+        "heads pooled, then a small map a layer, on one scale. Below, the slope on |Δ| among pairs at one distance, "
+        "with 95 % intervals. The blocks after the two branches have "
+        "been fused; needs `train dump RUN --data D` of either.\n\n"
+        "- literal: scores as the model computes them (the paper's).\n\n"
+        "- gauge_fixed: scores minus their mean over the keys of a query, which softmax cannot see.",
+    ),
+    FigureSpec(
+        14,
+        "how much noise is the step from pseudo-depth to real depth worth?",
+        ("literal", "softmax"),
+        _by("noise", "draw14"),
+        per_depth=False,
+        about="Figure 4's curves for models trained on pseudo-depth, with σ* upright: the noise that moves a model's "
+        "output as far as real depth of the same images does. Where the curves stand at σ* says which model has the "
+        "better accuracy left. Needs, of each run, `train evaluate RUN --data D --noise pixel` (and patch) and "
+        "`train gap RUN --data NYU-SHARDS`.\n\n"
+        "- literal: the output is the logits.\n\n"
+        "- softmax: the output is the shares after softmax.",
+    ),
+)
+FIGURES = {spec.number: spec for spec in _SPECS}

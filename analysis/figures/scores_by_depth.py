@@ -1,0 +1,196 @@
+"""Figure 1: attention scores against the depth difference |Δ|, by layer; and what they do when depth is changed."""
+
+from typing import TYPE_CHECKING, cast
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.attention import Variant, bin_rule, line_through_means, score_curve, slopes
+from analysis.causal import beside_association
+from analysis.evidence import evidence
+from analysis.figures import Drawn, caption
+from analysis.load import BASELINE, AnalysisError, Study, seed_of
+from analysis.style import COLUMN, GREY, PAGE, Look, look_of, new_figure, settings, zero_line
+
+if TYPE_CHECKING:
+    from training.dumps.store import Dump
+
+_COLUMNS = 4  # panels in a row
+
+
+def draw(study: Study, variant: str, depth: str | None) -> Drawn:
+    """The last dump of every run of one depth field; `causal`: of those that hold changed depth."""
+    dumps = study.last_dumps(depth)
+    return of_swaps(dumps) if variant == "causal" else of_dumps(dumps, cast(Variant, variant))
+
+
+def of_swaps(dumps: "list[Dump]") -> Drawn:
+    """Slopes by layer when depth is swapped for another image's, and pale beside them those over pairs."""
+    changed = [dump for dump in dumps if dump.info.num_causal]
+    if not changed:
+        raise AnalysisError("no dump holds changed depth: make one with 'train dump RUN --data SHARDS --causal 500'")
+    frames = [beside_association(dump).assign(seed=seed_of(dump), run=dump.info.run) for dump in changed]
+    with settings():
+        figure = new_figure(COLUMN + 1.6, 2.5)
+        axes = figure.subplots()
+        for frame, dump, label in zip(frames, changed, _labels(changed), strict=True):
+            look = look_of(dump.info.model)
+            _draw_slopes(axes, frame, look, label)
+            axes.plot(frame["layer"], frame["association"], color=look.colour, linestyle=look.dash, alpha=0.35)
+        _finish_slopes(axes, changed[0].info.num_layers)
+    images = caption.among((dump.info.num_causal for dump in changed), "image", behind=True)
+    text = (
+        f"Slope of the head-mean score, bias included, on the change of |Δ| when an image is given another's depth and "
+        f"keeps its photograph: {images} of the dumps' {caption.of_dumps(changed)}; 95 % image-bootstrap intervals. "
+        "Pale, the gauge-fixed slope over pairs of the same scores, where depth, colour and position go together. "
+        "Another image's depth is not what a model was trained on."
+    )
+    return Drawn(figure, {"": pd.concat(frames, ignore_index=True)}, text)
+
+
+def of_dumps(dumps: "list[Dump]", variant: Variant) -> Drawn:
+    """Score against |Δ|, a panel a layer on shared scales, and the slope by layer below; frames: bins, `-slopes`.
+
+    `gauge_fixed` also draws, in grey, slopes on another image's |Δ|, and has a frame `-evidence`: controls and nulls.
+
+    Points are bin means. In `literal` the thin line is the regression over pairs; in `gauge_fixed` none is drawn, since
+    its slope is within query rows and the bins pool rows. mlin's bias is part of what softmax sees: its `total` scores
+    are drawn, and the frames hold its `content` as well.
+    """
+    labels = _labels(dumps)
+    curves, fits, proofs = [], [], []
+    num_layers = dumps[0].info.num_layers
+    num_rows = -(-num_layers // _COLUMNS)
+    with settings():
+        figure = new_figure(PAGE, 1.35 * num_rows + 1.75)
+        grid = figure.add_gridspec(num_rows + 1, _COLUMNS, height_ratios=[1.0] * num_rows + [1.25])
+        panels = _layer_panels(figure, grid, num_layers)
+        below = figure.add_subplot(grid[num_rows, :])
+        for dump, label in zip(dumps, labels, strict=True):
+            for part in dump.info.parts:
+                curves.append(score_curve(dump, variant, part))
+                fits.append(slopes(dump, variant, part).assign(seed=seed_of(dump), run=dump.info.run))
+                if variant == "gauge_fixed":
+                    proofs.append(evidence(dump, part).assign(seed=seed_of(dump), run=dump.info.run))
+            _draw_curves(panels, dump, curves[-1], fits[-1], variant)
+            _draw_slopes(below, fits[-1], look_of(dump.info.model), label)
+            if proofs:
+                _draw_null(below, proofs[-1], first=dump is dumps[0])
+        for first in panels[::_COLUMNS]:
+            first.set_ylabel("score" if variant == "literal" else "score − row mean")
+        _finish_slopes(below, num_layers)
+    bins = pd.concat(curves, ignore_index=True)
+    frames = {"": bins, "-slopes": pd.concat(fits, ignore_index=True)}
+    if proofs:
+        frames["-evidence"] = pd.concat(proofs, ignore_index=True)
+    return Drawn(figure, frames, _caption(dumps, variant, bins) + "".join(map(_what_content_does, proofs)))
+
+
+def _caption(dumps: "list[Dump]", variant: Variant, bins: pd.DataFrame) -> str:
+    content, (min_pairs, min_images) = bins[bins["part"] == "content"], bin_rule(dumps[0].info.num_images)
+    score = "score" if variant == "literal" else "score minus its mean over a query's keys"
+    text = (
+        f"Head-mean {score} by bin of |Δ| ({caption.of_dumps(dumps)}); below, slopes over pairs of patches with 95 % "
+        f"image-bootstrap intervals. {int((~content['shown']).sum())} of {len(content)} bins are hidden (under "
+        f"{min_pairs:,} pairs or {min_images} images, or |Δ| ≥ 4)."
+    )
+    if variant == "gauge_fixed":
+        text += (
+            " Grey: slopes of the same scores on another image's |Δ|, the null: it has what images share by position."
+        )
+    if {BASELINE} < {dump.info.model for dump in dumps}:
+        text += f" {BASELINE} never saw depth: its slope is what colour and position alone give."
+    if any(dump.info.first_attention_layer for dump in dumps):
+        text += (
+            " Blocks of two branches have no scores of this kind: a model that begins with them has later layers only."
+        )
+    if any(dump.info.has_bias for dump in dumps):
+        text += " Where a model biases its scores by depth, the drawn scores include that bias (`total`)."
+    return text
+
+
+def _what_content_does(proof: pd.DataFrame) -> str:
+    """Of a biased model's evidence on its total scores."""
+    if "content_is" not in proof:
+        return ""
+    counts = proof["content_is"].value_counts()
+    return (
+        f" {proof['model'].iloc[0]}: the learned scores offset the bias in {counts.get('offsetting', 0)} of "
+        f"{len(proof)} layers and add to it in {counts.get('adding', 0)}."
+    )
+
+
+def _labels(dumps: "list[Dump]") -> list[str]:
+    """The model's name, with the seed where a model comes twice."""
+    models = [dump.info.model for dump in dumps]
+    return [
+        f"{model} (seed {seed_of(dump)})" if models.count(model) > 1 else model
+        for model, dump in zip(models, dumps, strict=True)
+    ]
+
+
+def _layer_panels(figure: Figure, grid: "matplotlib.gridspec.GridSpec", num_layers: int) -> list[Axes]:
+    panels: list[Axes] = []
+    for layer in range(num_layers):
+        first = panels[0] if panels else None
+        axes = figure.add_subplot(grid[layer // _COLUMNS, layer % _COLUMNS], sharex=first, sharey=first)
+        axes.set_title(f"layer {layer + 1}", pad=2)
+        if layer % _COLUMNS:
+            axes.tick_params(labelleft=False)
+        if layer + _COLUMNS < num_layers:
+            axes.tick_params(labelbottom=False)
+        else:
+            axes.set_xlabel("|Δ| (z)")
+        panels.append(axes)
+    return panels
+
+
+def _draw_curves(panels: list[Axes], dump: "Dump", curve: pd.DataFrame, fit: pd.DataFrame, variant: Variant) -> None:
+    look = look_of(dump.info.model)
+    mean_delta, mean_score = line_through_means(dump, dump.info.parts[-1])
+    for place, layer in enumerate(dump.info.attention_layers):
+        axes, shown = panels[layer - 1], curve[(curve["layer"] == layer) & curve["shown"]]
+        x = ((shown["delta_low"] + shown["delta_high"]) / 2).to_numpy()
+        axes.plot(x, shown["score"], linestyle="none", marker=look.marker, color=look.colour, markersize=2.4)
+        if variant == "gauge_fixed":
+            zero_line(axes)
+        elif len(x):
+            ends = np.array([0.0, x.max()])
+            line = mean_score[place] + fit["slope"].to_numpy()[place] * (ends - mean_delta[place])
+            axes.plot(ends, line, color=look.colour, linestyle=look.dash, linewidth=0.9)
+
+
+def _draw_slopes(axes: Axes, fit: pd.DataFrame, look: Look, label: str) -> None:
+    value = fit["slope"].to_numpy()
+    bars = np.abs(np.stack([value - fit["low"].to_numpy(), fit["high"].to_numpy() - value]))
+    axes.errorbar(
+        fit["layer"],
+        value,
+        yerr=None if np.isnan(bars).all() else np.nan_to_num(bars),
+        color=look.colour,
+        marker=look.marker,
+        linestyle=look.dash,
+        capsize=2,
+        elinewidth=0.8,
+        label=label,
+    )
+
+
+def _draw_null(axes: Axes, proof: pd.DataFrame, first: bool) -> None:
+    label = "another image's depth" if first else None
+    band = proof[["other_low", "other_high"]].to_numpy().T
+    if np.isfinite(band).all():
+        axes.fill_between(proof["layer"], *band, color=GREY, alpha=0.25, linewidth=0, zorder=0)
+    axes.plot(proof["layer"], proof["other"], color=GREY, linewidth=0.8, zorder=1, label=label)
+
+
+def _finish_slopes(axes: Axes, num_layers: int) -> None:
+    zero_line(axes)
+    axes.set_xticks(range(1, num_layers + 1))
+    axes.set_xlim(0.6, num_layers + 0.4)
+    axes.set_xlabel("layer")
+    axes.set_ylabel("slope (score per 1 z)")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
