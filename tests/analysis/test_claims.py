@@ -1,6 +1,8 @@
 """Every verdict a claim can get, from planted data."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import planted
@@ -8,8 +10,10 @@ import pytest
 
 import analysis
 import data_manifests
-from analysis.claims import judge, side
-from analysis.load import Study
+from analysis.claims import RULES, judge
+from analysis.claims.finding import side
+from analysis.load import AnalysisError, Study
+from training.records import Matrix, MatrixCell, MatrixDifference
 
 
 def verdicts(study: Study) -> dict[str, str]:
@@ -21,8 +25,20 @@ def of_dump(tmp_path: Path, model: str, scores: planted.ScoreMaker) -> dict[str,
     return verdicts(analysis.load([planted.write_run(tmp_path / "run", model="m3ch"), path]))
 
 
-def test_planted_demo_reproduces_everything(demo: list[Path]) -> None:
-    assert set(verdicts(analysis.load(demo)).values()) == {"reproduced"}
+def test_planted_demo_reproduces_all_that_it_can(demo: list[Path]) -> None:
+    found = verdicts(analysis.load(demo))
+    lacking = {name for name, verdict in found.items() if verdict == "not tested"}
+    assert {verdict for name, verdict in found.items() if name not in lacking} == {"reproduced"}
+    assert {name.split("-")[0] for name in lacking} == {
+        "table1",
+        "table2",
+        "table3",
+        *map("figure{}".format, (1, 4, 8, 9, 12, 13, 14)),
+    }
+    assert [name for name in lacking if name.startswith("figure1-")] == ["figure1-falls-when-swapped causal"]
+    assert {name for name in lacking if name.startswith("table2")} == {
+        name for name in found if name.startswith("table2") and "mmlp" in name
+    }
 
 
 def test_nothing_to_judge_is_not_tested(tmp_path: Path) -> None:
@@ -65,6 +81,39 @@ def test_figure1_claims(tmp_path: Path, betas: list[float], falls: str, peaks: s
     assert found[f"figure1-peaks-early {variant}"] == peaks
 
 
+def test_a_rise_that_peaks_early_is_no_fall(tmp_path: Path) -> None:
+    path = planted.write_dump(tmp_path / "d.zarr", planted.falling([-0.6, -0.9, -0.4, -0.2], offset=0.1))
+    for claim in judge(analysis.load(path)):
+        if claim.id == "figure1-peaks-early":
+            assert (claim.verdict, claim.observed) == ("not", "no layer's score falls")
+    found = of_dump(tmp_path / "mixed", "m4ch", planted.falling([0.6, 0.3, -0.9, -0.2]))
+    assert found["figure1-peaks-early gauge_fixed"] == "reproduced"  # the steepest fall, whatever rises elsewhere
+
+
+def test_what_is_undefined_is_not_judged(tmp_path: Path) -> None:
+    """Depth that is flat has no |Δ| to fall with."""
+    path = planted.write_dump(tmp_path / "d.zarr", planted.falling(planted.BETAS), depths=np.zeros((40, 16)))
+    found = {claim.id: claim for claim in judge(analysis.load(path))}
+    for name in ("figure1-falls", "figure1-peaks-early"):
+        assert found[name].verdict == "not tested" and "undefined" in found[name].observed
+    for values in ((np.nan, 1.0), (1.0, np.nan)):
+        with pytest.raises(AnalysisError, match="undefined"):
+            side(*values, above=True)
+
+
+def test_dumps_of_one_run_on_other_data_are_said_not_judged(tmp_path: Path) -> None:
+    scores = planted.falling(planted.BETAS)
+    for model in ("m4ch", "m3ch", "mlin"):
+        for epoch in (1, 5):
+            path = tmp_path / f"{model}-{epoch}.zarr"
+            planted.write_dump(path, scores, model=model, epoch=epoch, num_images=8, fingerprint=f"epoch {epoch}'s")
+    study = analysis.load(sorted(tmp_path.glob("*.zarr")))
+    found = {claim.id: claim for claim in judge(study)}
+    assert {claim.verdict for claim in found.values()} == {"not tested"}
+    for name in ("figure1-falls", "figure10-falls", "figure5-negative", "figure6-mlin-falls", "figure6-m3ch-flat"):
+        assert ".zarr differ in " in found[name].observed, name
+
+
 def test_bent_scores_are_not_linear(tmp_path: Path) -> None:
     def bent(delta: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         return np.broadcast_to(abs(delta - 0.9)[:, None, None], (len(delta), planted.LAYERS, planted.HEADS, 16, 16))
@@ -99,9 +148,248 @@ def test_side_reads_the_interval() -> None:
     assert side(-2, -1, above=False) == "reproduced"
 
 
+def record_of(folder: Path, model: str, **changes: Any) -> Path:
+    """A run of the paper's size; `changes` are of its run.json."""
+    run = planted.write_run(folder / model, model=model if model in ("m3ch", "mlin") else "m4ch")
+    size = {"image_size": 224, "patch_size": 16, "width": 768, "depth": 12, "heads": 12, "num_classes": 1000}
+    planted.as_model(run, model, **size)
+    path = run / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return run
+
+
+PRINTED = {name: data_manifests.load("paper")[name] for name in ("m3ch", "mlin", "mmlp", "mdf1")}
+
+
+@pytest.mark.parametrize(
+    ("off", "factors", "parameters", "macs"),
+    [
+        ((0, 0, 0, 0), (1, 0.99, 1.015, 1.019), "reproduced", "reproduced"),
+        ((0, 1, -1, 0), (1, 1.03, 0.97, 1), "partly", "partly"),
+        ((1, 1, 1, 0), (1, 1.03, 0.97, 2), "not", "not"),
+    ],
+)
+def test_table1_claims(tmp_path: Path, off: tuple, factors: tuple, parameters: str, macs: str) -> None:
+    runs = [
+        record_of(
+            tmp_path, model, num_parameters=printed["parameters"] + more, macs=round(printed["gmacs"] * factor * 1e9)
+        )
+        for (model, printed), more, factor in zip(PRINTED.items(), off, factors, strict=True)
+    ]
+    found = verdicts(analysis.load(runs))
+    assert (found["table1-parameters"], found["table1-macs"]) == (parameters, macs)
+
+
+@pytest.mark.parametrize(
+    ("top1", "text", "table"), [(0.5, "reproduced", "not"), (0.61, "partly", "not"), (0.72, "not", "reproduced")]
+)
+def test_the_papers_slip_is_judged_both_ways(tmp_path: Path, top1: float, text: str, table: str) -> None:
+    runs = [planted.write_run(tmp_path / "m3ch", model="m3ch", top1=0.62)]
+    runs.append(planted.as_model(planted.write_run(tmp_path / "mmlp", top1=top1), "mmlp"))
+    study = analysis.load(runs)
+    found = verdicts(study)
+    assert (found["table2-m3ch-over-mmlp"], found["table2-mmlp-over-m3ch"]) == (text, table)
+    [slip] = [claim for claim in judge(study) if claim.id == "table2-m3ch-over-mmlp"]
+    assert slip.expected == "> 0 by the text; −1.9 in the paper's Table 2"
+
+
+def sweeps(folder: Path, kinds: tuple[str, ...] = ("pixel",), **top1: list[float]) -> Study:
+    runs = []
+    for model, values in top1.items():
+        runs.append(planted.as_model(planted.write_run(folder / model), model))
+        for kind in kinds:
+            planted.write_sweep(runs[-1], planted.enduring(values), kind)
+    return analysis.load(runs)
+
+
+@pytest.mark.parametrize(
+    ("top1", "expected"),
+    [
+        ({"mlin": [0.6, 0.55], "mmlp": [0.62, 0.5], "m4ch": [0.7, 0.3]}, "reproduced"),
+        ({"mlin": [0.6, 0.55], "mmlp": [0.62, 0.5699], "m4ch": [0.7, 0.3]}, "partly"),  # mmlp over mlin: 0
+        ({"mlin": [0.6, 0.55], "mmlp": [0.6, 0.549]}, "partly"),  # one sample in a thousand
+        ({"mlin": [0.6, 0.3], "mmlp": [0.62, 0.5], "m4ch": [0.7, 0.65]}, "not"),
+        ({"mlin": [0.6, 0.3]}, "not tested"),
+        ({"mlin": [0.6], "m4ch": [0.7]}, "not tested"),
+    ],
+)
+def test_figure4_claim(tmp_path: Path, top1: dict[str, list[float]], expected: str) -> None:
+    assert verdicts(sweeps(tmp_path, **top1))["figure4-simpler-lose-less"] == expected
+
+
+STEEP = [0.7, 0.5, 0.4, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("mlin", "without", "at_star"),
+    [
+        ([0.62, 0.61, 0.6, 0.6], "reproduced", "reproduced"),
+        ([0.699, 0.5006, 0.401, 0.31], "partly", "partly"),
+        ([0.72, 0.45, 0.3, 0.2], "not", "not"),
+    ],
+)
+def test_figure14_claims(tmp_path: Path, mlin: list[float], without: str, at_star: str) -> None:
+    study = sweeps(tmp_path, ("pixel", "patch"), mlin=mlin, m4ch=STEEP)
+    assert verdicts(study)["figure14-mlin-better-at-sigma-star"] == "not tested"
+    for run in study.runs:
+        planted.write_gap(run.folder, {"pixel": 0.7, "patch": 1.0})
+    found = verdicts(analysis.load([run.folder for run in study.runs]))
+    assert found["figure14-m4ch-better-without-noise"] == without
+    assert found["figure14-mlin-better-at-sigma-star"] == at_star
+
+
+def test_a_sigma_star_outside_the_sweep_is_not_judged(tmp_path: Path) -> None:
+    study = sweeps(tmp_path, mlin=[0.62, 0.61, 0.6, 0.6], m4ch=STEEP)
+    for run, star in zip(study.runs, (1.0, 5.0), strict=True):
+        planted.write_gap(run.folder, {"pixel": star, "patch": None})
+    study = analysis.load([run.folder for run in study.runs])
+    [claim] = [claim for claim in judge(study) if claim.id == "figure14-mlin-better-at-sigma-star"]
+    assert (
+        claim.verdict == "reproduced" and claim.observed == "1 of 1 σ*" and "σ* of mlin, pixel 1.00" in claim.interval
+    )
+
+
+def alphas(folder: Path, *layers: list[float]) -> dict[str, str]:
+    run = planted.write_run(folder / "mlin", model="mlin")
+    values = {epoch: {"alpha": list(each)} for epoch, each in enumerate(zip(*layers, strict=True))}
+    return verdicts(analysis.load(planted.write_parameters(run, values)))
+
+
+RISING, JUMPING, STILL = [1, 1.1, 1.2, 1.3, 1.4], [1, 2, 1, 2, 1.5], [1.0] * 5
+
+
+@pytest.mark.parametrize(
+    ("layers", "smooth", "early"),
+    [
+        ([STILL, RISING, STILL, STILL, STILL, JUMPING], "reproduced", "reproduced"),  # the last has no gradient
+        ([STILL, STILL, RISING, JUMPING[::-1], STILL, STILL], "partly", "partly"),
+        ([JUMPING, JUMPING, JUMPING, STILL, [2 * each for each in RISING], STILL], "not", "not"),
+    ],
+)
+def test_figure7_claims(tmp_path: Path, layers: list[list[float]], smooth: str, early: str) -> None:
+    found = alphas(tmp_path, *layers)
+    assert (found["figure7-smooth"], found["figure7-peaks-early"]) == (smooth, early)
+
+
+def test_figure7_claims_of_too_little(tmp_path: Path) -> None:
+    found = alphas(tmp_path, [1.0, 1.1], [1.0, 1.0])
+    assert (found["figure7-smooth"], found["figure7-peaks-early"]) == ("not tested", "not tested")
+
+
+DELTA = np.array(planted.PHI_GRID)
+HINGE, WAVE, FLAT = np.maximum(DELTA, 0), np.sin(3 * DELTA), np.zeros_like(DELTA)
+
+
+@pytest.mark.parametrize(
+    ("layers", "straight", "early", "negative"),
+    [
+        ([3 * HINGE - 1, 2 * HINGE, HINGE, FLAT, WAVE], "reproduced", "reproduced", "reproduced"),
+        ([2 * HINGE, WAVE + 1, 3 * HINGE, FLAT, WAVE], "partly", "partly", "not"),
+        ([WAVE + 1, 2 * WAVE + 2, 3 * WAVE + 2.95, 4 * WAVE + 4, WAVE], "not", "not", "partly"),
+    ],
+)
+def test_figure8_claims(tmp_path: Path, layers: list[np.ndarray], straight: str, early: str, negative: str) -> None:
+    run = planted.as_model(planted.write_run(tmp_path / "mmlp"), "mmlp")
+    values = {"phi": [layer.tolist() for layer in layers], "phi_grid": planted.PHI_GRID}
+    found = verdicts(analysis.load(planted.write_parameters(run, {3: {**values, "phi": [[9.0] * 81] * 5}, 5: values})))
+    assert [found[f"figure8-{name}"] for name in ("straight", "early-stronger", "some-negative")] == [
+        straight, early, negative,
+    ]  # fmt: skip
+
+
+def tuned(folder: Path, cells: dict[str, Any], half: float = 0.02) -> Study:
+    """Models pre-trained to 0.60, 0.61, ... and fine-tuned to these mIoU (in the order RR, RP, PP, PR) +- half."""
+    runs, found, differences = [], [], []
+    for place, (model, values) in enumerate(cells.items()):
+        miou = dict(zip((RR, RP, PP, PR), values, strict=True))
+        runs.append(planted.as_model(planted.write_run(folder / model, top1=0.6 + 0.01 * place), model))
+        common = {"name": model, "model": model, "seed": 0}
+        for (trained, tested), value in miou.items():
+            found.append(
+                MatrixCell(
+                    **common, trained=trained, tested=tested, miou=value, low=value - half, high=value + half,
+                    single_miou=value, pixel_accuracy=0.9, epoch=4, selection="best-on-val",
+                )
+            )  # fmt: skip
+        for of, minus in ((RP, RR), (PR, PP), (PP, RR)):
+            value = miou[of] - miou[minus]
+            differences.append(
+                MatrixDifference(**common, of=of, minus=minus, value=value, low=value - half, high=value + half)
+            )
+    matrix = Matrix(
+        data="nyu", split="val", fingerprint="f", num_images=654, num_classes=40, multi_scale=True, num_resamples=1000,
+        cells=found, differences=differences,
+    )  # fmt: skip
+    (folder / "matrix.json").write_text(matrix.model_dump_json())
+    return analysis.load(runs, matrix=folder)
+
+
+RR, RP, PP, PR = (("real", "real"), ("real", "pseudo"), ("pseudo", "pseudo"), ("pseudo", "real"))
+
+
+@pytest.mark.parametrize(
+    ("m4ch", "mdf1", "mlin", "trained", "drop", "varies"),
+    [
+        ((0.3, 0.25, 0.4, 0.2), (0.3, 0.3, 0.5, 0.1), (0.3, 0.3, 0.3, 0.2), *["reproduced"] * 3),
+        ((0.3, 0.25, 0.32, 0.24), (0.3, 0.2, 0.295, 0.23), (0.3, 0.2, 0.29, 0.1), *["partly"] * 3),
+        ((0.3, 0.2, 0.3, 0.29), (0.34, 0.2, 0.3, 0.29), (0.3, 0.2, 0.3, 0.25), *["not"] * 3),
+    ],
+)
+def test_table3_claims(tmp_path: Path, m4ch: Any, mdf1: Any, mlin: Any, trained: str, drop: str, varies: str) -> None:
+    found = verdicts(tuned(tmp_path, {"m4ch": m4ch, "mdf1": mdf1, "mlin": mlin}))
+    assert [found[f"table3-{name}"] for name in ("pseudo-trained", "largest-drop", "varies-more")] == [
+        trained,
+        drop,
+        varies,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"),
+    [(0.05, "reproduced"), (0.0125, "reproduced"), (0.005, "partly"), (-0.025, "partly"), (-0.035, "not")],
+)
+def test_at_least_as_well_is_judged_by_the_margin(tmp_path: Path, gain: float, expected: str) -> None:
+    """A point: intervals are 2 points to either side."""
+    study = tuned(tmp_path, dict.fromkeys(("m4ch", "mdf1"), (0.3, 0.2, 0.3 + gain, 0.2)))
+    assert verdicts(study)["table3-pseudo-trained"] == expected
+    [claim] = [claim for claim in judge(study) if claim.id == "table3-pseudo-trained"]
+    assert claim.observed == f"{2 * (expected == 'reproduced')} of 2 models above −1"
+
+
+def test_table3_claims_need_models(tmp_path: Path) -> None:
+    found = verdicts(tuned(tmp_path, {"mlin": (0.3, 0.3, 0.3, 0.2)}))
+    assert found["table3-pseudo-trained"] == found["table3-varies-more"] == "not tested"
+    assert found["table3-largest-drop"] == "reproduced"
+
+
 def test_manifest_is_whole() -> None:
     claims = data_manifests.load("claims")["claim"]
     assert len({claim["id"] for claim in claims}) == len(claims)
+    assert {claim["rule"] for claim in claims} == set(RULES)
     for claim in claims:
         assert {"id", "sentence", "rule", "statistic", "judged", "shown_in"} <= claim.keys()
-        assert "better" in claim or {"model", "variants", "expected"} <= claim.keys()
+        assert "better" in claim or "expected" in claim
+        assert claim["id"].startswith(claim["shown_in"].lower().replace(" ", "") + "-")
+
+
+def test_numbers_of_the_paper_in_the_manifest_are_the_papers() -> None:
+    claims = {claim["id"]: claim for claim in data_manifests.load("claims")["claim"]}
+    paper = data_manifests.load("paper")
+    models = ("mlin", "mmlp", "m4ch", "mdf1", "mgem")
+    more = [paper[model]["parameters"] - paper["m3ch"]["parameters"] for model in models]
+    assert f"{more[0]} for MLIN, {more[1]:,} for MMLP, {more[2]:,} for M4CH" in claims["table1-parameters"]["sentence"]
+    assert more[3] > 0 > more[4]
+    miou = np.std([paper["table3"][model]["pseudo"]["pseudo"] for model in models], ddof=1)
+    top1 = np.std([paper[model]["top1"] for model in models], ddof=1)
+    assert f"{miou:.1f} of mIoU, {top1:.1f} of top-1" in claims["table3-varies-more"]["expected"]
+    assert (
+        f"{paper['m3ch']['top1'] - paper['mmlp']['top1']:+.1f}".replace("-", "−")
+        in claims["table2-m3ch-over-mmlp"]["expected"]
+    )
+
+
+def test_runs_of_other_recipes_are_not_judged(tmp_path: Path) -> None:
+    runs = [planted.write_run(tmp_path / "a", model="m3ch"), planted.write_run(tmp_path / "b", epochs=3)]
+    [found] = [row for row in judge(analysis.load(runs)) if row.id == "table2-m4ch-over-m3ch"]
+    assert found.verdict == "not tested"
+    assert "differ in optim.epochs: 3 or 5" in found.observed
