@@ -1,12 +1,16 @@
 """Pieces of the report's page: tables, tabs and figures as HTML."""
 
+import base64
+import json
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
+from typing import Any
 
 import pandas as pd
 
+_SCRIPTS = ("report.js", "canvas.js", "explorer.js", "heads.js")
 _NUMBER = re.compile(r"^[<+−]?[\d.,]+( [\[\w%].*)?$|^–$")
 
 
@@ -14,7 +18,7 @@ def page(title: str, body: str) -> str:
     """A whole document, style and script inside, nothing loaded from anywhere."""
     files = resources.files("analysis")
     css = (files / "report.css").read_text("utf-8")
-    script = (files / "report.js").read_text("utf-8")
+    script = "\n".join((files / name).read_text("utf-8") for name in _SCRIPTS)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -37,6 +41,38 @@ def prose(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text, quote=False))
 
 
+def caption(text: str) -> str:
+    return f'<p class="caption">{prose(text)}</p>'
+
+
+def lacking(text: str) -> str:
+    """One grey line: what is not here, and what makes it."""
+    return f'<p class="lacking">{prose(text)}</p>'
+
+
+def data(name: str, content: Any) -> str:
+    """JSON that a script of the page reads by its id."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}">{text}</script>'
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """With `digits` significant digits, a sign and a true minus."""
+    return f"{value:+.{digits}g}".replace("-", "−")
+
+
+def markdown(text: str) -> str:
+    """Paragraphs and lines that begin with `- `, as the help of a command has them."""
+    pieces, items = [], []
+    for block in text.split("\n\n"):
+        if block.startswith("- "):
+            items.append(block[2:])
+            continue
+        pieces += [bullets(items)] * bool(items) + [paragraph(block)]
+        items = []
+    return "\n".join([*pieces, *[bullets(items)] * bool(items)])
+
+
 def bullets(items: Iterable[str]) -> str:
     return "<ul>\n" + "\n".join(f"<li>{prose(item)}</li>" for item in items) + "\n</ul>"
 
@@ -56,25 +92,31 @@ def table(frame: pd.DataFrame) -> str:
     return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
 
 
-def tabs(name: str, panels: Sequence[tuple[str, str]]) -> str:
-    """(title, content) each; with one panel or without script all are simply there."""
+def tabs(panels: Sequence[tuple[str, str, str]]) -> str:
+    """(id, title, content) each; without script all are simply there, each under its title."""
     if len(panels) == 1:
-        return panels[0][1]
+        anchor, _, content = panels[0]
+        return f'<div id="{anchor}">\n{content}\n</div>'
     parts = [
-        f'<div class="panel" role="tabpanel" id="{name}-{index}" data-title="{escape(title)}">\n'
+        f'<div class="panel" role="tabpanel" id="{anchor}" data-title="{escape(title)}">\n'
         f"<h3>{escape(title)}</h3>\n{content}\n</div>"
-        for index, (title, content) in enumerate(panels)
+        for anchor, title, content in panels
     ]
-    return f'<div data-tabs="{name}">\n<div class="tabs" role="tablist"></div>\n' + "\n".join(parts) + "\n</div>"
+    return '<div data-tabs>\n<div class="tabs" role="tablist"></div>\n' + "\n".join(parts) + "\n</div>"
 
 
-def figure(name: str, svg: str, title: str, caption: str, files: Sequence[str], wide: bool = True) -> str:
-    """An SVG in the page, its caption, and links to the files beside the page."""
+def figure(name: str, picture: str, text: str, note: str, files: Sequence[str], wide: bool) -> str:
+    """A picture in the page, its caption, a note on where it comes from, and links to the files beside the page."""
     links = " · ".join(f'<a href="figures/{file}">{escape(file.removeprefix(name).lstrip("-."))}</a>' for file in files)
     return (
-        f'<figure class="{"wide" if wide else "narrow"}">\n<div class="scroll">{inline_svg(name, svg, title)}</div>\n'
-        f"<figcaption>{prose(caption)} Files: {links}</figcaption>\n</figure>"
+        f'<figure class="{"wide" if wide else "narrow"}">\n<div class="scroll">{picture}</div>\n'
+        f'<figcaption>{prose(text)} <span class="files">{prose(note)} {links}</span></figcaption>\n</figure>'
     )
+
+
+def inline_png(png: bytes, title: str) -> str:
+    """An `<img>` that holds its picture."""
+    return f'<img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
 def inline_svg(name: str, svg: str, title: str) -> str:

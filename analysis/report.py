@@ -1,25 +1,25 @@
 """`analyze report`: the whole study on one page that opens from a file, and every figure beside it."""
 
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
 from html import escape
 from pathlib import Path
 
 import pandas as pd
 
-from analysis import figures, fine_tuning, html, output, tables
+from analysis import html, output, tables
 from analysis.claims import DEPTH, Judged, judge
-from analysis.load import (
-    BASELINE,
-    AnalysisError,
-    Study,
-    comparable_runs,
-    depth_of,
-    depth_order,
-    final_evaluation,
-    recipe_differences,
-)
-from analysis.report_figures import curves_section, embed, figure1_section, figure5_section
+from analysis.explorer import explorer_section
+from analysis.figures.headline import depth_figure
+from analysis.figures.training import training_curves
+from analysis.head_map import head_section
+from analysis.load import BASELINE, AnalysisError, Study, comparable_runs, depth_order, final_evaluation
+from analysis.manifest import limitations, manifest, revision
+from analysis.packing import palettes
+from analysis.report_figures import Drawings, figure_sections
+from analysis.report_tables import causal_section, table3_section, tables_section
 from analysis.style import close
-from training.records import Matrix
 
 TITLE = "What do Vision Transformers do with depth?"
 QUESTION = (
@@ -30,54 +30,81 @@ _MAX_BYTES = 10_000_000
 _VERDICTS = {"reproduced": "✓ reproduced", "partly": "◐ partly", "not": "✗ not", "not tested": "not tested"}
 
 
-def write_report(study: Study, out: Path, matrix: Matrix | None = None) -> Path:
-    """Write `out/index.html` and `out/figures/`; returns the page's path. `matrix` is what `train matrix` found."""
+Steps = Iterable[tuple[str, Callable[[], str]]]  # anchor, what makes its section
+
+
+def write_report(study: Study, out: Path, track: Callable[[Steps], Steps] = lambda steps: steps) -> Path:
+    """Write `out/index.html` and `out/figures/`; returns the page's path. `track` iterates over the sections.
+
+    Everything is made in a folder of its own first: a report that fails leaves what was in `out` as it was.
+    """
     comparable_runs(study)
     for run in study.runs:
         final_evaluation(run)
-    parts = [
-        _header(study, matrix),
-        _found(study, out),
-        _tables(study, out),
-        *([_table3(matrix, out)] if matrix else []),
-        figure1_section(study, out),
-        figure5_section(study, out),
-        curves_section(study, out),
-        _limitations(study),
-        _manifest(study),
-    ]
-    page = html.page(TITLE, "\n".join(parts))
+    with output.all_or_nothing(out) as made:
+        _write(study, made, track)
+    return out / "index.html"
+
+
+def _write(study: Study, out: Path, track: Callable[[Steps], Steps]) -> None:
+    drawings = Drawings(out, revision())
+    steps: dict[str, Callable[[], str]] = {
+        "tables": partial(tables_section, study, out),
+        **({"table3": partial(table3_section, study.matrix, out)} if study.matrix else {}),
+        **figure_sections(study, drawings),
+        "causal": partial(causal_section, study, out),
+        "heads": partial(head_section, study, out),
+        "explorer": partial(explorer_section, study),
+        "curves": partial(_curves, study, drawings),
+        "limitations": partial(limitations, study),
+        "manifest": partial(manifest, study),
+    }
+    sections = {anchor: make() for anchor, make in track(list(steps.items()))}
+    anchors = set(re.findall(r'\bid="([^"]+)"', "\n".join(sections.values())))
+    sections = {"found": _found(study, out, drawings, anchors), **sections}
+    body = "\n".join([_header(study), _navigation(sections), *sections.values(), html.data("palettes", palettes())])
+    page = drawings.place(html.page(TITLE, body), _MAX_BYTES)
     if len(page.encode()) > _MAX_BYTES:
-        raise AnalysisError(f"the page would have {len(page) / 1e6:.1f} MB, more than 10: give fewer runs")
-    return output.write(out / "index.html", page)
+        raise AnalysisError(f"the page would have {len(page.encode()) / 1e6:.1f} MB, more than 10: give fewer runs")
+    output.write(out / "index.html", page)
 
 
-def _header(study: Study, matrix: Matrix | None) -> str:
+def _header(study: Study) -> str:
     shards = study.runs[0].record.shards
     seeds = len({run.record.seed for run in study.runs})
     made = (
-        f"{len(study.runs)} runs, {len(study.dumps)} dumps; {shards.source}: {shards.num_train:,} training and "
-        f"{shards.num_val:,} validation samples, {shards.num_classes} classes; {seeds} seed{'s' * (seeds > 1)}."
+        f"{_several(len(study.runs), 'run')}, {_several(len(study.dumps), 'dump')}; {shards.source}: "
+        f"{shards.num_train:,} training and {shards.num_val:,} validation samples, {shards.num_classes} classes; "
+        f"{_several(seeds, 'seed')}."
     )
-    links = {
-        "found": "What was found",
-        "tables": "Tables",
-        **({"table3": "Fine-tuning"} if matrix else {}),
-        "figure1": "Figure 1",
-        "figure5": "Figure 5",
-        "curves": "Training",
-        "limitations": "Limitations",
-        "manifest": "Manifest",
-    }
-    nav = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title in links.items())
-    return (
-        f'<header><h1>{TITLE}</h1>\n<p class="question">{QUESTION}</p>\n<p class="meta">{made}</p>\n'
-        f"<nav>{nav}</nav></header>"
-    )
+    return f'<header><h1>{TITLE}</h1>\n<p class="question">{QUESTION}</p>\n<p class="meta">{made}</p></header>'
 
 
-def _found(study: Study, out: Path) -> str:
-    picture, frame = _headline(study, out)
+def _several(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+_NAMES = {
+    "found": "Found",
+    "tables": "Tables",
+    "table3": "Fine-tuning",
+    "causal": "Changed depth",
+    "heads": "Heads",
+    "explorer": "Explorer",
+    "curves": "Training",
+    "limitations": "Limitations",
+    "manifest": "Manifest",
+}
+
+
+def _navigation(sections: dict[str, str]) -> str:
+    names = {anchor: _NAMES.get(anchor) or anchor.replace("figure", "Fig ") for anchor in sections}
+    links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name in names.items())
+    return f'<nav aria-label="Sections">{links}</nav>'
+
+
+def _found(study: Study, out: Path, drawings: Drawings, anchors: set[str]) -> str:
+    picture, frame = _headline(study, drawings)
     accuracy = tables.readable2(tables.table2(study)).rename(columns={"gap to m3ch, points": "gap to m3ch"})
     accuracy = accuracy.sort_values("depth", key=lambda depth: depth.map(depth_order), kind="stable")
     accuracy = accuracy[["depth", "model", "top-1 %", "gap to m3ch"]]
@@ -93,13 +120,13 @@ def _found(study: Study, out: Path) -> str:
             f"Each claim is judged by a rule fixed beforehand, on runs with {DEPTH}-depth, from the interval beside "
             "it. These runs are not the paper's: a verdict says whether the effect is seen here. " + _tally(claims)
         ),
-        _scoreboard(claims),
+        _scoreboard(claims, anchors),
     )
 
 
-def _headline(study: Study, out: Path) -> tuple[str, pd.DataFrame]:
+def _headline(study: Study, drawings: Drawings) -> tuple[str, pd.DataFrame]:
     """The picture of gaps to m3ch (empty where there is none) and its data."""
-    drawn, frame = figures.depth_figure(study)
+    drawn, frame = depth_figure(study)
     if frame.empty:
         close(drawn)
         return "", frame
@@ -109,9 +136,8 @@ def _headline(study: Study, out: Path) -> tuple[str, pd.DataFrame]:
     )
     if "exact" in set(frame["depth"]):
         caption += " `exact` is the renderer's depth, without noise or holes."
-    return embed(
-        drawn, "depth", "Top-1 gained over RGB alone, by depth field", caption, out, {"": frame}, wide=False
-    ), frame
+    title = "Top-1 gained over RGB alone, by depth field"
+    return drawings.figure("depth", title, drawn, {"": frame}, caption), frame
 
 
 def _answer(gaps: pd.DataFrame) -> str:
@@ -119,7 +145,8 @@ def _answer(gaps: pd.DataFrame) -> str:
     clauses = []
     for depth, rows in gaps.groupby("depth", sort=False):
         each = [f"{r['model']} {tables.points(r['gap'], r['low'], r['high'])}" for r in rows.to_dict("records")]
-        clauses.append(f"with {depth} depth {' and '.join(each)}")
+        listed = " and ".join(filter(None, [", ".join(each[:-1]), each[-1]]))
+        clauses.append(f"with {depth} depth {listed}")
     if not clauses:
         return f"No model can be compared with {BASELINE} on RGB alone: give a run of both."
     return f"Points of top-1 over RGB alone, with 95 % intervals: {'; '.join(clauses)}."
@@ -131,14 +158,14 @@ def _tally(claims: list[Judged]) -> str:
     return f"{', '.join(counts)}, of {len(claims)} statements."
 
 
-def _scoreboard(claims: list[Judged]) -> str:
+def _scoreboard(claims: list[Judged], anchors: set[str]) -> str:
     rows = []
     for claim in claims:
         variant = f", {claim.variant.replace('_', '-')}" if claim.variant else ""
-        anchor = {"Table 2": "tables", "Figure 1": "figure1", "Figure 5": "figure5"}[claim.shown_in]
+        anchor = _anchor(claim, anchors)
+        shown_in = f'<a href="#{anchor}">{claim.shown_in}</a>' if anchor else claim.shown_in
         rows.append(
-            f"<tr><td>{escape(claim.sentence)}<span class='id'>{claim.id}{variant} · "
-            f'<a href="#{anchor}">{claim.shown_in}</a></span></td>'
+            f"<tr><td>{escape(claim.sentence)}<span class='id'>{claim.id}{variant} · {shown_in}</span></td>"
             f'<td data-label="expected">{escape(claim.expected)}</td>'
             f'<td data-label="observed">{escape(claim.observed)}</td>'
             f'<td data-label="95 % interval or range">{escape(claim.interval)}</td>'
@@ -158,108 +185,15 @@ def _scoreboard(claims: list[Judged]) -> str:
     )
 
 
-def _tables(study: Study, out: Path) -> str:
-    first, second = tables.table1(study), tables.table2(study)
-    output.write_frame(out / "figures" / "table1.csv", first)
-    output.write_frame(out / "figures" / "table2.csv", second)
-    chance = 100 / study.runs[0].record.shards.num_classes
-    return html.section(
-        "tables",
-        "Tables",
-        "<h3>Table 2: accuracy</h3>",
-        html.paragraph(
-            f"Chance is {chance:.1f} %. Intervals are 95 %: Wilson for accuracies, paired bootstrap over validation "
-            "samples for gaps; p is McNemar's mid-p. They say nothing about other seeds. The paper's columns are "
-            "ImageNet, other data."
-        ),
-        html.table(tables.readable2(second)),
-        "<h3>Table 1: size and cost</h3>",
-        html.paragraph(
-            "GMACs count matmuls and convolutions of one image; training is the time in steps on the machine in the "
-            "manifest. The paper's columns appear for models of its size."
-        ),
-        html.table(tables.readable1(first)),
-        '<p class="meta">Files: <a href="figures/table1.csv">table1.csv</a> · '
-        '<a href="figures/table2.csv">table2.csv</a></p>',
-    )
+def _anchor(claim: Judged, anchors: set[str]) -> str | None:
+    """Where it is shown: its variant's panel on the claims' depth if there is one, else the whole figure or table."""
+    place = claim.shown_in.lower().replace(" ", "")
+    wanted = (f"{place}-{DEPTH}-{claim.variant}-panel", f"{place}-{claim.variant}-panel", place)
+    return next((anchor for anchor in wanted if anchor in anchors), None)
 
 
-_CHOSEN = {"best-on-val": "scenes set aside from training", "best-on-test": "the test images themselves"}
-
-
-def _table3(matrix: Matrix, out: Path) -> str:
-    output.write_frame(out / "figures" / "table3.csv", fine_tuning.table3(matrix))
-    output.write_frame(out / "figures" / "table3-differences.csv", fine_tuning.differences(matrix))
-    chosen = {cell.selection for cell in matrix.cells}
-    by = " or ".join(_CHOSEN[rule] for rule in sorted(chosen))
-    how = "predictions summed over scales and mirror images" if matrix.multi_scale else "images as they are"
-    return html.section(
-        "table3",
-        "Table 3: fine-tuned to label pixels",
-        html.paragraph(
-            f"mIoU in percent over {matrix.num_classes} classes and {matrix.num_images:,} test images ({how}), by the "
-            f"depth a model was fine-tuned with and the depth it was tested with; the checkpoint was chosen by {by}. "
-            f"Intervals are 95 % of {matrix.num_resamples:,} resamples of the images; they say nothing about other "
-            "training runs. m3ch reads no depth, so one run is its result."
-        ),
-        html.table(fine_tuning.readable3(matrix)),
-        "<h3>What the depth makes of it</h3>",
-        html.paragraph(
-            "Points of mIoU, paired over images: the cost of testing with the other depth, and what "
-            "training with pseudo-depth gains or costs."
-        ),
-        html.table(fine_tuning.readable_differences(matrix)),
-        '<p class="meta">Files: <a href="figures/table3.csv">table3.csv</a> · '
-        '<a href="figures/table3-differences.csv">table3-differences.csv</a></p>',
-    )
-
-
-def _limitations(study: Study) -> str:
-    shards = study.runs[0].record.shards
-    seeds = {run.record.seed for run in study.runs}
-    items = []
-    if len(seeds) == 1:
-        items.append("1 seed: intervals cover validation samples and images, not the luck of one training run.")
-    if shards.source != "imagenet":
-        items.append(
-            f"The data are {shards.source}, not ImageNet: the paper's accuracies are shown for orientation only."
-        )
-    items += [
-        "The paper runs the teacher inside the training loop on augmented, mixed images. Here depth is computed once, "
-        "from the clean image, and shares the image's geometry.",
-        "Patch depth is the mean over the patch where a run says `mean`; the paper's appendix code averages the four "
-        "centre pixels (`center4`).",
-        "Figure 1 and Figure 5 are associations. Depth, colour and position vary together; 'after distance' removes "
-        "distance only. No shuffled-depth null is drawn yet.",
-        f"The claims are in our words; only those that Table 2 and Figures 1 and 5 decide are judged, on {DEPTH}-depth "
-        "and the lowest seed's last dump.",
-    ]
-    items += [f"Runs differ in {difference}." for difference in recipe_differences(study.runs)]
-    for run in study.runs:
-        reached, planned = final_evaluation(run).epoch, run.record.config.get("optim", {}).get("epochs")
-        if planned is not None and reached < planned:
-            items.append(f"{run.record.name} is judged at epoch {reached} of {planned}.")
-    return html.section("limitations", "Limitations and deviations", html.bullets(items))
-
-
-def _manifest(study: Study) -> str:
-    rows = []
-    for run in study.runs:
-        record = run.record
-        revision = str(record.git.get("revision") or "unknown")[:10] + ("+changes" if record.git.get("dirty") else "")
-        versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
-        rows.append(
-            {
-                "run": record.name,
-                "model": record.model,
-                "depth": depth_of(run),
-                "seed": str(record.seed),
-                "config": record.study_hash[:12],
-                "revision": revision,
-                "shards (train, val)": f"{record.shards.train_fingerprint[:10]}, {record.shards.val_fingerprint[:10]}",
-                "teacher": record.shards.teacher or "none",
-                "machine": f"{record.machine.get('device', '?')}, {record.machine.get('cores', '?')} cores",
-                "versions": versions,
-            }
-        )
-    return html.section("manifest", "Manifest of runs", html.table(pd.DataFrame(rows)))
+def _curves(study: Study, drawings: Drawings) -> str:
+    drawn, frame = training_curves(study.runs)
+    caption = f"Validation top-1 during training; {BASELINE} is the same run in every panel."
+    shown = drawings.figure("training", "Training curves", drawn, {"": frame}, caption)
+    return html.section("curves", "Training", shown)

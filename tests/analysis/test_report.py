@@ -1,34 +1,42 @@
 """The report: self-contained, right, and alive in a browser without a network."""
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import planted
 import pytest
+from browsing import open_page
 
 import analysis
+import analysis.figures
+from analysis import report_figures
+from analysis.load import AnalysisError, Study
+from analysis.manifest import commands
 from analysis.report import write_report
-
-_FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1400,1000"
-)
+from analysis.report_tables import causal_section
+from training.dumps.store import open_dump
 
 
 @pytest.fixture(scope="module")
 def page(demo: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(analysis.load(demo), tmp_path_factory.mktemp("report"))
+    """The report of some of the demo's runs, two of whose dumps hold raw scores of four images."""
+    folder = tmp_path_factory.mktemp("report")
+    study = analysis.load([run for run in demo if run.name in ("m3ch", "mlin-pseudo", "m4ch-pseudo", "m4ch-exact")])
+    raw = {}
+    for model, scores in (("m3ch", planted.local), ("mlin", planted.falling(planted.BETAS))):
+        path = planted.write_dump(folder / f"{model}.zarr", scores, model=model, num_raw=4)
+        raw[model, "pseudo", 5] = open_dump(path)
+    dumps = [raw.get((each.info.model, each.info.depth_field, each.info.epoch), each) for each in study.dumps]
+    return write_report(Study(study.runs, dumps), folder / "out")
 
 
 def test_page_is_self_contained_and_small(page: Path) -> None:
     text = page.read_text("utf-8")
     assert len(text) < 10_000_000
     for source in re.findall(r'(?:src|href)="([^"]+)"', text):
-        assert source.startswith(("#", "figures/", "data:,")), source
+        assert source.startswith(("#", "figures/", "data:,", "data:image/png;base64,")), source
     assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest", text)
 
 
@@ -45,7 +53,7 @@ def test_links_and_ids_hold(page: Path) -> None:
 def test_page_says_what_was_planted(page: Path) -> None:
     text = page.read_text("utf-8")
     assert "+20.0 [" in text
-    assert "12 reproduced, of 12 statements." in text
+    assert re.search(r"23 reproduced, \d+ not tested, of \d+ statements\.", text)
     assert "1 seed: intervals cover" in text
     assert "largest difference" in text
     for word in ("abcdef0123", "m4ch-exact-0", "train-fing", "torch 2.11.0"):
@@ -53,11 +61,87 @@ def test_page_says_what_was_planted(page: Path) -> None:
     assert "nan" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
 
 
+def test_every_figure_is_there_or_says_what_is_lacking(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for number, spec in analysis.figures.FIGURES.items():
+        section = text[text.index(f'<section id="figure{number}">') :].partition("</section>")[0]
+        fields = ["pseudo", "exact"] if spec.per_depth else [None]
+        drawn = re.findall(r"<figcaption>", section)
+        lacking = re.findall(r'<p class="lacking">Not drawn: [^<]*[^.<]\.</p>', section)
+        assert drawn or lacking, number
+        assert len(drawn) + len(lacking) in (1, len(fields) * len(spec.variants)), number
+        if drawn:
+            for kind in ("pdf", "svg", "png", "csv"):
+                assert section.count(f'.{kind}">{kind}</a>') == len(drawn), (number, kind)
+            assert section.count("Code ") == len(drawn)
+
+
+def test_changed_depth_is_shown_where_a_dump_holds_it(tmp_path: Path) -> None:
+    changes = ["swap", "zero"]
+    settings = {"num_causal": 20, "num_images": 20, "interventions": changes, "causal": -0.4, "model": "m4ch"}
+    path = planted.write_dump(tmp_path / "d.zarr", planted.falling(planted.BETAS), **settings)
+    section = causal_section(Study([], [open_dump(path)]), tmp_path)
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", section)
+    assert cells[:2] == ["m4ch", "swap"] and "zero" in cells
+    assert "m4ch 20 images (seed 0)" in section
+    assert (tmp_path / "figures" / "causal-pseudo.csv").exists()
+    without = planted.write_dump(tmp_path / "e.zarr", planted.constant(), num_images=4)
+    assert "--causal 500" in causal_section(Study([], [open_dump(without)]), tmp_path)
+
+
+def test_claims_link_to_their_own_panel(page: Path) -> None:
+    text = page.read_text("utf-8")
+    rows = re.findall(r"<span class='id'>(.*?)</span>", text)
+    linked = {re.sub(r" · .*", "", row): re.findall(r'href="#([^"]+)"', row) for row in rows}
+    assert linked["table2-m4ch-over-m3ch"] == ["table2"]
+    assert linked["figure1-falls, gauge-fixed"] == ["figure1-pseudo-gauge_fixed-panel"]
+    assert linked["figure5-negative, literal"] == ["figure5-pseudo-literal-panel"]
+
+
+def test_manifest_can_be_followed(page: Path) -> None:
+    section = page.read_text("utf-8").partition('<section id="manifest">')[2]
+    for word in ("train pretrain --preset tiny --model m4ch", "--set data.depth=exact", "0" * 12, "−(d − 2.5) / 1.6"):
+        assert word in section
+    assert "--checkpoint epoch-1 --depth pseudo --images 40 --raw 0 --patch-depth mean" in section
+    assert "analyze report " in section
+
+
+def test_commands_name_everything_that_was_measured(tmp_path: Path) -> None:
+    folder = planted.write_run(tmp_path / "m4ch", model="m4ch", scores=planted.constant(), num_images=4)
+    study = analysis.load(folder)
+    (dump,) = study.dumps
+    causal = replace(dump, info=dump.info.model_copy(update={"num_causal": 3}))
+    lines = commands(replace(study, dumps=[causal])).splitlines()
+    assert [line.split()[:2] for line in lines] == [["train", "pretrain"], ["train", "dump"], ["analyze", "report"]]
+    assert lines[1].endswith("--images 4 --raw 0 --patch-depth mean --causal 3")
+
+
+def test_large_drawings_become_pictures(tmp_path: Path) -> None:
+    import pandas as pd
+    from matplotlib import pyplot
+
+    def drawn(num_points: int) -> Any:
+        figure, axes = pyplot.subplots()
+        axes.plot(range(num_points), [place % 7 for place in range(num_points)], "o")
+        return figure
+
+    drawings = report_figures.Drawings(tmp_path, "abc")
+    frame = {"": pd.DataFrame({"x": [1]})}
+    small, large = (drawings.figure(f"f{n}", "t", drawn(n), frame, "text") for n in (600, 9000))
+    assert (tmp_path / "figures" / "f9000.svg").stat().st_size > 300_000
+    placed = drawings.place(small + "|" + large, 10_000_000).split("|")
+    assert "<svg" in placed[0] and "<img" not in placed[0]
+    assert "<svg" not in placed[1] and placed[1].count('src="data:image/png;base64,') == 1
+    crowded = drawings.place(small, 60_000)
+    assert "<svg" not in crowded and len(crowded) < len(placed[0])
+
+
 def test_report_without_dumps_says_how_to_make_one(tmp_path: Path) -> None:
     run = planted.write_run(tmp_path / "m3ch<script>", model="m3ch")
     text = write_report(analysis.load(run), tmp_path / "out").read_text("utf-8")
-    assert "No run has a dump" in text
-    assert "No dump of m3ch" in text
+    assert "Not drawn: no dump was given or found in a run's dumps/" in text
+    assert "No dump holds raw scores" in text
+    assert text.count("<script>") == 1
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -73,7 +157,8 @@ def test_smallest_dumps_have_no_intervals_and_no_nan(tmp_path: Path, count: int)
     assert ("needs a dump of at least 2 images" in text) == (count == 1)
 
 
-def test_report_of_dumps_on_different_axes_draws_them_apart(tmp_path: Path) -> None:
+def test_report_of_dumps_on_different_axes_draws_them_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_figures, "FIGURES", {1: analysis.figures.FIGURES[1]})
     runs = [planted.write_run(tmp_path / model, model=model) for model in ("m3ch", "m4ch")]
     for run, mode in zip(runs, ("mean", "center4"), strict=True):
         path = run / "dumps" / "latest.zarr"
@@ -83,51 +168,47 @@ def test_report_of_dumps_on_different_axes_draws_them_apart(tmp_path: Path) -> N
     assert names == {"figure1-pseudo-literal-1.svg", "figure1-pseudo-literal-2.svg"}
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
-    """Headless Chromium; skipped where there is none, unless PSEUDODEPTH_REQUIRE_BROWSER=1."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        if os.environ.get("PSEUDODEPTH_REQUIRE_BROWSER") == "1":
-            pytest.fail("PSEUDODEPTH_REQUIRE_BROWSER=1, but chromium or chromedriver is not on PATH")
-        pytest.skip("chromium or chromedriver is not on PATH")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in [*_FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    session = webdriver.Chrome(options=options, service=Service(driver))
-    try:
-        yield session
-    finally:
-        session.quit()
-
-
 def test_page_in_a_browser(page: Path, browser: Any) -> None:
-    browser.get("about:blank")
-    browser.get_log("performance")  # the browser's own first page
-    browser.get(page.as_uri())
-    requests = [entry["message"] for entry in browser.get_log("performance") if "requestWillBeSent" in entry["message"]]
-    addresses = {address for entry in requests for address in re.findall(r'"url":"([^"]+)"', entry)}
-    assert page.as_uri() in addresses
-    assert all(address.startswith(("file:", "data:")) for address in addresses), addresses
-    assert not browser.get_log("browser")
-    panels = browser.find_elements("css selector", "[data-tabs='figure1-tabs'] > .panel")
-    buttons = browser.find_elements("css selector", "[data-tabs='figure1-tabs'] > .tabs > button")
-    assert len(panels) == len(buttons) == 6
-    assert [panel.is_displayed() for panel in panels] == [True] + [False] * 5
+    open_page(browser, page)
+    panels = browser.find_elements("css selector", "#figure1-pseudo-panel > [data-tabs] > .panel")
+    buttons = browser.find_elements("css selector", "#figure1-pseudo-panel > [data-tabs] > .tabs > button")
+    assert len(panels) == len(buttons) == len(analysis.figures.FIGURES[1].variants)
+    assert [panel.is_displayed() for panel in panels] == [True] + [False] * (len(panels) - 1)
     buttons[1].click()
-    assert [panel.is_displayed() for panel in panels] == [False, True] + [False] * 4
+    assert [panel.is_displayed() for panel in panels][:2] == [False, True]
     assert buttons[1].get_attribute("aria-selected") == "true"
-    assert panels[1].find_element("css selector", "svg").size["height"] > 100
+    assert panels[1].find_element("css selector", "svg, img").size["height"] > 100
+    buttons[0].click()
+    link = browser.find_element("css selector", 'a[href="#figure1-pseudo-gauge_fixed-panel"]')
+    browser.execute_script("arguments[0].click()", link)
+    assert panels[1].is_displayed()
+    assert 0 <= panels[1].rect["y"] - browser.execute_script("return scrollY") < 200
     for width in (1400, 390):
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    models = browser.find_elements("css selector", "#explorer-view [data-choice=model] option")
+    assert [model.text for model in models] == ["m3ch, pseudo depth", "mlin, pseudo depth"]
+    assert browser.find_element("css selector", "#explorer-view [data-value=attention]").text
+    assert not browser.find_element("css selector", "#explorer .unscripted").is_displayed()
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     browser.get(page.as_uri())
     panels = browser.find_elements("css selector", ".panel")
     assert all(panel.is_displayed() for panel in panels)
+    assert browser.find_element("css selector", "#explorer .unscripted").is_displayed()
+
+
+def test_a_report_that_fails_leaves_the_old_one(demo: list[Path], tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / "report"
+    (out / "figures").mkdir(parents=True)
+    for name in ("index.html", "figures/claims.csv"):
+        (out / name).write_text("old")
+
+    def spoiled(*given: Any) -> str:
+        raise AnalysisError("spoiled")
+
+    monkeypatch.setattr("analysis.report.explorer_section", spoiled)
+    with pytest.raises(AnalysisError, match="spoiled"):
+        write_report(analysis.load(demo[:1]), out)
+    assert {path.name for path in tmp_path.iterdir()} == {"report"}
+    assert {path.read_text() for path in out.rglob("*") if path.is_file()} == {"old"}

@@ -1,0 +1,202 @@
+"""The report's head map: slopes of every layer's and head's score on |Δ|, and each head's scores by distance and |Δ|.
+
+Gauge-fixed: scores and |Δ| minus their means over the keys of a query. Intervals leave out one group of images at a
+time (jackknife); over a map's heads the false-discovery rate is held at 5 % (Benjamini and Hochberg 1995).
+`analysis/heads.js` draws a chosen head.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtr, stdtrit
+
+from analysis import html, output
+from analysis.attention import bias_slopes, head_moments, slope
+from analysis.load import Study, model_order, seed_of
+from analysis.packing import deflated, quantised, signed_colour
+from analysis.statistics import grouped_jackknife
+from training.dumps.pairs import BIN_WIDTH, NUM_BINS, distances
+
+if TYPE_CHECKING:
+    from training.dumps.store import Dump
+
+LEVEL = 0.05  # share of marked heads that may be false
+_MERGED = 2  # bins of |Δ| to a cell of a head's map
+
+
+@dataclass(frozen=True)
+class HeadSlopes:
+    """(layers, heads) each; NaN intervals and no head marked with fewer than two groups of images."""
+
+    value: np.ndarray  # score per 1 z
+    low: np.ndarray
+    high: np.ndarray
+    differs: np.ndarray  # bool: from 0
+
+
+def head_intervals(dump: "Dump", part: str) -> HeadSlopes:
+    """Gauge-fixed slopes of one part of the scores."""
+    sums = head_moments(dump, "gauge_fixed", part=part)
+    found = grouped_jackknife(sums, lambda each: slope(each, "gauge_fixed"), 1 - LEVEL)
+    freedom = len(sums) - 1
+    error = (found.high - found.value) / stdtrit(freedom, 1 - LEVEL / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * stdtr(freedom, -np.abs(found.value) / error)  # 0 where there is no error, NaN where undefined
+    return HeadSlopes(found.value, found.low, found.high, discovered(p, LEVEL))
+
+
+def discovered(p: np.ndarray, rate: float) -> np.ndarray:
+    """Which of these tests hold with at most this share of false ones; NaN holds never. Of one family, any shape."""
+    flat = np.where(np.isnan(p), 1.0, p).ravel()
+    ranked = np.sort(flat)
+    below = np.flatnonzero(ranked <= rate * np.arange(1, flat.size + 1) / flat.size)
+    return np.asarray(flat <= (ranked[below[-1]] if below.size else -1.0)).reshape(p.shape)
+
+
+def head_section(study: Study, out: Path) -> str:
+    """Maps in tabs, by depth field and model; one head at a time in detail."""
+    title = "Heads: which of them follow depth"
+    fields = study.depth_fields()
+    if not fields:
+        return html.section(
+            "heads", title, html.lacking("No run has a dump: 'train dump RUN --data SHARDS' makes one.")
+        )
+    frames: list[pd.DataFrame] = []
+    details: dict[str, Any] = {}
+    outer = []
+    for field in fields:
+        dumps = [dump for dumps in study.panel_sets(field) for dump in dumps]
+        lowest = {dump.info.model: dump for dump in sorted(dumps, key=seed_of, reverse=True)}
+        inner = []
+        for dump in sorted(lowest.values(), key=lambda dump: model_order(dump.info.model)):
+            for part in dump.info.parts[::-1]:
+                name = f"heads-{field}-{dump.info.model}-{part}"
+                slopes = head_intervals(dump, part)
+                frames.append(_frame(dump, part, slopes))
+                details[name] = _details(dump, part)
+                label = dump.info.model if len(dump.info.parts) == 1 else f"{dump.info.model}, {_PARTS[part]}"
+                inner.append((f"{name}-panel", label, _map(name, dump, part, slopes)))
+        outer.append((f"heads-{field}", f"{field} depth", html.tabs(inner)))
+    output.write_frame(out / "figures" / "heads.csv", pd.concat(frames, ignore_index=True))
+    return html.section(
+        "heads",
+        title,
+        html.paragraph(
+            "Slope of each head's score on |Δ|, score per 1 z, within query rows: `−` attends less to patches at "
+            "another depth, `+` more. Darker is steeper. Hatched: not told apart from 0 (95 % jackknife over groups "
+            "of images, false-discovery rate 5 % over the map's heads). Choose a head to see its mean score by "
+            "distance and |Δ|."
+        ),
+        html.tabs(outer),
+        '<p class="meta">Files: <a href="figures/heads.csv">heads.csv</a></p>',
+        html.data("heads-data", details),
+    )
+
+
+_PARTS = {"total": "with bias", "content": "without"}
+
+
+def _frame(dump: "Dump", part: str, slopes: HeadSlopes) -> pd.DataFrame:
+    layers, heads = np.indices(slopes.value.shape)
+    return pd.DataFrame(
+        {
+            "model": dump.info.model,
+            "depth_field": dump.info.depth_field,
+            "seed": seed_of(dump),
+            "part": part,
+            "layer": layers.ravel() + dump.info.first_attention_layer + 1,
+            "head": heads.ravel() + 1,
+            "slope": slopes.value.ravel(),
+            "low": slopes.low.ravel(),
+            "high": slopes.high.ravel(),
+            "differs_from_0": slopes.differs.ravel(),
+        }
+    )
+
+
+def _map(name: str, dump: "Dump", part: str, slopes: HeadSlopes) -> str:
+    num_layers, num_heads = slopes.value.shape
+    reach = float(np.nanmax(np.abs(slopes.value), initial=0.0)) or 1.0
+    head = "".join(f"<th>{number}</th>" for number in range(1, num_heads + 1))
+    body = []
+    for layer in range(num_layers):
+        shown = layer + dump.info.first_attention_layer + 1
+        cells = "".join(_cell(slopes, layer, head, shown, reach) for head in range(num_heads))
+        body.append(f"<tr><th>{shown}</th>{cells}</tr>")
+    below = 100 * float((slopes.value < 0).mean())
+    caption = (
+        f"{dump.info.model}, {dump.info.depth_field} depth: {below:.0f} % of {slopes.value.size} heads fall with |Δ|, "
+        f"{int(slopes.differs.sum())} differ from 0; darkest: ±{reach:.3g} per 1 z. {dump.info.num_images:,} images, "
+        f"{dump.info.checkpoint} (epoch {dump.info.epoch}), 1 seed ({seed_of(dump)})."
+    )
+    check = bias_check(dump) if part == "total" else ""
+    return (
+        f'<div class="heads" id="{name}"><div class="scroll"><table class="headmap"><caption>layer ↓ head →</caption>'
+        f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        '<div class="chosen"><h4></h4><div class="axes"><div><span></span><span>|Δ|</span><span>0</span></div>'
+        '<canvas tabindex="0" role="application"></canvas><i></i>'
+        "<div><span></span><span>distance in patches</span><span></span></div></div>"
+        '<div class="legend"><span></span><canvas width="128" height="8"></canvas><span></span></div>'
+        '<div class="readout" aria-live="polite"></div></div></div>' + html.caption(caption + check)
+    )
+
+
+def _cell(slopes: HeadSlopes, layer: int, head: int, shown: int, reach: float) -> str:
+    value, low, high = (float(each[layer, head]) for each in (slopes.value, slopes.low, slopes.high))
+    if np.isnan(value):
+        return "<td>–</td>"
+    interval = "" if np.isnan(low) else f" [{html.signed(low)}, {html.signed(high)}]"
+    said = f"layer {shown}, head {head + 1}: {html.signed(value)}{interval}"
+    share = abs(value) / reach
+    kinds = " ".join(["dull"] * (not slopes.differs[layer, head]) + ["light"] * (share > 0.5))
+    colour = signed_colour(value / reach)
+    return (
+        f'<td><button type="button" data-head="{layer},{head}" data-slope="{share:.4f}" class="{kinds}" '
+        f'style="background-color:{colour}" title="{said}">{"−" if value < 0 else "+"}</button></td>'
+    )
+
+
+def bias_check(dump: "Dump") -> str:
+    """mlin's slope with its bias minus without must be the bias itself, α_l s_h, where both read one patch depth."""
+    mode = dump.info.config["model"].get("patch_depth", dump.info.patch_depth)
+    if dump.info.bias != "linear" or mode != dump.info.patch_depth:
+        return ""
+    found = head_intervals(dump, "total").value - head_intervals(dump, "content").value
+    worst = float(np.abs(found - bias_slopes(dump)).max())
+    return (
+        " Check: the slope with the bias minus without is α times the head's factor, known from the parameters; "
+        f"largest difference {worst:.1e}."
+    )
+
+
+def _details(dump: "Dump", part: str) -> dict[str, Any]:
+    """Each head's mean centred score in 8 bits, by |Δ| and whole distance (floor); cells of few pairs left out."""
+    values, _ = distances(dump.info.grid)
+    column = np.floor(values + 1e-9).astype(int)
+    columns = np.arange(column.min(), column.max() + 1)
+    across = (column[:, None] == columns).astype(float)
+    down = (np.arange(NUM_BINS - 1) // _MERGED == np.arange((NUM_BINS - 1) // _MERGED)[:, None]).astype(float)
+    count = down @ dump["statistics/bins/count"][:-1] @ across
+    few = count < min_pairs(dump.info.num_images)
+    rows = 1 + int(max(np.flatnonzero((~few).any(1)), default=0))  # up to the largest |Δ| that is shown
+    sums = down @ dump[f"statistics/{part}/bins/sum_centred"][:, :, :-1] @ across
+    means = np.where(few, np.nan, sums / np.maximum(count, 1))[:, :, :rows]
+    reach = np.nanmax(np.abs(means), axis=(2, 3), initial=0.0)
+    reach = np.where(reach > 0, reach, 1.0)
+    planes = quantised(means, -reach[..., None, None], reach[..., None, None])
+    return {
+        "distance": [int(columns[0]), len(columns)],
+        "width": _MERGED * BIN_WIDTH,
+        "rows": rows,
+        "count": count[:rows].astype(int).ravel().tolist(),
+        "reach": [[float(f"{each:.5g}") for each in row] for row in reach],
+        "data": deflated(planes),
+    }
+
+
+def min_pairs(num_images: int) -> int:
+    """1,000 pairs a cell, in proportion for dumps under 500 images."""
+    return max(1, round(1000 * min(1.0, num_images / 500)))

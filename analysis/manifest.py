@@ -1,0 +1,200 @@
+"""The report's last two sections: what limits its findings, and what it was made from."""
+
+import subprocess
+from html import escape
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import html
+from analysis.claims import DEPTH
+from analysis.load import Study, depth_of, final_evaluation, recipe_differences
+
+
+def revision() -> str:
+    """The analysis code's own: git's short hash, `+changes` where files differ; else the package's version."""
+    here = Path(__file__).parent
+    try:
+        found = [_git(here, "rev-parse", "--short=10", "HEAD"), _git(here, "status", "--porcelain", "--", ".")]
+    except (OSError, subprocess.CalledProcessError):
+        return f"version {metadata.version('pseudodepth')}"
+    return found[0] + "+changes" * bool(found[1])
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=True, text=True)
+    return done.stdout.strip()
+
+
+def limitations(study: Study) -> str:
+    return html.section(
+        "limitations",
+        "Limitations and deviations",
+        "<h3>Of these runs</h3>",
+        html.bullets(_of_runs(study)),
+        "<h3>Of the method, and where it departs from the paper</h3>",
+        html.bullets(_of_method()),
+    )
+
+
+def _of_runs(study: Study) -> list[str]:
+    shards = study.runs[0].record.shards
+    items = []
+    if len({run.record.seed for run in study.runs}) == 1:
+        items.append("1 seed: intervals cover validation samples and images, not the luck of one training run.")
+    if shards.source != "imagenet":
+        items.append(
+            f"The data are {shards.source}, not ImageNet: the paper's accuracies are shown for orientation only."
+        )
+    items.append(
+        f"Claims are in our words and judged on {DEPTH}-depth, from dumps of the lowest seed's last checkpoint."
+    )
+    items += [f"Runs differ in {difference}." for difference in recipe_differences(study.runs)]
+    modes = sorted({dump.info.patch_depth for dump in study.dumps})
+    if modes:
+        items.append(f"Patch depth in these dumps: {' and '.join(modes)}.")
+    for run in study.runs:
+        reached, planned = final_evaluation(run).epoch, run.record.config.get("optim", {}).get("epochs")
+        if planned is not None and reached < planned:
+            items.append(f"{run.record.name} is judged at epoch {reached} of {planned}.")
+    return items
+
+
+def _of_method() -> list[str]:
+    return [
+        "Every stored depth map is farther-is-larger: inverse depth, as most estimators give, is negated when it is "
+        "standardised. |Δ| does not notice; signed quantities (mmlp's φ, a probe's weights) are mirrored against the "
+        "paper's.",
+        "Patch depth `mean` is the mean over a patch's pixels, the paper's text; `center4` the mean of its four centre "
+        "pixels, which is what the paper's printed code computes.",
+        "Δ in cosines and slopes is absolute, |Δ|: signed Δ is antisymmetric, and its cosine with nearly symmetric "
+        "scores is about 0 whatever a model does.",
+        "Scores are per head, QKᵀ/√(head width), and the head mean of those; slopes are score per 1 z. Other scalings "
+        "change slopes by a constant, cosines not at all.",
+        "Raw scores are free by a constant in each query's row, which softmax ignores. `literal` figures keep it, as "
+        "the paper does; `gauge-fixed` ones do not.",
+        "Layers count from 1. Pairs are ordered pairs of two different patches that both have a depth; class tokens "
+        "are in softmax's denominator and in no pair.",
+        "mdf1 and mgem begin with blocks of two branches, RGB and depth apart: figures of scores cover the plain "
+        "blocks after them.",
+        "Probes are ridge regressions in closed form, cross-validated over images; the paper's gradient descent is "
+        "their `literal` variant. CKA is debiased and averaged over blocks of images before the ratio is taken: the "
+        "biased estimate, `literal`, is far above 0 for unrelated features.",
+        "The head factors of mlin and mmlp use DFormerv2's constants (2 and 4 unless a run says otherwise): the paper "
+        "prints neither. Noise is added to depth after standardisation, in units of z.",
+        "Slopes, cosines and probes are associations: depth, colour and position vary together. Only the figures that "
+        "exchange or remove depth (causal) intervene, and what they feed the model is off its training distribution.",
+        "The paper runs the depth estimator inside the training loop on augmented, mixed images. Here, unless a run "
+        "says `online`, depth is computed once from the clean image and shares the image's geometry.",
+        "In the explorer, attention and residual scores are stored in 8 bits; figures and tables are not.",
+    ]
+
+
+def manifest(study: Study) -> str:
+    dumps = [
+        "<h3>Dumps</h3>",
+        html.paragraph("Each is bound to its checkpoint by the hash of the weights."),
+        html.table(_dumps(study)),
+    ]
+    return html.section(
+        "manifest",
+        "Manifest",
+        html.paragraph(f"Made by `analyze report`, code {revision()}."),
+        "<h3>Runs</h3>",
+        html.table(_runs(study)),
+        *(dumps if study.dumps else []),
+        "<h3>To make it again</h3>",
+        html.paragraph(
+            "With the shards of the fingerprints above. A run's `run.json` holds its whole configuration: settings "
+            "that differ from the preset's are to be passed with `--set` as well."
+        ),
+        f"<pre>{escape(commands(study))}</pre>",
+    )
+
+
+def _runs(study: Study) -> pd.DataFrame:
+    rows = []
+    for run in study.runs:
+        record = run.record
+        code = str(record.git.get("revision") or "unknown")[:10] + ("+changes" if record.git.get("dirty") else "")
+        rows.append(
+            {
+                "run": record.name,
+                "model": record.model,
+                "depth": depth_of(run),
+                "seed": str(record.seed),
+                "config": record.study_hash[:12],
+                "code": code,
+                "shards (train, val)": f"{record.shards.train_fingerprint[:10]}, {record.shards.val_fingerprint[:10]}",
+                "teacher": record.shards.teacher or "none",
+                "machine": f"{record.machine.get('device', '?')}, {record.machine.get('cores', '?')} cores",
+                "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _dumps(study: Study) -> pd.DataFrame:
+    rows = []
+    for info in (dump.info for dump in study.dumps):
+        rows.append(
+            {
+                "run": info.run,
+                "checkpoint": f"{info.checkpoint} (epoch {info.epoch})",
+                "weights": info.checkpoint_sha256[:12],
+                "depth": info.depth_field,
+                "images": f"{info.num_images:,}",
+                "raw": str(info.num_raw),
+                "patch depth": info.patch_depth,
+                "z": _standardisation(info.standardisation),
+                "data": f"{info.split} {info.fingerprint[:10]}",
+                "precision": info.dtype,
+                "fused against explicit": f"{info.max_fused_difference:.1e}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _standardisation(known: dict[str, Any]) -> str:
+    sign = "−" if known.get("polarity") == "closer_is_larger" else ""
+    return f"{sign}(d − {known.get('mean', float('nan')):.4g}) / {known.get('std', float('nan')):.4g}"
+
+
+def commands(study: Study) -> str:
+    """Shell lines, one a product."""
+    lines = []
+    for run in study.runs:
+        record = run.record
+        lines.append(
+            f"train pretrain --preset {record.preset} --model {record.model} --data {record.shards.path} "
+            f"--out {run.folder} --set data.depth={record.shards.depth_field} --set seed={record.seed}"
+        )
+    folders = {(run.record.study_hash, run.record.name): run.folder for run in study.runs}
+    for info in (dump.info for dump in study.dumps):
+        folder = folders.get((info.study_hash, info.run), info.run)
+        lines.append(
+            f"train dump {folder} --data {info.data} --checkpoint {info.checkpoint} --depth {info.depth_field} "
+            f"--images {info.num_images} --raw {info.num_raw} --patch-depth {info.patch_depth}"
+            + (f" --causal {info.num_causal}" if info.num_causal else "")
+        )
+    for run in study.runs:
+        for sweep in run.noise_sweeps:
+            lines.append(
+                f"train evaluate {run.folder} --data {sweep.data} --checkpoint {sweep.checkpoint} "
+                f"--split {sweep.split} --depth {sweep.depth_field} --noise {sweep.noise} "
+                f"--sigma {_listed(sweep.sigmas)} --noise-seed {sweep.noise_seed}"
+            )
+        for gap in run.gaps:
+            lines.append(
+                f"train gap {run.folder} --data {gap.data} --checkpoint {gap.checkpoint} --real {gap.real_field} "
+                f"--sigma {_listed(gap.sigmas)} --noise-seed {gap.noise_seed}"
+            )
+    with_matrix = " --matrix MATRIX" if study.matrix else ""
+    lines.append(f"analyze report {' '.join(str(run.folder) for run in study.runs)}{with_matrix} --out report")
+    return "\n".join(lines)
+
+
+def _listed(sigmas: list[float]) -> str:
+    return ",".join(f"{sigma:g}" for sigma in sigmas)

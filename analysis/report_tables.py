@@ -1,0 +1,112 @@
+"""The report's sections of tables: size and accuracy, fine-tuning, and what changing depth does to answers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from analysis import causal, fine_tuning, html, output, tables
+from analysis.load import Study, seed_of
+from training.records import Matrix
+
+if TYPE_CHECKING:
+    from training.dumps.store import Dump
+
+
+def tables_section(study: Study, out: Path) -> str:
+    first, second = tables.table1(study), tables.table2(study)
+    output.write_frame(out / "figures" / "table1.csv", first)
+    output.write_frame(out / "figures" / "table2.csv", second)
+    chance = 100 / study.runs[0].record.shards.num_classes
+    return html.section(
+        "tables",
+        "Tables",
+        '<h3 id="table2">Table 2: accuracy</h3>',
+        html.paragraph(
+            f"Chance is {chance:.1f} %. Intervals are 95 %: Wilson for accuracies, paired bootstrap over validation "
+            "samples for gaps; p is McNemar's mid-p. They say nothing about other seeds. The paper's columns are "
+            "ImageNet, other data."
+        ),
+        html.table(tables.readable2(second)),
+        '<h3 id="table1">Table 1: size and cost</h3>',
+        html.paragraph(
+            "GMACs count matmuls and convolutions of one image; training is the time in steps on the machine in the "
+            "manifest. The paper's columns appear for models of its size."
+        ),
+        html.table(tables.readable1(first)),
+        '<p class="meta">Files: <a href="figures/table1.csv">table1.csv</a> · '
+        '<a href="figures/table2.csv">table2.csv</a></p>',
+    )
+
+
+_CHOSEN = {"best-on-val": "scenes set aside from training", "best-on-test": "the test images themselves"}
+
+
+def table3_section(matrix: Matrix, out: Path) -> str:
+    output.write_frame(out / "figures" / "table3.csv", fine_tuning.table3(matrix))
+    output.write_frame(out / "figures" / "table3-differences.csv", fine_tuning.differences(matrix))
+    chosen = {cell.selection for cell in matrix.cells}
+    by = " or ".join(_CHOSEN[rule] for rule in sorted(chosen))
+    how = "predictions summed over scales and mirror images" if matrix.multi_scale else "images as they are"
+    return html.section(
+        "table3",
+        "Table 3: fine-tuned to label pixels",
+        html.paragraph(
+            f"mIoU in percent over {matrix.num_classes} classes and {matrix.num_images:,} test images ({how}), by the "
+            f"depth a model was fine-tuned with and the depth it was tested with; the checkpoint was chosen by {by}. "
+            f"Intervals are 95 % of {matrix.num_resamples:,} resamples of the images; they say nothing about other "
+            "training runs. m3ch reads no depth, so one run is its result."
+        ),
+        html.table(fine_tuning.readable3(matrix)),
+        "<h3>What the depth makes of it</h3>",
+        html.paragraph(
+            "Points of mIoU, paired over images: the cost of testing with the other depth, and what "
+            "training with pseudo-depth gains or costs."
+        ),
+        html.table(fine_tuning.readable_differences(matrix)),
+        '<p class="meta">Files: <a href="figures/table3.csv">table3.csv</a> · '
+        '<a href="figures/table3-differences.csv">table3-differences.csv</a></p>',
+    )
+
+
+def causal_section(study: Study, out: Path) -> str:
+    """By depth field, the last dump of every run that holds images with changed depth."""
+    panels = []
+    for field in study.depth_fields():
+        dumps = [d for each in study.panel_sets(field) for d in each if d.info.num_causal]
+        if dumps:
+            panels.append((f"causal-{field}", f"{field} depth", _changes(dumps, field, out)))
+    lacking = "No dump holds images with changed depth: 'train dump RUN --data SHARDS --causal 500' makes one."
+    return html.section(
+        "causal",
+        "Changed depth: what it does to answers",
+        html.paragraph(
+            "The same images with another image's depth (swap), flat depth (zero, mean) or other depth of their own "
+            "(real); with depth kept out of blocks' scores (ablate, erase_scores) or erased from a block's output "
+            "(erase_depth). Such input is off the training distribution. What a swap does to scores is Figure 1's "
+            "causal variant."
+        ),
+        html.tabs(panels) if panels else html.lacking(lacking),
+    )
+
+
+def _changes(dumps: "list[Dump]", field: str, out: Path) -> str:
+    answers = pd.concat([causal.outcomes(dump) for dump in dumps], ignore_index=True)
+    again = pd.concat([causal.refitted(dump) for dump in dumps], ignore_index=True)
+    names = f"causal-{field}.csv", f"causal-{field}-erased.csv"
+    for name, frame in zip(names, (answers, again), strict=True):
+        output.write_frame(out / "figures" / name, frame)
+    by_block = answers["change"].str.contains(r"-\d+$")
+    blocks = html.table(causal.readable_outcomes(answers[by_block]))
+    counts = ", ".join(f"{d.info.model} {d.info.num_causal:,} images (seed {seed_of(d)})" for d in dumps)
+    links = " · ".join(f'<a href="figures/{name}">{name}</a>' for name in names)
+    return "\n".join(
+        [
+            html.table(causal.readable_outcomes(answers[~by_block])),
+            f"<details><summary>Block by block</summary>{blocks}</details>",
+            "<h3>R² of depth at the last block, where it was erased after a block</h3>",
+            html.table(causal.readable_refitted(again)),
+            html.caption(f"{counts}. Costs are changed minus unchanged, with paired 95 % intervals over images."),
+            f'<p class="meta">Files: {links}</p>',
+        ]
+    )
