@@ -25,14 +25,14 @@ def spawn(*arguments: object, timeout: float = 300, **environment: str) -> subpr
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"} | environment,
+        env=os.environ | environment,
         check=False,
     )
 
 
 def begin(line: Sequence[object], stdout: int = subprocess.DEVNULL, stderr: int = subprocess.DEVNULL) -> Forked:
     """The same, going on while the test does, in a process that begins with torch imported (see forking.py)."""
-    return Forked(line, env=os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}, stdout=stdout, stderr=stderr)
+    return Forked(line, env=os.environ, stdout=stdout, stderr=stderr)
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -43,12 +43,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     words = list(map(str, arguments))
     out, err = io.StringIO(), io.StringIO()
     code: object = 0
-    with (
-        patch.object(sys, "argv", words),
-        redirect_stdout(out),
-        redirect_stderr(err),
-        patch.dict(os.environ, COLUMNS="200"),
-    ):
+    with patch.object(sys, "argv", words), redirect_stdout(out), redirect_stderr(err):
         try:
             entry.main()
         except SystemExit as stop:

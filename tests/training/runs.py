@@ -43,7 +43,7 @@ def start(words: Sequence[object], ranks: int = 1, *, afresh: bool = False, **en
     if ranks > 1:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         line = [*launcher, "-m", "training.cli", *map(str, words)]
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"} | environment
+    env = os.environ | environment
     if not afresh:
         return Forked(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     return subprocess.Popen(

@@ -26,9 +26,9 @@ GOLDEN = {
 
 
 def begun(rooms, moniker, *settings):
-    chosen = ("data.depth=raw", "optim.batch_size=32", "model.width=32", "model.depth=3", "runtime.workers=0",
-              "runtime.device=cpu", "augment.rand_augment_ops=2", "augment.mixup_alpha=0.8", "augment.cutmix_alpha=1.0",
-              "augment.mix_group=16")  # fmt: skip
+    chosen = ("data.depth=raw", "optim.batch_size=32", "optim.epochs=8", "model.width=32", "model.depth=3",
+              "runtime.workers=0", "runtime.device=cpu", "augment.rand_augment_ops=2", "augment.mixup_alpha=0.8",
+              "augment.cutmix_alpha=1.0", "augment.mix_group=16")  # fmt: skip
     config = resolve("tiny", moniker, [*chosen, *settings], num_classes=6)
     split, share = open_shards(rooms, "train", "raw"), Share.of(config)
     torch.manual_seed(0)
