@@ -1,4 +1,4 @@
-# make demo   the whole study on toy rooms, photographs in, report out (about eleven minutes on two cores)
+# make demo   the whole study on toy rooms, photographs in, report out (about twelve minutes on two cores)
 # make test   every test
 # make study  the larger demo: every model, every depth, three seeds (an evening on two cores)
 # make check  formatting, lint and types
