@@ -220,8 +220,10 @@ def total_scores(dump: "Dump", image: int) -> np.ndarray:
     info = dump.info
     scores = dump.read("raw/scores_pre_bias", image).astype(np.float32)[:, :, info.num_prefix :]
     depth = raw_depth(dump, bias_mode(info), slice(image, image + 1))
-    for layer in range(len(scores) if info.has_bias else 0):
-        scores[layer] += raw_bias(dump, layer, depth)[0, :, info.num_prefix :]
+    for layer in range(len(scores)):
+        bias = raw_bias(dump, layer, depth)
+        if bias is not None:
+            scores[layer] += bias.head_scale[:, None, None] * bias.table[0, info.num_prefix :]
     return scores
 
 

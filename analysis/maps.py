@@ -14,8 +14,8 @@ import pandas as pd
 
 from analysis.attention import bin_rule
 from analysis.statistics import Estimate, grouped_jackknife, ratio
-from training.dumps.pairs import BIN_WIDTH, NUM_BINS, distances
-from training.dumps.scores import DISTANCE_PAIRS, DISTANCE_ROWS
+from training.dumps.pairs import BIN_WIDTH, DISTANCE_PAIRS, NUM_BINS, distances
+from training.dumps.scores import DISTANCE_ROWS
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump

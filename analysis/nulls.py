@@ -11,7 +11,7 @@ import numpy as np
 
 from analysis.attention import moments, slope
 from analysis.statistics import Estimate, cluster_bootstrap
-from training.dumps.from_raw import bias_mode, raw_bias, raw_depth, raw_scores
+from training.dumps.from_raw import bias_mode, biased, raw_bias, raw_depth, raw_scores
 from training.dumps.pairs import NULLS, filled
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _centred_scores(dump: "Dump", part: str, layer: int, seen: np.ndarray) -> np
         images = slice(first, min(first + _IMAGES_AT_ONCE, len(seen)))
         scores = raw_scores(dump, layer, images)
         if part == "total":
-            scores = scores + raw_bias(dump, layer, raw_depth(dump, bias_mode(info), images))
+            scores = biased(scores, raw_bias(dump, layer, raw_depth(dump, bias_mode(info), images)))
         mean = scores[:, :, info.num_prefix :, info.num_prefix :].mean(1)
         valid = seen[images].astype(np.float64)
         weight = valid[:, :, None] * valid[:, None] * (1 - np.eye(valid.shape[1]))

@@ -37,7 +37,7 @@ from training.models.patch_depth import patch_depth, signed_difference
 from training.models.vit import VisionTransformer
 
 if TYPE_CHECKING:
-    from training.dump import Views
+    from training.observe import Views
 
 
 def interventions_of(info: DumpInfo, matched: str | None) -> list[str]:

@@ -57,7 +57,7 @@ def dump(
         train dump runs/m3ch --data imagenet-rgbd --checkpoint epoch-0 --checkpoint epoch-5 --images 1000 --raw 0
     """
     from training.checkpoint import find
-    from training.dump import DumpFailed
+    from training.observe import DumpFailed
     from training.records import RunRecord, parse
     from training.run_folder import TrainingError
 

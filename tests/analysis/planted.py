@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from training.dumps.arrays import packed
+from training.dumps.from_raw import biased, softmax
 from training.dumps.pairs import partner, patch_distance
 from training.dumps.schema import MODES, OUTCOMES, PHI_HIDDEN, DumpInfo, Stream
+from training.dumps.scores import Bias
 from training.dumps.statistics import Statistics
 from training.dumps.store import DumpWriter
 from training.dumps.tokens import NUM_FOLDS, gram_batch
@@ -106,18 +108,16 @@ def write_dump(
     generator = np.random.default_rng(1 + seed)
     difference = z[:, :, None] - z[:, None]
     content = _with_class_token(scores(abs(difference), generator))[:, info.first_attention_layer :]
-    total = content + _with_class_token(_bias(info, difference))
+    tables = None if info.bias is None else _with_class_token(_table(info, difference))
     colour = np.random.default_rng(3).uniform(size=(num_images, info.num_patches, 3))
     with DumpWriter(path, info) as writer:
         statistics = Statistics(info, writer.write, np.zeros(0))
         others = [partner(n, num_images) for n in range(num_images)]
         statistics.begin(np.arange(num_images), z, z[others], colour)
         for layer in range(info.num_attention_layers):
-            statistics.scores("content", layer, content[:, layer])
-            if info.has_bias:
-                statistics.scores("total", layer, total[:, layer])
-            exponent = np.exp(total[:, layer] - total[:, layer].max(-1, keepdims=True))
-            statistics.pattern(layer, exponent / exponent.sum(-1, keepdims=True))
+            bias = None if tables is None else Bias(head_scale(), tables[:, layer])
+            statistics.scores(layer, content[:, layer], bias)
+            statistics.pattern(layer, softmax(biased(content[:, layer], bias)))
         shared = np.random.default_rng(7 + seed)  # of all models: what sets them apart is how strongly they hold depth
         outputs = {stream.name: _outputs(stream, z, reads_depth, shared) for stream in info.streams}
         for name, values in outputs.items():
@@ -167,15 +167,12 @@ def _with_class_token(patches: np.ndarray) -> np.ndarray:
     return np.pad(patches, [(0, 0)] * (patches.ndim - 2) + [(1, 0), (1, 0)])
 
 
-def _bias(info: DumpInfo, difference: np.ndarray) -> np.ndarray:
-    """(images, layers, heads, P, P): alpha s_h |Δ|, or s_h φ(Δ)."""
-    layers = np.asarray(ALPHA)[:, None, None, None]
+def _table(info: DumpInfo, difference: np.ndarray) -> np.ndarray:
+    """(images, layers, P, P), of which a head's bias is s_h times as much: alpha |Δ|, or φ(Δ)."""
     if info.bias == "linear":
-        return layers * head_scale()[:, None, None] * abs(difference)[:, None, None]
-    if info.bias == "table":
-        table = PHI[0] * np.maximum(difference, 0) + PHI[1] * np.maximum(-difference, 0)
-        return np.ones_like(layers) * head_scale()[:, None, None] * table[:, None, None]
-    return np.zeros((1, 1, 1, *difference.shape[1:]))
+        return np.asarray(ALPHA)[:, None, None] * abs(difference)[:, None]
+    table = PHI[0] * np.maximum(difference, 0) + PHI[1] * np.maximum(-difference, 0)
+    return np.repeat(table[:, None], LAYERS, 1)
 
 
 def _outputs(stream: Stream, z: np.ndarray, reads_depth: float, generator: np.random.Generator) -> np.ndarray:

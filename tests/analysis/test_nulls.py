@@ -115,7 +115,7 @@ def test_statistic_of_the_test_is_the_slope_of_explicit_pairs(tmp_path: Path, ga
     for shift in (1, 3):
         others = (np.arange(8) + shift) % 8
         pairs = Pairs.of(depth, filled(depth)[others], np.zeros((8, 16, 3)), planted.GRID, np.arange(8), np.zeros(0))
-        other = pairs.centred[..., REGRESSORS.index("other")]
+        other = pairs.centred[:, REGRESSORS.index("other")].reshape(8, -1)
         np.testing.assert_allclose(squares[np.arange(8), others], (other**2).sum(1), rtol=1e-9)
         expected = (scores.reshape(8, -1) * other).sum(1)
         np.testing.assert_allclose(products[np.arange(8), others], expected, atol=1e-9)

@@ -5,7 +5,7 @@
 
 Where the project is not installed, PYTHONPATH=. before it.
 
-`pass`: all statistics of a batch of images (`training.dump.observe`: the explicit path, every layer and head, scores,
+`pass`: all statistics of a batch of images (`training.observe`: the explicit path, every layer and head, scores,
 patterns, probes, Grams of 16 images where a dump of thousands takes 250; nothing written) over the bare forward pass of
 the same images, fused attention, fp32. Both work in turns in one process; `ratio` is the median of turns, `cpu ratio`
 the same of CPU time, the better one beside busy neighbours. `explicit ratio` is the forward pass through the explicit
@@ -44,7 +44,7 @@ from steps import machine
 from training.augment import RGB_MEAN, RGB_STD, normalise
 from training.batch import Batch
 from training.config import Config, resolve
-from training.dump import Views, bias_kind, observe, streams_of
+from training.dump import bias_kind, streams_of
 from training.dumps.pairs import BIN_WIDTH, NUM_BINS, distances, num_distances, partner
 from training.dumps.schema import DumpInfo
 from training.dumps.statistics import Statistics
@@ -53,6 +53,7 @@ from training.dumps.tokens import gram_batch
 from training.models import MONIKERS
 from training.models.attention import Recorder
 from training.models.patch_depth import patch_depth
+from training.observe import Views, observe
 
 HERE = Path(__file__).parent
 GOAL = 1.5

@@ -12,15 +12,16 @@ import zarr
 from pipeline import shards
 from training.config import resolve
 from training.data import open_shards
-from training.dump import DumpedImages, DumpFailed, causal_numbers, dump, plan_dump, spread
+from training.dump import DumpedImages, causal_numbers, dump, plan_dump, spread
 from training.dumps.arrays import unpacked
-from training.dumps.from_raw import raw_bias, raw_depth, raw_scores, statistics_of_raw
+from training.dumps.from_raw import biased, raw_bias, raw_depth, raw_scores, statistics_of_raw
 from training.dumps.pairs import REGRESSORS, partner
 from training.dumps.schema import OUTCOMES, arrays, estimated_bytes
 from training.dumps.scores import ROWS
 from training.dumps.store import Dump, DumpError, DumpWriter, open_dump
 from training.models import MONIKERS
 from training.models.vit import VisionTransformer
+from training.observe import DumpFailed
 
 SIZE = ("model.image_size=48", "model.patch_size=8", "model.width=32", "model.depth=3", "model.heads=4")
 IMAGES = 20
@@ -109,7 +110,8 @@ def test_bias_is_known_from_parameters(made):
             own = LinearBias(model.head_scale * model.alpha[layer], token_depth(tensor)).dense()
         else:
             own = TableBias(model.head_scale, model.phi[layer](token_depth(tensor))).dense()
-        np.testing.assert_allclose(raw_bias(dump, layer, depth), own.detach().numpy(), atol=1e-5)
+        scores = np.zeros((3, info.num_heads, *[1 + info.num_patches] * 2))
+        np.testing.assert_allclose(biased(scores, raw_bias(dump, layer, depth)), own.detach().numpy(), atol=1e-5)
 
 
 def test_causal_rows_are_first_differences(made, rooms):

@@ -7,11 +7,20 @@ import pytest
 import torch
 from scipy import stats
 
-from training.dumps import scores as score_sums
 from training.dumps.arrays import Cells, packed, unpacked
-from training.dumps.pairs import BIN_WIDTH, NUM_BINS, REGRESSORS, Pairs, distances, filled, num_distances, partner
+from training.dumps.pairs import (
+    BIN_WIDTH,
+    NUM_BINS,
+    REGRESSORS,
+    Pairs,
+    distances,
+    filled,
+    num_distances,
+    pair_moments,
+    partner,
+)
 from training.dumps.schema import DumpInfo, Stream, arrays
-from training.dumps.scores import COSINES, DISTANCE_ROWS, PATTERN_ROWS, ROWS, cosines, pair_moments, score_rows
+from training.dumps.scores import COSINES, DISTANCE_ROWS, PATTERN_ROWS, ROWS, Bias, Reduced, cosines
 from training.dumps.statistics import Statistics
 from training.dumps.tokens import NUM_FOLDS, gram_batch
 
@@ -32,6 +41,11 @@ def made_pairs(images: int = 3, holes: bool = False, kind=np.asarray, seed: int 
     return pairs, depth, other, colour
 
 
+def reduced(scores, pairs: Pairs) -> Reduced:
+    batch, heads, patches, _ = scores.shape
+    return Reduced.of(scores, pairs, np.empty((batch, 2 * heads + 2, patches, patches), scores.dtype))[0]
+
+
 def literal_pairs(depth: np.ndarray) -> list[tuple[int, int]]:
     each = range(PATCHES)
     return [(i, j) for i, j in itertools.product(each, each) if i != j and not np.isnan(depth[[i, j]]).any()]
@@ -41,7 +55,7 @@ def literal_pairs(depth: np.ndarray) -> list[tuple[int, int]]:
 def test_rows_are_the_sums_over_pairs(holes):
     pairs, depth, other, colour = made_pairs(holes=holes)
     scores = rng(5).normal(2.0, 1.0, (3, HEADS, PATCHES, PATCHES))
-    rows, _, _ = score_rows(scores, pairs)
+    rows = reduced(scores, pairs).rows(pairs)
     literal, centred = pair_moments(pairs)
     places = np.array([divmod(p, GRID[1]) for p in range(PATCHES)], float)
     for image, head in itertools.product(range(3), range(HEADS)):
@@ -82,7 +96,7 @@ def test_rows_are_the_sums_over_pairs(holes):
 
 def test_nulls_are_of_other_depths():
     pairs, depth, other, _ = made_pairs(images=2)
-    x = pairs.regressors.reshape(2, PATCHES, PATCHES, -1)
+    x = pairs.regressors.transpose(0, 2, 3, 1)
     mirrored = depth.reshape(2, *GRID)[:, :, ::-1].reshape(2, -1)
     np.testing.assert_allclose(x[..., REGRESSORS.index("flipped")], abs(mirrored[:, :, None] - mirrored[:, None]))
     np.testing.assert_allclose(x[..., REGRESSORS.index("other")], abs(other[:, :, None] - other[:, None]))
@@ -111,10 +125,10 @@ def test_distances_of_the_papers_grid():
 def test_cosines_of_known_scores():
     pairs, _, _, _ = made_pairs()
     literal, centred = pair_moments(pairs)
-    delta = pairs.regressors[..., 0].reshape(3, PATCHES, PATCHES)
+    delta = pairs.delta
 
     def of(scores):
-        return cosines(score_rows(scores[:, None], pairs)[0][:, 0], literal, centred)
+        return cosines(reduced(scores[:, None], pairs).rows(pairs)[:, 0], literal, centred)
 
     np.testing.assert_allclose(of(-delta)[:, [0, 2]], -1)
     assert np.isnan(of(np.full_like(delta, -3.0))[:, 2:]).all()
@@ -130,7 +144,7 @@ def test_a_constant_alone_has_a_literal_cosine_with_distance(sign):
     """-0.9031 on the paper's grid: the reason why `gauge_fixed` exists."""
     depth = rng(0).normal(size=(1, 196))
     pairs = Pairs.of(depth, depth, np.zeros((1, 196, 3)), (14, 14), np.arange(1), depth)
-    rows = score_rows(np.full((1, 1, 196, 196), 2.0 * sign), pairs)[0][:, 0]
+    rows = reduced(np.full((1, 1, 196, 196), 2.0 * sign), pairs).rows(pairs)[:, 0]
     found = cosines(rows, *pair_moments(pairs))[0]
     assert found[COSINES.index("literal_r")] == pytest.approx(sign * 0.9031, abs=5e-5)
     assert np.isnan(found[COSINES.index("gauge_fixed_r")])
@@ -216,14 +230,15 @@ def feed(statistics: Statistics, of: dict, first: int, last: int, kind=np.asarra
     statistics.begin(numbers, kind(of["depth"][numbers]), kind(of["depth"][others]), kind(of["colour"][numbers]))
     for layer in range(LAYERS):
         scores = kind(of["scores"][numbers, layer])
-        statistics.scores("content", layer, scores)
+        bias = Bias(kind(of["head_scale"]), kind(of["tables"][numbers, layer])) if "tables" in of else None
+        statistics.scores(layer, scores, bias)
         statistics.pattern(layer, kind(of["pattern"][numbers, layer]))
         statistics.tokens("tokens", layer, kind(of["outputs"][numbers, layer]))
     statistics.end()
 
 
 def collected(num_images: int, step: int, kind=np.asarray, of: dict | None = None) -> Store:
-    info = info_of(num_images)
+    info = info_of(num_images, "table" if of and "tables" in of else None)
     store = Store(info)
     statistics = Statistics(info, store.write, kind(np.zeros(0)))
     for first in range(0, num_images, step):
@@ -238,6 +253,21 @@ def test_torch_and_numpy_agree_and_batches_do_not_matter():
     for other in (collected(10, step=3), collected(10, step=4, kind=torch.as_tensor)):
         for name, values in reference.items():
             np.testing.assert_allclose(other[name], values, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_a_bias_on_top_equals_a_second_pass_over_the_biased_scores(kind):
+    of, tokens = world(10), PATCHES + 1
+    of["head_scale"], of["tables"] = np.array([-0.3, 0.7]), rng(9).normal(size=(10, LAYERS, tokens, tokens))
+    once = collected(10, step=4, kind=kind, of=of)
+    biased = of["scores"] + of["head_scale"][:, None, None] * of["tables"][:, :, None]
+    twice = collected(10, step=4, kind=kind, of={**world(10), "scores": biased})
+    names = [name for name in once if "/total/" in name]
+    assert len(names) == 9
+    for name in names:
+        expected = twice[name.replace("/total/", "/content/")]
+        assert not np.array_equal(once[name.replace("/total/", "/content/")], expected)
+        np.testing.assert_allclose(once[name], expected, rtol=1e-9, atol=1e-7 if "group_sum" in name else 1e-9)
 
 
 def test_merged_parts_equal_one_pass():
@@ -263,9 +293,10 @@ def test_counts_and_attention_add_up():
     # A query's attention goes to the class token, to itself and to the other patches, and is 1.
     rows = store["statistics/pattern/rows"]
     complete = [n for n in range(6) if n != 3]
-    shares = rows[complete][..., [PATTERN_ROWS.index(n) for n in ("prefix", "self", "pairs")]].sum(-1)
-    np.testing.assert_allclose(shares, PATCHES)
-    mean = of["pattern"][:, :, :, 1:, 1:].mean(2)
+    mean = of["pattern"].mean(2)[:, :, 1:]
+    elsewhere = mean[..., 0].sum(2) + mean[..., 1:].diagonal(0, 2, 3).sum(2)
+    np.testing.assert_allclose((rows[..., PATTERN_ROWS.index("pairs")] + elsewhere)[complete], PATCHES)
+    mean = mean[..., 1:]
     np.testing.assert_allclose(store["statistics/pattern/pair_sum"], mean.sum(0), atol=1e-12)
 
 
@@ -353,7 +384,6 @@ def test_large_offsets_of_rows_do_not_spoil_fp32():
     pairs, _, _, _ = made_pairs(like=np.zeros(0, np.float32))
     delta = pairs.delta
     scores = (-0.5 * delta + 1e4).astype(np.float32)[:, None]
-    rows, _, _ = score_rows(scores, pairs)
+    rows = reduced(scores, pairs).rows(pairs)
     slope = rows[..., ROWS.index("c_delta")].sum() / unpacked(pair_moments(pairs)[1])[:, 0, 0].sum()
     assert slope == pytest.approx(-0.5, abs=2e-3)
-    assert score_sums.num_cells(3) == 3 * NUM_BINS

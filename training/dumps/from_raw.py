@@ -8,6 +8,7 @@ import numpy as np
 
 from training.dumps.pairs import partner
 from training.dumps.schema import DumpInfo, arrays
+from training.dumps.scores import Bias
 from training.dumps.statistics import Statistics
 from training.dumps.store import SHARD, Dump, DumpError
 
@@ -23,25 +24,30 @@ def raw_depth(dump: Dump, mode: str, images: slice) -> np.ndarray:
     return _with_gaps(dump.read(f"raw/patch_depth/{mode}", images))
 
 
-def raw_bias(dump: Dump, layer: int, depth: np.ndarray) -> np.ndarray:
-    """Float64 (images, heads, T, T): what mlin and mmlp add to an attention layer's scores, from their parameters.
+def raw_bias(dump: Dump, layer: int, depth: np.ndarray) -> Bias | None:
+    """What mlin and mmlp add to an attention layer's scores, from their parameters; None for other models. Float64.
 
     `depth` (images, P) in the mode the model reads (`bias_mode`), NaN invalid. Zero on class tokens and where a depth
-    is missing; zero altogether for other models.
+    is missing.
     """
     info = dump.info
+    if info.bias is None:
+        return None
     difference = np.nan_to_num(depth[:, :, None] - depth[:, None])
     known = ~np.isnan(depth)
     pairs = known[:, :, None] & known[:, None]
-    if info.bias is None:
-        return np.zeros((len(depth), info.num_heads, *[info.num_prefix + info.num_patches] * 2))
     if info.bias == "linear":
         table = float(dump["parameters/alpha"][layer]) * abs(difference)
     else:
         w, b, a = dump["parameters/phi"][layer].astype(np.float64)
         table = sum(a[k] * np.maximum(w[k] * difference + b[k], 0) for k in range(len(w)))
     table = np.pad(np.where(pairs, table, 0.0), [(0, 0), (info.num_prefix, 0), (info.num_prefix, 0)])
-    return dump["parameters/head_scale"].astype(np.float64)[:, None, None] * table[:, None]
+    return Bias(dump["parameters/head_scale"].astype(np.float64), table)
+
+
+def biased(scores: np.ndarray, bias: Bias | None) -> np.ndarray:
+    """Scores (images, heads, T, T) with what the model adds to them."""
+    return scores if bias is None else scores + bias.head_scale[:, None, None] * bias.table[:, None]
 
 
 def bias_mode(info: DumpInfo) -> str:
@@ -87,11 +93,9 @@ def _add_shard(dump: Dump, statistics: Statistics, images: slice) -> None:
     own = raw_depth(dump, bias_mode(info), images)
     for layer in range(info.num_attention_layers):
         scores = raw_scores(dump, layer, images)
-        statistics.scores("content", layer, scores)
-        total = scores + raw_bias(dump, layer, own)
-        if info.has_bias:
-            statistics.scores("total", layer, total)
-        statistics.pattern(layer, softmax(total))
+        bias = raw_bias(dump, layer, own)
+        statistics.scores(layer, scores, bias)
+        statistics.pattern(layer, softmax(biased(scores, bias)))
     for stream in info.streams:
         for layer in range(stream.num_layers):
             tokens = dump.read(f"raw/resid_post/{stream.name}", (images, layer)).astype(np.float64)

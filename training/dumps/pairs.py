@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.dumps.arrays import Array, Cells, alike, double, namespace
+from training.dumps.arrays import Array, Cells, Sums, alike, double, namespace, packed, to_numpy
 
 BIN_WIDTH = 0.1  # z
 NUM_BINS = 41  # of |Δ|: [0, 4) in steps of 0.1 and one overflow bin
@@ -19,6 +19,7 @@ NUM_BINS = 41  # of |Δ|: [0, 4) in steps of 0.1 and one overflow bin
 # which keeps neither and is a weak null (Guillot and Rousset 2013).
 REGRESSORS = ("delta", "r", "colour", "signed", "other", "flipped", "shuffled")
 NULLS = REGRESSORS[4:]
+DISTANCE_PAIRS = ("n", "delta", "delta_sq", "delta_c_sq")  # over the pairs at one distance
 
 
 def patch_distance(grid: tuple[int, int]) -> np.ndarray:
@@ -59,17 +60,22 @@ class Pairs:
 
     weight: Array  # (batch, P, P): 1 for a pair, else 0
     valid: Array  # (batch, P): 1 where a patch has a depth
-    regressors: Array  # (batch, P * P, K), 0 where there is no pair
+    regressors: Array  # (batch, K, P, P), 0 where there is no pair
     centred: Array  # the same, centred
     row_sums: Array  # (batch, P, 1 + K): over keys, of [1, regressors]
-    columns: Array  # `regressors` in the precision of scores
+    columns: Array  # (batch, P * P, K): `regressors` in the precision of scores
     cells: Cells  # of (|Δ| bin, distance), NUM_BINS * distances
     complete: Array  # (batch,) bool: every patch has a depth
 
     @property
     def delta(self) -> Array:
         """|Δ| (batch, P, P), 0 where there is no pair."""
-        return self.regressors[..., 0].reshape(self.weight.shape)
+        return self.regressors[:, 0]
+
+    @property
+    def delta_centred(self) -> Array:
+        """The same, centred."""
+        return self.centred[:, 0]
 
     @classmethod
     def of(
@@ -100,27 +106,24 @@ class Pairs:
             _differences(mirrored),
             _differences(shuffled),
         )
-        x = xp.stack(terms, -1) * weight[..., None]
-        row_sums = xp.concatenate([weight.sum(2)[..., None], x.sum(2)], -1)
-        count = row_sums[..., :1]
-        centred = (x - (row_sums[..., 1:] / (count + (count == 0)))[:, :, None]) * weight[..., None]
-        batch, flat = z.shape[0], z.shape[1] ** 2
-        x, centred = x.reshape(batch, flat, -1), centred.reshape(batch, flat, -1)
-        height = xp.floor(x[..., 0] / BIN_WIDTH + 1e-9).clip(0, NUM_BINS - 1)
-        number_of = place.reshape(1, flat) + 0 * height
-        cell = xp.where(weight.reshape(batch, flat) > 0, height * num_distances(grid) + number_of, -1.0)
+        x = xp.stack(terms, 1)
+        x *= weight[:, None]
+        count = weight.sum(2)
+        centred = x - (x.sum(3) / (count + (count == 0))[:, None])[..., None]
+        centred *= weight[:, None]
+        row_sums = xp.concatenate([count[:, None], x.sum(3)], 1).swapaxes(1, 2)
+        height = xp.floor(x[:, 0] / BIN_WIDTH + 1e-9).clip(0, NUM_BINS - 1)
+        cell = xp.where(weight > 0, height * num_distances(grid) + place, -1.0).reshape(len(z), -1)
         cell = cell.astype(np.int64) if xp is np else cell.long()
-        columns = x.astype(like.dtype) if xp is np else x.to(like.dtype)
+        columns = (x.astype(like.dtype) if xp is np else x.to(like.dtype)).reshape(*x.shape[:2], -1).swapaxes(1, 2)
         cells = Cells(cell, NUM_BINS * num_distances(grid), columns.dtype)
         return cls(weight, valid, x, centred, row_sums, columns, cells, valid.sum(1) == z.shape[1])
 
     def moments(self) -> tuple[Array, Array]:
         """[1, X]'[1, X] and Xc'Xc of each image: (batch, 1 + K, 1 + K) and (batch, K, K)."""
-        xp = namespace(self.weight)
-        ones = self.weight.reshape(*self.regressors.shape[:2], 1)
-        x = xp.concatenate([ones, self.regressors], -1)
-        turned, centred = (a.swapaxes(1, 2) for a in (x, self.centred))
-        return turned @ x, centred @ self.centred
+        x = namespace(self.weight).concatenate([self.weight[:, None], self.regressors], 1)
+        literal, centred = (each.reshape(*each.shape[:2], -1) for each in (x, self.centred))
+        return literal @ literal.swapaxes(1, 2), centred @ centred.swapaxes(1, 2)
 
 
 def _differences(z: Array) -> Array:
@@ -134,3 +137,72 @@ def filled(depth: Array) -> Array:
     count = seen.sum(1)[:, None]
     known = xp.where(seen, depth, 0.0)
     return xp.where(seen, known, known.sum(1)[:, None] / (count + (count == 0)))
+
+
+def pair_moments(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """Packed pair moments of each image: (batch, packed) literal and centred."""
+    literal, centred = pairs.moments()
+    return packed(to_numpy(literal)), packed(to_numpy(centred))
+
+
+def at_distance(grid: tuple[int, int], like: Array) -> Array:
+    """Float64 (P * P, R): 1 where a pair has this distance; the diagonal has none."""
+    radii, number = distances(grid)
+    return alike(np.eye(len(radii) + 1)[number.reshape(-1)][:, : len(radii)], like)
+
+
+class PairSums:
+    """What depends on the images' depth alone: counts of cells, |Δ| per pair of patches and per distance."""
+
+    def __init__(self, num_groups: int, num_cells: int, grid: tuple[int, int], like: Array) -> None:
+        num_patches, radii = grid[0] * grid[1], num_distances(grid)
+        self.indicator = at_distance(grid, like)
+        whole = np.ones((1, num_patches, num_patches)) - np.eye(num_patches)
+        self.whole_gram = self._gram(alike(whole, like))[0]
+        self.sums = Sums(
+            {
+                "statistics/bins/count": (num_cells,),
+                "statistics/bins/images": (num_cells,),
+                "statistics/two_way/images": (num_groups,),
+                "statistics/two_way/delta_sum": (num_groups, num_patches, num_patches),
+                "statistics/two_way/delta_sq": (num_groups,),
+                "statistics/distance/gram": (num_groups, radii, radii),
+                "statistics/distance/delta": (num_groups, radii),
+                "statistics/distance/pairs": (num_groups, radii, len(DISTANCE_PAIRS)),
+            },
+            like,
+        )
+
+    def _gram(self, weight: Array) -> Array:
+        """Dc'Dc of the indicators D of distances, centred, over pairs (batch, P, P): (batch, R, R)."""
+        patches = weight.shape[1]
+        each = self.indicator.reshape(1, patches, patches, -1) * weight[..., None]
+        count = weight.sum(2)
+        mean = each.sum(2) / (count + (count == 0))[..., None]  # (batch, P, R)
+        within = each.sum((1, 2))
+        squares = namespace(weight).zeros_like(within)[..., None] + mean.swapaxes(1, 2) @ (mean * count[..., None])
+        number = np.arange(within.shape[-1])
+        gram = -squares
+        gram[:, number, number] += within
+        return gram
+
+    def update(self, pairs: Pairs, groups: np.ndarray) -> None:
+        count = pairs.cells.count
+        self.sums.add("statistics/bins/count", ..., count.sum(0))
+        self.sums.add("statistics/bins/images", ..., (count > 0).sum(0))
+        delta = pairs.delta_centred
+        grams = namespace(delta).stack(
+            [
+                self.whole_gram if whole else self._gram(w[None])[0]
+                for w, whole in zip(pairs.weight, pairs.complete, strict=True)
+            ]
+        )
+        self.sums.scatter("statistics/distance/gram", groups, grams)
+        terms = (pairs.weight, pairs.delta, pairs.delta**2, delta**2, delta)
+        found = namespace(delta).stack([each.reshape(len(groups), -1) @ self.indicator for each in terms], -1)
+        self.sums.scatter("statistics/distance/pairs", groups, found[..., :4])
+        self.sums.scatter("statistics/distance/delta", groups, found[..., 4])
+        whole = groups[to_numpy(pairs.complete)]
+        self.sums.scatter("statistics/two_way/images", whole, pairs.complete[pairs.complete])
+        self.sums.scatter("statistics/two_way/delta_sum", whole, delta[pairs.complete])
+        self.sums.scatter("statistics/two_way/delta_sq", whole, (delta[pairs.complete] ** 2).sum((1, 2)))

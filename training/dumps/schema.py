@@ -20,7 +20,7 @@ Layers count from 0 in the store (`layer_base`); figures show them from 1. "Pack
 | statistics/two_way/delta_sum          | (G, P, P)              | f8    | Σ centred |Δ|                               |
 | statistics/distance/gram              | (G, R, R)              | f8    | D'D of centred indicators of distances      |
 | statistics/distance/delta             | (G, R)                 | f8    | Σ centred |Δ| at a distance                 |
-| statistics/distance/pairs             | (G, R, 4)              | f8    | scores.DISTANCE_PAIRS                       |
+| statistics/distance/pairs             | (G, R, 4)              | f8    | pairs.DISTANCE_PAIRS                        |
 | statistics/<part>/distance            | (G, A, R, 4)           | f8    | scores.DISTANCE_ROWS of the head mean       |
 | statistics/pattern/distance           | (G, A, R, 2)           | f8    | Σ attention, Σ attention times |Δ|          |
 | statistics/<part>/rows                | (N, A, len(ROWS))      | f8    | scores.ROWS of the head mean                |
@@ -32,7 +32,7 @@ Layers count from 0 in the store (`layer_base`); figures show them from 1. "Pack
 | statistics/<part>/two_way/group_sum   | (G, A, P, P)           | f4    | the same, head mean                         |
 | statistics/<part>/two_way/            | (G, A, H)              | f8    | Σ centred S times |Δ|, the same images      |
 |   head_sum_delta                      |                        |       |                                             |
-| statistics/pattern/rows               | (N, A, 4)              | f8    | scores.PATTERN_ROWS, head mean              |
+| statistics/pattern/rows               | (N, A, 2)              | f8    | scores.PATTERN_ROWS, head mean              |
 | statistics/pattern/bins/sum           | (A, H, B, R)           | f8    | Σ attention (after softmax) in a cell       |
 | statistics/pattern/pair_sum           | (A, P, P)              | f8    | Σ attention over images, head mean          |
 | statistics/probe/position             | (V, P, 3)              | f8    | patches with a depth, Σz, Σz²               |
@@ -73,11 +73,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from training.dumps.arrays import packed_size
-from training.dumps.pairs import NUM_BINS, REGRESSORS, num_distances
-from training.dumps.scores import COSINES, DISTANCE_PAIRS, DISTANCE_ROWS, PATTERN_ROWS, ROWS
+from training.dumps.pairs import DISTANCE_PAIRS, NUM_BINS, REGRESSORS, num_distances
+from training.dumps.scores import COSINES, DISTANCE_ROWS, PATTERN_ROWS, ROWS
 from training.dumps.tokens import NUM_FOLDS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 KEY_BYTES = 96
 MODES = ("mean", "center4")
 OUTCOMES = ("correct", "kl", "logit_mae", "changed")  # KL(unchanged || changed) in nats; prediction is another

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.dumps.arrays import Array, double, namespace, to_numpy
-from training.dumps.pairs import Pairs, filled, num_distances
-from training.dumps.scores import PairSums, PatternSums, ScoreSums, num_cells, pair_moments
+from training.dumps.arrays import Array, double, empty_like, namespace, to_numpy
+from training.dumps.pairs import NUM_BINS, Pairs, PairSums, filled, num_distances, pair_moments
+from training.dumps.scores import Bias, PatternSums, Reduced, ScoreSums
 from training.dumps.tokens import Grams, PositionSums, ProbeMoments
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ class Statistics:
     """`begin` a batch of images, hand over each layer's scores, pattern and tokens as they come, `end` it; `finish`.
 
     Rows of images go to `write` at once; sums when finished. `like` is an array of the kind, precision and device of
-    the scores. Scores and patterns must come in the order of layers, content before total.
+    the scores. Scores and patterns must come in the order of layers.
     """
 
     def __init__(self, info: "DumpInfo", write: Write, like: Array) -> None:
         self.info, self.write, self.like = info, write, like
-        patches, cells = info.num_patches, num_cells(num_distances(info.grid))
+        patches, cells = info.num_patches, NUM_BINS * num_distances(info.grid)
         layers, heads, groups = info.num_attention_layers, info.num_heads, info.num_groups
         self._pair_sums = PairSums(groups, cells, info.grid, like)
         self._scores = {part: ScoreSums(part, groups, layers, heads, info.grid, like) for part in info.parts}
@@ -40,6 +40,7 @@ class Statistics:
         }
         self._grams = {stream.name: Grams(stream.num_layers, info.gram_batch) for stream in info.streams}
         self._rows: dict[str, list[np.ndarray]] = {}
+        self._room = empty_like(like, (0, 2 * heads + 2, patches, patches))
         self.delta_squares = 0.0  # Σ centred |Δ|² over all pairs
 
     def begin(self, numbers: np.ndarray, depth: Array, other: Array, colour: Array) -> None:
@@ -50,9 +51,11 @@ class Statistics:
         other = filled(double(other))
         self.pairs = Pairs.of(depth, other, colour, self.info.grid, numbers, self.like)
         self._z, self._other = depth, other
+        if len(self._room) != len(numbers):
+            self._room = empty_like(self.like, (len(numbers), *self._room.shape[1:]))
         self._moments = pair_moments(self.pairs)
         self._rows = {}
-        self.delta_squares += float((self.pairs.centred[..., 0] ** 2).sum())
+        self.delta_squares += float((self.pairs.delta_centred**2).sum())
         self._pair_sums.update(self.pairs, self.groups)
         self._positions.update(depth, numbers)
         xp = namespace(depth)
@@ -61,16 +64,27 @@ class Statistics:
         for name, moments in zip(("literal", "centred"), self._moments, strict=True):
             self.write(f"statistics/pairs/{name}", first, moments)
 
-    def scores(self, part: str, layer: int, scores: Array) -> None:
-        """(batch, heads, T, T) of the attention layer with this number among those with plain attention."""
+    def scores(self, layer: int, scores: Array, bias: Bias | None = None) -> None:
+        """(batch, heads, T, T) before any bias, of the attention layer with this number among those with plain
+        attention; `bias` where the model has one.
+        """
         prefix = self.info.num_prefix
-        patches = scores[:, :, prefix:, prefix:]
-        rows = self._scores[part].update(layer, patches, self.pairs, self._moments, self.groups)
+        content, centred = Reduced.of(scores[:, :, prefix:, prefix:], self.pairs, self._room)
+        self._add("content", layer, content)
+        if bias is not None:
+            room = empty_like(self.like, (len(scores), 4, *self._room.shape[2:]))
+            table, plane = Reduced.of(bias.table[:, None, prefix:, prefix:], self.pairs, room)
+            shared = double((centred @ plane.swapaxes(1, 2))[..., 0])
+            self._add("total", layer, content.plus(table, bias.head_scale, shared))
+
+    def _add(self, part: str, layer: int, reduced: Reduced) -> None:
+        rows = self._scores[part].update(layer, reduced, self.pairs, self._moments, self.groups)
         self._rows.setdefault(f"statistics/{part}/rows", []).append(to_numpy(rows))
 
     def pattern(self, layer: int, pattern: Array) -> None:
         """(batch, heads, T, T) after softmax."""
-        rows = self._patterns.update(layer, pattern, self.pairs, self.groups)
+        prefix = self.info.num_prefix
+        rows = self._patterns.update(layer, pattern[:, :, prefix:, prefix:], self.pairs, self.groups, self._room)
         self._rows.setdefault("statistics/pattern/rows", []).append(to_numpy(rows))
 
     def tokens(self, stream: str, layer: int, tokens: Array) -> None:
