@@ -81,11 +81,13 @@ def _add_figure(spec: FigureSpec) -> None:
         depth: Depth = None,
     ) -> None:
         from analysis.load import load
-        from analysis.output import write_figure
+        from analysis.output import all_or_nothing, write_figure
 
         chosen = spec.chosen(variant)
         drawn = spec.drawn(load(runs), chosen, depth)
-        _list(write_figure(out, f"figure{spec.number}-{chosen}", drawn.figure, drawn.frames))
+        with all_or_nothing(out) as made:
+            paths = write_figure(made, f"figure{spec.number}-{chosen}", drawn.figure, drawn.frames, drawn.caption)
+        _list(out, paths)
         print(drawn.caption)
 
     title = f"Figure {spec.number}: {spec.title}" + "." * (not spec.title.endswith("?"))
@@ -93,7 +95,7 @@ def _add_figure(spec: FigureSpec) -> None:
         name,
         short_help=title,
         help=f"{title}\n\n{spec.about}\n\nWrites OUT/figure{spec.number}-VARIANT as PDF, SVG "
-        f"and PNG, and what is drawn as CSV.\n\nExample:\n\n    {example}",
+        f"and PNG, what is drawn as CSV, the caption as text.\n\nExample:\n\n    {example}",
     )(command)
 
 
@@ -179,15 +181,17 @@ def causal(runs: Runs, out: OutOrNone = None, depth: Depth = None) -> None:
 
 def _show(title: str, readable: "pd.DataFrame", frame: "pd.DataFrame", out: Path | None, name: str) -> None:
     from analysis.figures.table import table_figure
-    from analysis.output import write, write_figure
+    from analysis.output import all_or_nothing, write, write_figure
 
-    _print_table(title, readable)
+    paths = []
     if out is not None:
         lines = [list(readable.columns), ["---"] * len(readable.columns), *readable.values.tolist()]
         markdown = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        _list(
-            [*write_figure(out, name, table_figure(title, readable), {"": frame}), write(out / f"{name}.md", markdown)]
-        )
+        with all_or_nothing(out) as made:
+            paths = write_figure(made, name, table_figure(title, readable), {"": frame})
+            paths.append(write(made / f"{name}.md", markdown))
+    _print_table(title, readable)
+    _list(out, paths)
 
 
 # What a narrow terminal can do without, first to go first; files always hold every column.
@@ -227,9 +231,9 @@ def _print_table(title: str, readable: "pd.DataFrame") -> None:
         print(f"Not shown in {console.width} columns: {', '.join(left_out)}. --out DIR writes all.")
 
 
-def _list(paths: list[Path]) -> None:
+def _list(folder: Path | None, paths: list[Path]) -> None:
     for path in paths:
-        print(path)
+        print((folder or Path()) / path.name)
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all: written under a temporary name and renamed."""
+"""Files that appear together or not at all: made in a hidden folder beside the wanted one, moved when all are there."""
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,42 +15,73 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-
-def write(path: Path, content: bytes | str) -> Path:
-    """Write `content` (text as UTF-8) to `path`, making its folder."""
-    if blocked := next((p for p in path.parents if p.exists() and not p.is_dir()), None):
-        raise AnalysisError(f"--out {blocked} is a file: choose a folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException as error:
-        Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            reason = error.strerror or error
-            raise AnalysisError(f"cannot write {path} ({reason}): make room, or choose another --out") from error
-        raise
-    return path
+_LISTED = ".files"  # what a page's folder holds of its own, a path a line
 
 
 @contextmanager
-def all_or_nothing(folder: Path) -> Iterator[Path]:
-    """A folder to write in, whose files go to `folder` once all is done; nothing does where an error ends it."""
+def all_or_nothing(folder: Path, whole: bool = False) -> Iterator[Path]:
+    """A folder to write in, whose files go to `folder` once all is done; nothing does where an error ends it.
+
+    `whole`: what an earlier one left in `folder` and this one does not write again is removed; nothing else is. What
+    killed ones left beside it is cleared away.
+    """
     if blocked := next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None):
         raise AnalysisError(f"--out {blocked} is a file: choose a folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    folder, made = folder.resolve(), None
     try:
-        yield made
-        for file in sorted(path for path in made.rglob("*") if path.is_file()):
-            target = folder / file.relative_to(made)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, target)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            with _locked(folder.parent):  # nobody clears away a folder that is not locked yet
+                _clear(folder)
+                made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+                stack.enter_context(_locked(made))
+            yield made
+            _move(made, folder, whole)
+    except OSError as error:
+        reason = error.strerror or error
+        raise AnalysisError(f"cannot write to {folder} ({reason}): make room, or choose another --out") from error
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        if made:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Held until the end, or the end of the process; BlockingIOError where another holds it and this is not to wait."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(handle)
+
+
+def _clear(folder: Path) -> None:
+    """Remove hidden folders whose makers are gone: nobody holds their locks."""
+    for left in folder.parent.glob(f".{folder.name}.????????"):
+        with suppress(BlockingIOError), _locked(left, wait=False):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _move(made: Path, folder: Path, whole: bool) -> None:
+    files = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
+    listed = folder / _LISTED
+    before = listed.read_text("utf-8").split("\n") if whole and listed.is_file() else []
+    if whole:
+        (made / _LISTED).write_text("\n".join(map(str, files)), "utf-8")
+        files.append(Path(_LISTED))
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(made / file, folder / file)
+    for stale in set(filter(None, before)) - set(map(str, files)):
+        (folder / stale).unlink(missing_ok=True)
+
+
+def write(path: Path, content: bytes | str) -> Path:
+    """Write `content` (text as UTF-8) to `path`, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
 
 
 def write_frame(path: Path, frame: "pd.DataFrame") -> Path:
@@ -57,12 +89,19 @@ def write_frame(path: Path, frame: "pd.DataFrame") -> Path:
     return write(path, frame.to_csv(index=False, float_format="%.6g"))
 
 
-def write_figure(folder: Path, name: str, figure: "Figure", frames: "dict[str, pd.DataFrame]") -> list[Path]:
-    """`folder/name.{pdf,svg,png}` and `folder/name<suffix>.csv` for each frame; the figure is closed."""
+def write_figure(
+    folder: Path, name: str, figure: "Figure", frames: "dict[str, pd.DataFrame]", caption: str = ""
+) -> list[Path]:
+    """`folder/name.{pdf,svg,png}`, `folder/name<suffix>.csv` for each frame and the caption as `folder/name.txt`.
+
+    The caption is in the pictures' metadata too. The figure is closed.
+    """
     from analysis.style import close, rendered
 
     try:
-        paths = [write(folder / f"{name}.{kind}", rendered(figure, kind)) for kind in ("pdf", "svg", "png")]
+        paths = [write(folder / f"{name}.{kind}", rendered(figure, kind, caption)) for kind in ("pdf", "svg", "png")]
     finally:
         close(figure)
+    if caption:
+        paths.append(write(folder / f"{name}.txt", f"{caption}\n"))
     return paths + [write_frame(folder / f"{name}{suffix}.csv", frame) for suffix, frame in frames.items()]

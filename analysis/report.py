@@ -41,7 +41,7 @@ def write_report(study: Study, out: Path, track: Callable[[Steps], Steps] = lamb
     comparable_runs(study)
     for run in study.runs:
         final_evaluation(run)
-    with output.all_or_nothing(out) as made:
+    with output.all_or_nothing(out, whole=True) as made:
         _write(study, made, track)
     return out / "index.html"
 

@@ -45,7 +45,7 @@ class Drawings:
     def figure(self, name: str, title: str, drawn: "Figure", frames: dict[str, pd.DataFrame], text: str) -> str:
         """Write the figure's files; returns it as HTML with a mark in place of the drawing."""
         wide = bool(drawn.get_figwidth() > (COLUMN + PAGE) / 2)
-        paths = output.write_figure(self._folder, name, drawn, frames)
+        paths = output.write_figure(self._folder, name, drawn, frames, text)
         svg = html.inline_svg(name, (self._folder / f"{name}.svg").read_text("utf-8"), title)
         self._drawings.append(_Drawing(name, title, svg, self._folder / f"{name}.png"))
         note = f"Code {self._revision}. Files:"

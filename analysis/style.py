@@ -80,9 +80,10 @@ def zero_line(axes: Axes, vertical: bool = False) -> None:
     (axes.axvline if vertical else axes.axhline)(0, color=GREY, linewidth=0.6, zorder=0)
 
 
-def rendered(figure: Figure, kind: str) -> bytes:
-    """The file's bytes, equal for equal figures: no dates inside."""
-    metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
+def rendered(figure: Figure, kind: str, caption: str = "") -> bytes:
+    """The file's bytes, equal for equal figures: no dates inside. The caption is in its metadata."""
+    said, undated = {"pdf": ("Subject", "CreationDate"), "svg": ("Description", "Date")}.get(kind, ("Description", ""))
+    metadata = {said: caption, **({undated: None} if undated else {})}
     buffer = io.BytesIO()
     with settings():
         figure.savefig(buffer, format=kind, metadata=metadata)

@@ -49,7 +49,7 @@ def test_files_are_written_whole_and_equal_for_equal_data(demo: list[Path], tmp_
 def test_every_format_is_rendered_once(demo: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = []
     whole = style.rendered
-    monkeypatch.setattr(style, "rendered", lambda figure, kind: kinds.append(kind) or whole(figure, kind))
+    monkeypatch.setattr(style, "rendered", lambda figure, kind, _: kinds.append(kind) or whole(figure, kind))
     drawn = FIGURES[5].drawn(analysis.load(demo[0]))
     output.write_figure(tmp_path, "figure5", drawn.figure, drawn.frames)
     assert sorted(kinds) == ["pdf", "png", "svg"]
@@ -120,17 +120,45 @@ def test_layers_of_two_branches_stay_empty(tmp_path: Path) -> None:
     assert "later layers only" in drawn.caption
 
 
-def test_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    output.write(tmp_path / "file.csv", "old")
+def test_a_full_disk_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_of(content: str) -> None:
+        with output.all_or_nothing(tmp_path / "out") as made:
+            for name in ("a.csv", "b.csv"):
+                output.write(made / name, content)
 
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
+    all_of("old")
+    whole = Path.write_bytes
 
-    monkeypatch.setattr("analysis.output.os.replace", fail)
-    with pytest.raises(AnalysisError, match=r"cannot write .*file.csv \(disk full\): make room"):
-        output.write(tmp_path / "file.csv", "new")
-    assert [path.name for path in tmp_path.iterdir()] == ["file.csv"]
-    assert (tmp_path / "file.csv").read_text() == "old"
+    def full(path: Path, content: bytes) -> int:
+        if path.name == "b.csv":
+            raise OSError(28, "No space left on device")
+        return whole(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(AnalysisError, match=r"cannot write to .*out \(No space left on device\): make room"):
+        all_of("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == {"a.csv": "old", "b.csv": "old"}
+
+
+def test_what_a_killed_one_left_is_cleared_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    (tmp_path / ".out.abcd1234").mkdir()
+    (tmp_path / ".out.abcd1234" / "part.csv").touch()
+    with output.all_or_nothing(tmp_path / "out") as first:
+        assert not (tmp_path / ".out.abcd1234").exists()
+        with output.all_or_nothing(tmp_path / "out") as second:
+            output.write(second / "b.csv", "b")
+        output.write(first / "a.csv", "a")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.csv", "b.csv", "out"]
+
+
+def test_a_page_takes_away_what_the_last_one_left_and_nothing_else(tmp_path: Path) -> None:
+    for names in (("figures/a.png", "figures/b.png"), ("figures/b.png",)):
+        with output.all_or_nothing(tmp_path, whole=True) as made:
+            for name in names:
+                output.write(made / name, "")
+        (tmp_path / "figures" / "mine.png").touch()
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["b.png", "mine.png"]
 
 
 def test_every_model_has_its_own_look() -> None:
