@@ -175,11 +175,23 @@ def causal(runs: Runs, out: OutOrNone = None, depth: Depth = None) -> None:
     dumps = load(runs).last_dumps(depth)
     answers = pd.concat([changes.outcomes(dump) for dump in dumps], ignore_index=True)
     again = pd.concat([changes.refitted(dump) for dump in dumps], ignore_index=True)
-    _show("what changing depth does to answers", changes.readable_outcomes(answers), answers, out, "causal")
+    by_block = answers["change"].str.contains(r"-\d+$")
+    whole = changes.readable_outcomes(answers[~by_block])
+    _show("what changing depth does to answers", changes.readable_outcomes(answers), answers, out, "causal", whole)
+    if out is None and by_block.any():
+        print(f"{by_block.sum()} changes of one block alone are not shown. --out DIR writes all.")
     _show("R² of depth at the last block", changes.readable_refitted(again), again, out, "causal-erased")
 
 
-def _show(title: str, readable: "pd.DataFrame", frame: "pd.DataFrame", out: Path | None, name: str) -> None:
+def _show(
+    title: str,
+    readable: "pd.DataFrame",
+    frame: "pd.DataFrame",
+    out: Path | None,
+    name: str,
+    printed: "pd.DataFrame | None" = None,
+) -> None:
+    """Print a table, or the part `printed` of it; write all of it where there is a place."""
     from analysis.figures.table import table_figure
     from analysis.output import all_or_nothing, write, write_figure
 
@@ -190,7 +202,7 @@ def _show(title: str, readable: "pd.DataFrame", frame: "pd.DataFrame", out: Path
         with all_or_nothing(out) as made:
             paths = write_figure(made, name, table_figure(title, readable), {"": frame})
             paths.append(write(made / f"{name}.md", markdown))
-    _print_table(title, readable)
+    _print_table(title, readable if printed is None else printed)
     _list(out, paths)
 
 
@@ -201,6 +213,8 @@ _SPARE = (
     "paper parameters",
     "paper GMACs",
     "paper top-5",
+    "mean |Δ logit|",
+    "KL, nats",
     "p",
     "top-5 %",
     "training",
@@ -210,7 +224,7 @@ _SPARE = (
 
 
 def _print_table(title: str, readable: "pd.DataFrame") -> None:
-    """Print as many columns as fit unbroken, and say which do not."""
+    """Print as many columns as fit, and say which do not; no column is cut short. A pipe is as wide as it must be."""
     from rich.table import Table
 
     columns = list(readable.columns)
@@ -221,12 +235,13 @@ def _print_table(title: str, readable: "pd.DataFrame") -> None:
             shown.add_column(column, no_wrap=True)
         for row in readable[columns].itertuples(index=False):
             shown.add_row(*(text.replace("[", "\\[") for text in row))
-        if console.measure(shown, options=console.options.update(width=1000)).maximum <= console.width or not spare:
+        needed = console.measure(shown, options=console.options.update(width=1000)).maximum
+        if needed <= console.width or not console.is_terminal or not spare:
             break
         if spare in columns:
             columns.remove(spare)
             left_out.append(spare)
-    console.print(shown)
+    Console(file=console.file, width=max(needed, console.width)).print(shown)
     if left_out:
         print(f"Not shown in {console.width} columns: {', '.join(left_out)}. --out DIR writes all.")
 

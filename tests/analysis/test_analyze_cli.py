@@ -9,6 +9,7 @@ from pathlib import Path
 
 import planted
 import pytest
+from rich.console import Console
 
 from analysis import cli
 from analysis.figures import FIGURES, FigureSpec
@@ -32,12 +33,14 @@ def test_figures_and_tables_are_written(analyze: Analyze, demo: list[Path], tmp_
 def test_narrow_terminals_lose_columns_not_digits(
     analyze: Analyze, demo: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for width in (80, 150):
-        monkeypatch.setattr(cli.console, "width", width)
+    for width, terminal in ((80, True), (150, True), (40, True), (80, False)):
+        shape = Console(width=width, force_terminal=terminal, color_system=None)
+        monkeypatch.setattr(cli, "console", shape)
         _, shown, _ = analyze("table2", *demo)
-        assert "+20.0 [+17" in shown
+        assert "+20.0 [+17" in shown and "m4ch" in shown
         assert "…" not in shown
-        assert ("Not shown in 80 columns: paper top-5, p" in shown) == (width == 80)
+        assert ("Not shown in 80 columns: paper top-5, p" in shown) == (width == 80 and terminal)
+        assert ("paper top-5" in shown.split("Not shown")[0]) == (width == 150 or not terminal)
 
 
 @pytest.mark.parametrize("command", ["report", *(f"fig{number}" for number in FIGURES), "table1", "table2"])
