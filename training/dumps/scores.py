@@ -50,7 +50,7 @@ class Reduced:
     def of(cls, scores: Array, pairs: Pairs, room: Array) -> tuple["Reduced", Array]:
         """From (batch, heads, P, P); also the centred scores, flat: (batch, heads, P * P), 0 where there is no pair.
 
-        These lie in `room` (batch, at least 2 heads + 2, P, P), to be used again: fresh memory would cost more than the
+        These lie in `room` (batch, 2 heads + 2, P, P) or more, to be used again: fresh memory would cost more than the
         sums.
         """
         xp = namespace(scores)
@@ -58,7 +58,7 @@ class Reduced:
         valid, count = _as(pairs.valid, scores)[:, None], _as(pairs.row_sums[..., 0], scores)[:, None]
         diagonal = scores.diagonal(0, 2, 3)
         mean = (_dot(scores, valid[:, :, None]) - diagonal * valid) * valid / (count + (count == 0))
-        planes = room[:, : 2 * heads + 2]
+        planes = room[:batch, : 2 * heads + 2]
         literal, centred = planes[:, :heads], planes[:, heads : 2 * heads]
         xp.subtract(scores, mean[..., None], out=centred)
         centred *= _as(pairs.weight, scores)[:, None]
@@ -225,10 +225,10 @@ class PatternSums:
     def update(self, layer: int, pattern: Array, pairs: Pairs, groups: np.ndarray, room: Array) -> Array:
         """Add a batch of one layer, (batch, heads, P, P) among patches; returns (batch, len(PATTERN_ROWS)).
 
-        `room` (batch, at least heads + 2, P, P) is overwritten.
+        `room` (batch, heads + 2, P, P) or more is overwritten.
         """
         batch, heads = pattern.shape[:2]
-        planes = room[:, : heads + 2]
+        planes = room[:batch, : heads + 2]
         planes[:, :heads] = pattern
         planes[:, heads] = pattern.mean(1)
         planes[:, -1] = planes[:, heads] * _as(pairs.delta, pattern)

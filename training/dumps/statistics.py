@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from training.dumps.schema import DumpInfo
 
 Write = Callable[[str, int | tuple[int, int], np.ndarray], None]  # array; first row and rows, or a place in it
+
+
+_AT_ONCE = 4  # images whose pairs are gone through together on a CPU: all of them stay in its cache
+
+
+class _Part(NamedTuple):
+    """Images of a batch."""
+
+    images: slice
+    pairs: Pairs
+    moments: tuple[np.ndarray, np.ndarray]  # packed, of pairs: literal and centred
+    groups: np.ndarray
 
 
 class Statistics:
@@ -39,7 +51,9 @@ class Statistics:
             for stream in info.streams
         }
         self._grams = {stream.name: Grams(stream.num_layers, info.gram_batch) for stream in info.streams}
-        self._rows: dict[str, list[np.ndarray]] = {}
+        self._rows: dict[str, dict[int, list[np.ndarray]]] = {}  # array -> layer -> rows of each part
+        on_cpu = namespace(like) is np or like.device.type == "cpu"
+        self._at_once = _AT_ONCE if on_cpu else info.num_images
         self._room = empty_like(like, (0, 2 * heads + 2, patches, patches))
         self.delta_squares = 0.0  # Σ centred |Δ|² over all pairs
 
@@ -47,45 +61,55 @@ class Statistics:
         """Images at these places of the dump, consecutive: patch depths (batch, P) of theirs and of their partners'
         images in z, NaN where a patch has no valid pixel, and mean colours (batch, P, 3) in 0..1.
         """
-        self.numbers, self.groups = numbers, numbers % self.info.num_groups
-        other = filled(double(other))
-        self.pairs = Pairs.of(depth, other, colour, self.info.grid, numbers, self.like)
-        self._z, self._other = depth, other
-        if len(self._room) != len(numbers):
-            self._room = empty_like(self.like, (len(numbers), *self._room.shape[1:]))
-        self._moments = pair_moments(self.pairs)
-        self._rows = {}
-        self.delta_squares += float((self.pairs.delta_centred**2).sum())
-        self._pair_sums.update(self.pairs, self.groups)
+        self.numbers, self._rows = numbers, {}
+        self._z, self._other = depth, filled(double(other))
+        self._parts = [self._part(slice(k, k + self._at_once), colour) for k in range(0, len(numbers), self._at_once)]
+        largest = min(self._at_once, len(numbers))
+        if len(self._room) < largest:
+            self._room = empty_like(self.like, (largest, *self._room.shape[1:]))
+        for part in self._parts:
+            self.delta_squares += float((part.pairs.delta_centred**2).sum())
+            self._pair_sums.update(part.pairs, part.groups)
         self._positions.update(depth, numbers)
         xp = namespace(depth)
         first = int(numbers[0])
         self.write("statistics/patch_depth", first, to_numpy(xp.where(xp.isnan(depth), float("inf"), depth)))
-        for name, moments in zip(("literal", "centred"), self._moments, strict=True):
-            self.write(f"statistics/pairs/{name}", first, moments)
+        for kind, name in enumerate(("literal", "centred")):
+            self.write(f"statistics/pairs/{name}", first, np.concatenate([part.moments[kind] for part in self._parts]))
+
+    def _part(self, images: slice, colour: Array) -> _Part:
+        numbers = self.numbers[images]
+        pairs = Pairs.of(self._z[images], self._other[images], colour[images], self.info.grid, numbers, self.like)
+        return _Part(images, pairs, pair_moments(pairs), numbers % self.info.num_groups)
 
     def scores(self, layer: int, scores: Array, bias: Bias | None = None) -> None:
         """(batch, heads, T, T) before any bias, of the attention layer with this number among those with plain
         attention; `bias` where the model has one.
         """
         prefix = self.info.num_prefix
-        content, centred = Reduced.of(scores[:, :, prefix:, prefix:], self.pairs, self._room)
-        self._add("content", layer, content)
-        if bias is not None:
-            room = empty_like(self.like, (len(scores), 4, *self._room.shape[2:]))
-            table, plane = Reduced.of(bias.table[:, None, prefix:, prefix:], self.pairs, room)
-            shared = double((centred @ plane.swapaxes(1, 2))[..., 0])
-            self._add("total", layer, content.plus(table, bias.head_scale, shared))
+        for part in self._parts:
+            content, centred = Reduced.of(scores[part.images, :, prefix:, prefix:], part.pairs, self._room)
+            self._add("content", layer, content, part)
+            if bias is not None:
+                room = empty_like(self.like, (len(centred), 4, *self._room.shape[2:]))
+                table, plane = Reduced.of(bias.table[part.images, None, prefix:, prefix:], part.pairs, room)
+                shared = double((centred @ plane.swapaxes(1, 2))[..., 0])
+                self._add("total", layer, content.plus(table, bias.head_scale, shared), part)
 
-    def _add(self, part: str, layer: int, reduced: Reduced) -> None:
-        rows = self._scores[part].update(layer, reduced, self.pairs, self._moments, self.groups)
-        self._rows.setdefault(f"statistics/{part}/rows", []).append(to_numpy(rows))
+    def _add(self, name: str, layer: int, reduced: Reduced, part: _Part) -> None:
+        rows = self._scores[name].update(layer, reduced, part.pairs, part.moments, part.groups)
+        self._keep(f"statistics/{name}/rows", layer, rows)
+
+    def _keep(self, name: str, layer: int, rows: Array) -> None:
+        self._rows.setdefault(name, {}).setdefault(layer, []).append(to_numpy(rows))
 
     def pattern(self, layer: int, pattern: Array) -> None:
         """(batch, heads, T, T) after softmax."""
         prefix = self.info.num_prefix
-        rows = self._patterns.update(layer, pattern[:, :, prefix:, prefix:], self.pairs, self.groups, self._room)
-        self._rows.setdefault("statistics/pattern/rows", []).append(to_numpy(rows))
+        for part in self._parts:
+            among = pattern[part.images, :, prefix:, prefix:]
+            rows = self._patterns.update(layer, among, part.pairs, part.groups, self._room)
+            self._keep("statistics/pattern/rows", layer, rows)
 
     def tokens(self, stream: str, layer: int, tokens: Array) -> None:
         """(batch, tokens of the stream, width) of the stream's own layer number, prefix tokens first."""
@@ -97,12 +121,12 @@ class Statistics:
             self.write(f"statistics/similarity/{stream}/diagonals", (block, layer), diagonal)
         xp = namespace(tokens)
         summary = xp.stack([tokens[:, 0], patches.mean(1)] if prefix else [patches.mean(1)], 1)
-        self._rows.setdefault(f"statistics/similarity/{stream}/summary", []).append(to_numpy(summary))
+        self._keep(f"statistics/similarity/{stream}/summary", layer, summary)
 
     def end(self) -> None:
         """All layers of the batch have been handed over."""
         for name, layers in self._rows.items():
-            self.write(name, int(self.numbers[0]), np.stack(layers, 1))
+            self.write(name, int(self.numbers[0]), np.stack([np.concatenate(rows) for rows in layers.values()], 1))
 
     def finish(self) -> None:
         """Write the sums; nothing can be added after."""
