@@ -99,7 +99,7 @@ def write_figure(
     from analysis.style import close, rendered
 
     try:
-        paths = [write(folder / f"{name}.{kind}", rendered(figure, kind, caption)) for kind in ("pdf", "svg", "png")]
+        paths = [write(folder / f"{name}.{kind}", content) for kind, content in rendered(figure, caption).items()]
     finally:
         close(figure)
     if caption:

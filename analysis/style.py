@@ -11,6 +11,9 @@ matplotlib.use("Agg")  # no display is needed, and none is tried
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 COLUMN, PAGE = 3.3, 6.9  # inches: one and two columns
@@ -80,14 +83,21 @@ def zero_line(axes: Axes, vertical: bool = False) -> None:
     (axes.axvline if vertical else axes.axhline)(0, color=GREY, linewidth=0.6, zorder=0)
 
 
-def rendered(figure: Figure, kind: str, caption: str = "") -> bytes:
-    """The file's bytes, equal for equal figures: no dates inside. The caption is in its metadata."""
-    said, undated = {"pdf": ("Subject", "CreationDate"), "svg": ("Description", "Date")}.get(kind, ("Description", ""))
-    metadata = {said: caption, **({undated: None} if undated else {})}
-    buffer = io.BytesIO()
+def rendered(figure: Figure, caption: str = "") -> dict[str, bytes]:
+    """The bytes of `pdf`, `svg` and `png` files, equal for equal figures: no dates inside.
+
+    Laid out once, where `Figure.savefig` would do it for each. The caption is in their metadata.
+    """
+    made = {kind: io.BytesIO() for kind in ("pdf", "svg", "png")}
     with settings():
-        figure.savefig(buffer, format=kind, metadata=metadata)
-    return buffer.getvalue()
+        figure.dpi = _SETTINGS["savefig.dpi"]
+        canvas = FigureCanvasAgg(figure)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        canvas.print_png(made["png"], metadata={"Description": caption})
+        FigureCanvasSVG(figure).print_svg(made["svg"], metadata={"Date": None, "Description": caption})
+        FigureCanvasPdf(figure).print_pdf(made["pdf"], metadata={"CreationDate": None, "Subject": caption})
+    return {kind: buffer.getvalue() for kind, buffer in made.items()}
 
 
 def close(figure: Figure) -> None:

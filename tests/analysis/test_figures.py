@@ -8,6 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import planted
 import pytest
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
 
 import analysis
 from analysis import output, style
@@ -46,13 +48,18 @@ def test_files_are_written_whole_and_equal_for_equal_data(demo: list[Path], tmp_
     assert b"/CIDFontType2" in pdf
 
 
-def test_every_format_is_rendered_once(demo: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = []
-    whole = style.rendered
-    monkeypatch.setattr(style, "rendered", lambda figure, kind, _: kinds.append(kind) or whole(figure, kind))
+def test_formats_share_a_layout_and_say_their_caption(demo: list[Path], tmp_path: Path, monkeypatch) -> None:
+    layouts = []
+    whole = ConstrainedLayoutEngine.execute
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *given: layouts.append(given) or whole(*given))
     drawn = FIGURES[5].drawn(analysis.load(demo[0]))
-    output.write_figure(tmp_path, "figure5", drawn.figure, drawn.frames)
-    assert sorted(kinds) == ["pdf", "png", "svg"]
+    paths = output.write_figure(tmp_path, "figure5", drawn.figure, drawn.frames, "40 images; 1 seed")
+    assert len(layouts) == 1
+    assert {path.suffix for path in paths} == {".pdf", ".svg", ".png", ".csv", ".txt"}
+    for kind in ("svg", "png", "txt"):
+        assert b"40 images; 1 seed" in (tmp_path / f"figure5.{kind}").read_bytes()
+    with Image.open(tmp_path / "figure5.png") as picture:
+        assert picture.size[0] in (660, 1380)
 
 
 def test_a_study_gives_figures_frames_and_tables(demo: list[Path]) -> None:
