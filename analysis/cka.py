@@ -1,155 +1,38 @@
-"""Figure 11: how alike two models represent the same images, by linear CKA (Kornblith et al. 2019).
+"""Figure 11: how alike two models' dumps are, by linear CKA (`hsic`).
 
-A sample is an image with its patch tokens flattened; X are the centred features, K = XX' their Gram.
-
-    CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))
-
-The biased HSIC grows with width over number of images and is far from 0 for unrelated features; so the default is the
-unbiased one (Song et al. 2012), averaged over minibatches before the ratio (Nguyen et al. 2021), which may come out
-slightly negative. Minibatches or groups of images are the units of every interval. Never a bootstrap with replacement:
-an image drawn twice is identical to itself off the diagonal, which gives independent data a CKA near 0.7.
+A sample is an image with its patch tokens flattened, read from Grams of blocks of images; or, beside it, an image's
+class token or mean patch, over all images at once, or a token of the raw images.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import stdtrit
 
+from analysis.hsic import (
+    biased_null,
+    centred,
+    cka,
+    feature_cka,
+    group_edges,
+    hsic0,
+    hsic1,
+    minibatch_cka,
+    participation_ratio,
+    token_cka,
+)
 from analysis.load import BASELINE, AnalysisError, Study
 from analysis.statistics import Estimate, jackknife
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
 
-_GROUPS = 10  # of images, left out in turn
 _TOKEN_IMAGES = 16  # 3,136 tokens of 14x14 patches: already several times the width
+_ROWS_AT_ONCE = 256  # images
 _CONCATENATED = ("mgem",)  # its fused layers are read on as one vector; elsewhere the RGB branch goes on
 SUMMARIES = ("class token", "mean patch")  # order of the dump's `summary`, from the back
-
-
-def hsic1(k: np.ndarray, l: np.ndarray) -> np.ndarray:  # noqa: E741  the pair is K and L everywhere
-    """Unbiased HSIC of Grams (..., n, n), n >= 4, whatever their diagonals and means (Song et al. 2012, equation 5)."""
-    n = k.shape[-1]
-    off_diagonal = 1.0 - np.eye(n)
-    k, l = k * off_diagonal, l * off_diagonal  # noqa: E741
-    k_rows, l_rows = k.sum(-1), l.sum(-1)
-    trace = np.einsum("...ij,...ij->...", k, l)
-    ends = k_rows.sum(-1) * l_rows.sum(-1) / ((n - 1) * (n - 2))
-    middle = np.einsum("...i,...i->...", k_rows, l_rows) * 2 / (n - 2)
-    return (trace + ends - middle) / (n * (n - 3))
-
-
-def hsic0(k: np.ndarray, l: np.ndarray) -> np.ndarray:  # noqa: E741
-    """Biased HSIC of Grams (..., n, n): <HKH, HLH> / (n - 1)², H the centring (Gretton et al. 2005)."""
-    return np.einsum("...ij,...ij->...", centred(k), centred(l)) / (k.shape[-1] - 1) ** 2
-
-
-def centred(k: np.ndarray) -> np.ndarray:
-    """HKH: the Gram of the features minus their mean."""
-    rows = k.mean(-1, keepdims=True)
-    return k - rows - rows.swapaxes(-1, -2) + rows.mean(-2, keepdims=True)
-
-
-def cka(hsics: np.ndarray) -> np.ndarray:
-    """(..., 3) of HSIC(K, L), HSIC(K, K), HSIC(L, L) -> (...); NaN where a self-HSIC is not positive."""
-    cross, own, other = np.moveaxis(hsics, -1, 0)
-    usable = (own > 0) & (other > 0)
-    return np.where(usable, cross / np.sqrt(np.where(usable, own * other, 1.0)), np.nan)
-
-
-def minibatch_cka(hsics: np.ndarray, level: float = 0.95) -> Estimate:
-    """From (blocks, ..., 3): the ratio of mean HSICs, and Student's interval from the standard error of such a ratio.
-
-    That error is the spread over blocks of the ratio's linear part; its bounds are NaN for fewer than two blocks.
-    """
-    num_blocks, mean = len(hsics), hsics.mean(0)
-    value = cka(mean)
-    if num_blocks < 2:
-        return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
-    cross, own, other = np.moveaxis(hsics, -1, 0)
-    usable = ~np.isnan(value)
-    own_mean, other_mean = (np.where(usable, mean[..., column], 1.0) for column in (1, 2))
-    linear = cross / np.sqrt(own_mean * other_mean) - value / 2 * (own / own_mean + other / other_mean)
-    half = stdtrit(num_blocks - 1, (1 + level) / 2) * linear.std(0, ddof=1) / np.sqrt(num_blocks)
-    return Estimate(value, value - half, value + half)
-
-
-def participation_ratio(trace_sq: np.ndarray, norm_sq: np.ndarray, n: int) -> np.ndarray:
-    """d = (tr Σ)² / tr Σ² of the features' covariance, from (tr K)² and |K|² of their centred Gram of n samples.
-
-    The plain quotient is at most n - 1, for it sees n samples. This one is free of that: the biased null of n, d1 and
-    d2 is then exactly the mean of the biased CKA over all permutations of the samples.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):  # infinitely many equal directions, or no features at all
-        share = np.minimum(trace_sq / (norm_sq * (n - 1)), 1.0)
-        return n / (1 / share - 1)
-
-
-def biased_null(d1: np.ndarray, d2: np.ndarray, n: int) -> np.ndarray:
-    """Expected biased CKA of independent features: sqrt(d1 d2 / ((n + d1)(n + d2))), d the participation ratios."""
-    return 1 / np.sqrt((1 + n / np.asarray(d1)) * (1 + n / np.asarray(d2)))
-
-
-# Between features, without a Gram of all images by all images.
-
-
-def feature_sums(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-    """What HSIC1 of (n, p) and (n, q) features needs of a block of samples; sums of blocks add up.
-
-    Take a fixed reference mean off x and y first: the result does not depend on it, its rounding error does.
-    """
-    a, b = (x**2).sum(1), (y**2).sum(1)
-    return [np.array(len(x)), x.T @ y, x.sum(0), y.sum(0), a.sum(), b.sum(), x.T @ b, y.T @ a, a @ b]
-
-
-def hsic1_of_sums(sums: Sequence[np.ndarray]) -> float:
-    """HSIC1 as `hsic1` gives it from Grams, exactly: |C|² - Σab is tr(K~L~), and so on."""
-    n, cross, s, t, a, b, xb, ya, ab = sums
-    trace = (cross**2).sum() - ab
-    ends = (s @ s - a) * (t @ t - b) / ((n - 1) * (n - 2))
-    middle = (s @ cross @ t - s @ xb - t @ ya + ab) * 2 / (n - 2)
-    return float((trace + ends - middle) / (n * (n - 3)))
-
-
-def feature_cka(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> Estimate:
-    """Debiased CKA over all samples of groups of (samples, width) features, exactly; interval: groups left out in turn.
-
-    Samples that belong together (tokens of one image) must be in one group.
-    """
-    first, second = ([np.asarray(g, np.float64) for g in groups] for groups in (x, y))
-    first, second = ([g - np.concatenate(groups).mean(0) for g in groups] for groups in (first, second))
-    sums = [[feature_sums(*pair) for pair in ((f, s), (f, f), (s, s))] for f, s in zip(first, second, strict=True)]
-    total = [[sum(part) for part in zip(*of_pair, strict=True)] for of_pair in zip(*sums, strict=True)]
-
-    def without(group: int | None) -> np.ndarray:
-        left_out = [[np.zeros(())] * len(of_pair) for of_pair in total] if group is None else sums[group]
-        kept = [[whole - out for whole, out in zip(*both, strict=True)] for both in zip(total, left_out, strict=True)]
-        return cka(np.array([hsic1_of_sums(each) for each in kept]))
-
-    return jackknife(without(None), np.array([without(group) for group in range(len(first))]))
-
-
-def token_cka(x: np.ndarray, y: np.ndarray, position_centred: bool = False, trimmed: float = 0.0) -> Estimate:
-    """Debiased CKA where a sample is a token, from (images, tokens, width); intervals leave out groups of images.
-
-    Two models that share nothing but a position code are alike by this measure: `position_centred` takes each
-    position's mean off. `trimmed`: share of tokens with the highest norms left out, in either model (0.01 for the few
-    that ViTs use as registers, Darcet et al. 2024).
-    """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    norms = [np.linalg.norm(each, axis=-1) for each in (x, y)]
-    kept = np.logical_and(*(norm <= np.quantile(norm, 1 - trimmed) for norm in norms))
-    if position_centred:
-        count = np.maximum(kept.sum(0), 1)[:, None]
-        x, y = (each - (each * kept[..., None]).sum(0) / count for each in (x, y))
-    edges = np.linspace(0, len(x), min(_GROUPS, len(x)) + 1).astype(int)
-    return feature_cka(*([each[i:j][kept[i:j]] for i, j in pairwise(edges)] for each in (x, y)))
-
-
-# Between dumps.
+_Layer = tuple[tuple[str, ...], int]  # streams, number in them
 
 
 @dataclass(frozen=True)
@@ -210,15 +93,25 @@ def cka_difference(first: Compared, second: Compared) -> Estimate:
 
 
 def compare_summaries(first: "Dump", second: "Dump", summary: str) -> list[Estimate | None]:
-    """Debiased CKA by layer over all images, of the `class token` or the `mean patch`; None where a model has none."""
+    """Debiased CKA by layer over all images, of the `class token` or the `mean patch`; None where a model has none.
+
+    A block of images of one layer in memory at a time.
+    """
     check_same_images(first, second)
+    groups = group_edges(first.info.num_images, at_least=4)
     found: list[Estimate | None] = []
-    for x, y in zip(_summaries(first, summary), _summaries(second, summary), strict=True):
-        if x is None or y is None:
+    for place in zip(_layers(first), _layers(second), strict=True):
+        if not all(_has_summary(dump, at, summary) for dump, at in zip((first, second), place, strict=True)):
             found.append(None)
             continue
-        edges = np.linspace(0, len(x), min(_GROUPS, len(x) // 4) + 1).astype(int)
-        found.append(feature_cka(*([each[i:j] for i, j in pairwise(edges)] for each in (x, y))))
+
+        def blocks(group: int, place: "tuple[_Layer, _Layer]" = place) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            begin, end = groups[group]
+            for row in range(begin, end, _ROWS_AT_ONCE):
+                rows = slice(row, min(row + _ROWS_AT_ONCE, end))
+                yield _summary(first, place[0], summary, rows), _summary(second, place[1], summary, rows)
+
+        found.append(feature_cka(blocks, len(groups)))
     return found
 
 
@@ -228,8 +121,10 @@ def compare_tokens(
     """`token_cka` by layer, over the patch tokens of the first images of both dumps' raw tiers."""
     check_same_images(first, second)
     images = min(first.info.num_raw, second.info.num_raw, _TOKEN_IMAGES)
-    pairs = zip(_raw_tokens(first, images), _raw_tokens(second, images), strict=True)
-    return [token_cka(x, y, position_centred, trimmed) for x, y in pairs]
+    return [
+        token_cka(_raw_tokens(first, ours, images), _raw_tokens(second, theirs, images), position_centred, trimmed)
+        for ours, theirs in zip(_layers(first), _layers(second), strict=True)
+    ]
 
 
 def check_same_images(first: "Dump", second: "Dump") -> None:
@@ -276,21 +171,22 @@ def _grams(dump: "Dump", block: int) -> np.ndarray:
     return np.concatenate(layers)
 
 
-def _summaries(dump: "Dump", summary: str) -> Iterator[np.ndarray | None]:
-    """One (images, width) a layer, a layer in memory at a time."""
+def _layers(dump: "Dump") -> list[_Layer]:
+    return [(names, layer) for names in streams(dump) for layer in range(dump.info.stream(names[0]).num_layers)]
+
+
+def _has_summary(dump: "Dump", at: _Layer, summary: str) -> bool:
+    return summary != SUMMARIES[0] or all(dump.info.stream(name).prefix for name in at[0])
+
+
+def _summary(dump: "Dump", at: _Layer, summary: str, rows: slice) -> np.ndarray:
+    """(images, width)"""
     column = SUMMARIES.index(summary) - len(SUMMARIES)
-    for names in streams(dump):
-        for layer in range(dump.info.stream(names[0]).num_layers):
-            values = [dump.read(f"statistics/similarity/{name}/summary", (slice(None), layer)) for name in names]
-            has_one = all(value.shape[1] >= -column for value in values)
-            yield np.concatenate([value[:, column] for value in values], -1) if has_one else None
+    values = [dump.read(f"statistics/similarity/{name}/summary", (rows, at[1])) for name in at[0]]
+    return np.concatenate([value[:, column] for value in values], -1)
 
 
-def _raw_tokens(dump: "Dump", images: int) -> list[np.ndarray]:
-    """One (images, patches, width) a layer."""
-    layers = []
-    for names in streams(dump):
-        values = [dump.read(f"raw/resid_post/{name}", slice(0, images)) for name in names]
-        patches = [value[:, :, -dump.info.num_patches :] for value in values]
-        layers += [np.concatenate([p[:, layer] for p in patches], -1) for layer in range(patches[0].shape[1])]
-    return layers
+def _raw_tokens(dump: "Dump", at: _Layer, images: int) -> np.ndarray:
+    """(images, patches, width)"""
+    values = [dump.read(f"raw/resid_post/{name}", (slice(0, images), at[1])) for name in at[0]]
+    return np.concatenate([value[:, -dump.info.num_patches :] for value in values], -1)

@@ -1,8 +1,8 @@
 """What runs and dumps were given, checked to belong together: `study = load(["runs/m3ch", "runs/m4ch"])`."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,13 @@ class Study:
     runs: list[Run]
     dumps: "list[Dump]"
     matrix: Matrix | None = None
+    _known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returns; made at the first call with this key, which names all that it depends on."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
 
     def figure(self, number: int, variant: str | None = None, depth: str | None = None) -> "Figure":
         """One of the paper's figures, in its first variant unless told, of the dumps' depth field `depth`."""

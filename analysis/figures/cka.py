@@ -1,5 +1,6 @@
 """Figure 11: likeness to m3ch by layer, between a floor (a network at random) and a ceiling (m3ch trained twice)."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def draw(study: Study, variant: str, depth: str | None) -> Drawn:
         figure = new_figure(PAGE, 2.6)
         axes = figure.subplots()
         for dump, role, label in pairs:
-            found = compare(base, dump)
+            found = study.once(("cka", base.path, dump.path), partial(compare, base, dump))
             frames.append(_frame(dump, role, label, found, variant))
             _draw(axes, frames[-1], variant)
         zero_line(axes)
@@ -48,7 +49,9 @@ def draw(study: Study, variant: str, depth: str | None) -> Drawn:
         axes.set_ylabel(f"CKA with {BASELINE}" + ("" if variant == "debiased" else ", biased"))
         _legend(axes, [frame["label"].iloc[0] for frame in frames], variant)
     frame = pd.concat(frames, ignore_index=True)
-    return Drawn(figure, {"": frame, "-samples": _samples(base, others)}, _caption(base, others, frame, variant))
+    names = tuple(dump.path for dump in others)
+    samples = study.once(("cka of samples", base.path, names), partial(_samples, base, others))  # of every variant
+    return Drawn(figure, {"": frame, "-samples": samples}, _caption(base, others, frame, variant))
 
 
 def controls(study: Study, base: "Dump") -> "list[tuple[Dump, str, str]]":

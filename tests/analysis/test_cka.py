@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from planted_tokens import memory_dump
 
-from analysis import cka
+from analysis import cka, hsic
 from analysis.load import AnalysisError
 
 
@@ -18,12 +18,12 @@ def gram(x: np.ndarray) -> np.ndarray:
 
 def debiased(x: np.ndarray, y: np.ndarray) -> float:
     k, l = gram(x), gram(y)  # noqa: E741
-    return float(cka.cka(np.array([cka.hsic1(k, l), cka.hsic1(k, k), cka.hsic1(l, l)])))
+    return float(hsic.cka(np.array([hsic.hsic1(k, l), hsic.hsic1(k, k), hsic.hsic1(l, l)])))
 
 
 def biased(x: np.ndarray, y: np.ndarray) -> float:
     k, l = gram(x), gram(y)  # noqa: E741
-    return float(cka.cka(np.array([cka.hsic0(k, l), cka.hsic0(k, k), cka.hsic0(l, l)])))
+    return float(hsic.cka(np.array([hsic.hsic0(k, l), hsic.hsic0(k, k), hsic.hsic0(l, l)])))
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def nguyen_hsic(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
 
 def test_hsic1_is_u_centring_is_dcor(related):
     k, l = map(gram, related)  # noqa: E741
-    ours = cka.hsic1(k, l)
+    ours = hsic.hsic1(k, l)
     assert ours == pytest.approx(dcor_hsic(zeroed(k), zeroed(l)), rel=1e-12)
     assert ours == pytest.approx(nguyen_hsic(k, l), rel=1e-12)
     assert dcor_hsic(k, l) != pytest.approx(ours, rel=1e-3), "dcor takes the diagonal to be zero already"
@@ -80,20 +80,20 @@ def test_the_oracle_catches_a_diagonal_subtracted_by_broadcasting(related):
     k, l = map(gram, related)  # noqa: E741
     oracle = dcor_hsic(zeroed(k), zeroed(l))
     assert broadcast(k, l) != pytest.approx(oracle, rel=1e-2)
-    assert cka.hsic1(k, l) == pytest.approx(oracle, rel=1e-12)
+    assert hsic.hsic1(k, l) == pytest.approx(oracle, rel=1e-12)
 
 
 def test_hsic1_is_unbiased(rng):
     """Mean over permutations of the samples, which make X and Y independent, is 0 exactly; biased HSIC's is not."""
     k, l = gram(rng.normal(size=(5, 3))), gram(rng.normal(size=(5, 2)))  # noqa: E741
     shuffled = np.array([l[np.ix_(order, order)] for order in permutations(range(5))])
-    assert cka.hsic1(k, shuffled).mean() == pytest.approx(0, abs=1e-12)
-    assert cka.hsic0(k, shuffled).mean() > 0.01
+    assert hsic.hsic1(k, shuffled).mean() == pytest.approx(0, abs=1e-12)
+    assert hsic.hsic0(k, shuffled).mean() > 0.01
 
 
 def test_hsic0_is_the_covariance_between_features(related):
     x, y = (each - each.mean(0) for each in related)
-    assert cka.hsic0(*map(gram, related)) == pytest.approx(((x.T @ y / (len(x) - 1)) ** 2).sum(), rel=1e-12)
+    assert hsic.hsic0(*map(gram, related)) == pytest.approx(((x.T @ y / (len(x) - 1)) ** 2).sum(), rel=1e-12)
 
 
 @pytest.mark.parametrize("similarity", [debiased, biased])
@@ -115,14 +115,14 @@ def test_flattened_tokens_are_the_sum_of_the_tokens_grams(rng):
 
 
 def test_self_hsic_that_is_not_positive_gives_nan():
-    assert np.isnan(cka.cka(np.array([1.0, 0.0, 1.0])))
-    assert np.isnan(cka.cka(np.array([1.0, 1.0, -1e-9])))
-    assert cka.cka(np.array([-0.02, 1.0, 1.0])) == -0.02
+    assert np.isnan(hsic.cka(np.array([1.0, 0.0, 1.0])))
+    assert np.isnan(hsic.cka(np.array([1.0, 1.0, -1e-9])))
+    assert hsic.cka(np.array([-0.02, 1.0, 1.0])) == -0.02
 
 
 @pytest.mark.parametrize(("n", "expected"), [(32, 0.200), (64, 0.111), (128, 0.059), (256, 0.030)])
 def test_biased_null_of_eight_features(n, expected):
-    assert cka.biased_null(8, 8, n) == pytest.approx(expected, abs=5e-4)
+    assert hsic.biased_null(8, 8, n) == pytest.approx(expected, abs=5e-4)
     generator = np.random.default_rng(n)
     drawn = np.mean([biased(*generator.normal(size=(2, n, 8))) for _ in range(60)])
     assert drawn == pytest.approx(expected, rel=0.06)
@@ -130,42 +130,61 @@ def test_biased_null_of_eight_features(n, expected):
 
 def test_biased_null_of_wide_features(rng):
     x, y = rng.normal(size=(2, 500, 768))
-    assert biased(x, y) == pytest.approx(cka.biased_null(768, 768, 500), abs=2e-3)
+    assert biased(x, y) == pytest.approx(hsic.biased_null(768, 768, 500), abs=2e-3)
     assert debiased(x, y) == pytest.approx(0, abs=0.01)
     scale = np.arange(1, 769) ** -0.5
     d = (scale**2).sum() ** 2 / (scale**4).sum()
     drawn = np.mean([biased(*(rng.normal(size=(2, 300, 768)) * scale)) for _ in range(8)])
-    assert drawn == pytest.approx(cka.biased_null(d, d, 300), rel=0.06)
+    assert drawn == pytest.approx(hsic.biased_null(d, d, 300), rel=0.06)
 
 
 def test_null_from_grams_is_the_mean_over_all_permutations(rng):
-    k, l = (cka.centred(gram(rng.normal(size=(6, p)))) for p in (3, 9))  # noqa: E741
-    d = [cka.participation_ratio(np.trace(each) ** 2, (each**2).sum(), 6) for each in (k, l)]
+    k, l = (hsic.centred(gram(rng.normal(size=(6, p)))) for p in (3, 9))  # noqa: E741
+    d = [hsic.participation_ratio(np.trace(each) ** 2, (each**2).sum(), 6) for each in (k, l)]
     shuffled = np.array([l[np.ix_(order, order)] for order in permutations(range(6))])
-    mean = cka.hsic0(k, shuffled).mean() / np.sqrt(cka.hsic0(k, k) * cka.hsic0(l, l))
-    assert cka.biased_null(*d, 6) == pytest.approx(mean, rel=1e-12)
+    mean = hsic.hsic0(k, shuffled).mean() / np.sqrt(hsic.hsic0(k, k) * hsic.hsic0(l, l))
+    assert hsic.biased_null(*d, 6) == pytest.approx(mean, rel=1e-12)
 
 
 def test_participation_ratio_sees_through_few_samples(rng):
     x = rng.normal(size=(100, 400))
-    k = cka.centred(gram(x))
+    k = hsic.centred(gram(x))
     assert np.trace(k) ** 2 / (k**2).sum() < 100
-    assert cka.participation_ratio(np.trace(k) ** 2, (k**2).sum(), 100) == pytest.approx(400, rel=0.1)
+    assert hsic.participation_ratio(np.trace(k) ** 2, (k**2).sum(), 100) == pytest.approx(400, rel=0.1)
 
 
 def test_features_give_what_grams_give(related):
     x, y = related
-    exact = cka.hsic1(gram(x), gram(y))
+    exact = hsic.hsic1(gram(x), gram(y))
     reference = [each.mean(0) for each in related]
-    assert cka.hsic1_of_sums(cka.feature_sums(x, y)) == pytest.approx(exact, rel=1e-10)
+    assert hsic.hsic1_of_sums(hsic.feature_sums(x, y)) == pytest.approx(exact, rel=1e-10)
     blocks = [
-        cka.feature_sums(*(each[rows] - mean for each, mean in zip(related, reference, strict=True)))
+        hsic.feature_sums(*(each[rows] - mean for each, mean in zip(related, reference, strict=True)))
         for rows in (slice(0, 13), slice(13, 14), slice(14, 40))
     ]
     merged = [sum(part) for part in zip(*blocks, strict=True)]
-    assert cka.hsic1_of_sums(merged) == pytest.approx(exact, rel=1e-12)
-    parts = [[each[i : i + 8] for i in range(0, 40, 8)] for each in related]
-    assert float(cka.feature_cka(*parts).value) == pytest.approx(debiased(x, y), rel=1e-12)
+    assert hsic.hsic1_of_sums(merged) == pytest.approx(exact, rel=1e-12)
+
+
+def test_features_in_blocks_give_what_grams_give_groups_left_out(related):
+    """Far from 0, in four groups read three samples at a time."""
+    x, y = (each + 100 for each in related)  # of which Grams of 100² would lose six digits
+    groups = np.split(np.arange(40), 4)
+    sizes = []
+
+    def blocks(group: int):
+        for rows in np.split(groups[group], (3, 6, 9)):
+            sizes.append(len(rows))
+            yield x[rows], y[rows]
+
+    found = hsic.feature_cka(blocks, 4)
+    without = np.array([debiased(*(np.delete(each, rows, 0) for each in related)) for rows in groups])
+    expected = hsic.jackknife(np.array(debiased(*related)), without)
+    for name in ("value", "low", "high"):
+        assert float(getattr(found, name)) == pytest.approx(float(getattr(expected, name)), rel=1e-10)
+    assert max(sizes) == 3
+    single = hsic.feature_cka(lambda _: [(x, y)], 1)
+    assert single.value == pytest.approx(found.value, rel=1e-12) and np.isnan(single.low)
 
 
 def test_a_bootstrap_with_replacement_would_find_likeness_in_noise(rng):
@@ -183,30 +202,30 @@ def test_minibatch_interval_covers_and_agrees_with_the_jackknife(rng):
         x = rng.normal(size=(24, 25, 20))
         y = x @ mix + rng.normal(size=(24, 25, 30))
         k, l = x @ x.swapaxes(1, 2), y @ y.swapaxes(1, 2)  # noqa: E741
-        return np.stack([cka.hsic1(k, l), cka.hsic1(k, k), cka.hsic1(l, l)], -1)
+        return np.stack([hsic.hsic1(k, l), hsic.hsic1(k, k), hsic.hsic1(l, l)], -1)
 
     studies = np.array([study() for _ in range(150)])
     covariances = mix, np.eye(20), mix.T @ mix + np.eye(30)
     truth = (mix**2).sum() / np.sqrt(20 * (covariances[2] ** 2).sum())
-    found = [cka.minibatch_cka(hsics) for hsics in studies]
+    found = [hsic.minibatch_cka(hsics) for hsics in studies]
     assert np.mean([each.value for each in found]) == pytest.approx(truth, abs=0.003)
     covered = np.mean([each.low <= truth <= each.high for each in found])
     assert 0.89 <= covered <= 0.99
-    without = np.array([cka.cka(np.delete(studies[0], block, 0).mean(0)) for block in range(24)])
-    ours, jackknifed = found[0], cka.jackknife(found[0].value, without)
+    without = np.array([hsic.cka(np.delete(studies[0], block, 0).mean(0)) for block in range(24)])
+    ours, jackknifed = found[0], hsic.jackknife(found[0].value, without)
     assert ours.high - ours.low == pytest.approx(jackknifed.high - jackknifed.low, rel=0.05)
     steady = np.array([0.8, 1.0, 2.0]) + 0.01 * rng.normal(size=(24, 3))  # where the two agree to first order
-    without = np.array([cka.cka(np.delete(steady, block, 0).mean(0)) for block in range(24)])
-    ours, jackknifed = cka.minibatch_cka(steady), cka.jackknife(cka.cka(steady.mean(0)), without)
+    without = np.array([hsic.cka(np.delete(steady, block, 0).mean(0)) for block in range(24)])
+    ours, jackknifed = hsic.minibatch_cka(steady), hsic.jackknife(hsic.cka(steady.mean(0)), without)
     assert ours.high - ours.low == pytest.approx(jackknifed.high - jackknifed.low, rel=1e-2)
-    alone = cka.minibatch_cka(studies[0][:1])
+    alone = hsic.minibatch_cka(studies[0][:1])
     assert np.isnan(alone.low) and np.isnan(alone.high) and np.isfinite(alone.value)
 
 
 def test_tokens_that_share_only_a_position_code(rng):
     position = rng.normal(size=(16, 24))
     x, y = (rng.normal(size=(60, 16, 24)) + position @ np.linalg.qr(rng.normal(size=(24, 24)))[0] for _ in range(2))
-    plain, centred = cka.token_cka(x, y), cka.token_cka(x, y, position_centred=True)
+    plain, centred = hsic.token_cka(x, y), hsic.token_cka(x, y, position_centred=True)
     assert plain.low > 0.1
     assert abs(centred.value) < 0.02
     assert centred.low < 0 < centred.high
@@ -216,8 +235,8 @@ def test_trimming_takes_out_the_few_tokens_that_make_two_models_alike(rng):
     x, y = rng.normal(size=(2, 40, 25, 8))
     for each in (x, y):
         each[::5, 3] += 200 * rng.normal(size=8)  # 8 of 1,000 tokens
-    assert cka.token_cka(x, y).value > 0.9
-    assert abs(cka.token_cka(x, y, trimmed=0.01).value) < 0.05
+    assert hsic.token_cka(x, y).value > 0.9
+    assert abs(hsic.token_cka(x, y, trimmed=0.01).value) < 0.05
 
 
 def planted(features: dict[str, np.ndarray], model: str) -> Any:
@@ -246,8 +265,8 @@ def test_compared_dumps(tokens, rng):
         [np.array([gram(of[1, i : i + 10].reshape(10, -1)) for i in range(0, 40, 10)]) for of in (a, b)]
         for a, b in ((tokens, other), (tokens, tokens), (other, other))
     ]
-    expected = [np.mean([cka.hsic1(k, l) for k, l in zip(*pair, strict=True)]) for pair in blocks]  # noqa: E741
-    assert found.debiased.value[1] == pytest.approx(float(cka.cka(np.array(expected))), rel=1e-5)
+    expected = [np.mean([hsic.hsic1(k, l) for k, l in zip(*pair, strict=True)]) for pair in blocks]  # noqa: E741
+    assert found.debiased.value[1] == pytest.approx(float(hsic.cka(np.array(expected))), rel=1e-5)
 
 
 def test_difference_between_models_is_paired_by_block(tokens, rng):
@@ -267,11 +286,22 @@ def test_memory_holds_one_block(tokens):
     assert {rows.stop - rows.start for _, rows in dump.reads} == {1}
 
 
-def test_summaries_are_read_a_layer_at_a_time(tokens):
-    dump = planted({"tokens": tokens}, "m3ch")
-    found = cka.compare_summaries(dump, planted({"tokens": tokens}, "m4ch"), "class token")
-    assert [float(each.value) for each in found] == pytest.approx([1.0] * len(tokens))
-    assert [rows for _, rows in dump.reads] == [(slice(None), layer) for layer in range(len(tokens))]
+@pytest.mark.parametrize("summary", cka.SUMMARIES)
+def test_summaries_are_read_some_images_of_a_layer_at_a_time(rng, summary, monkeypatch):
+    """No read holds more than a block of the images, and the value is that of all at once."""
+    monkeypatch.setattr(cka, "_ROWS_AT_ONCE", 25)
+    h = rng.normal(size=(2, 700, 2, 6)) + 3
+    other = 0.5 * h + rng.normal(size=h.shape)
+    first, second = planted({"tokens": h}, "m3ch"), planted({"tokens": other}, "m4ch")
+    found = cka.compare_summaries(first, second, summary)
+    assert {layer for _, (_, layer) in first.reads} == {0, 1}
+    assert max(rows.stop - rows.start for _, (rows, _) in first.reads + second.reads) == 25
+    for layer, each in enumerate(found):
+        x, y = (of[layer].mean(1) for of in (h, other))
+        without = [debiased(*(np.delete(of, slice(i, i + 70), 0) for of in (x, y))) for i in range(0, 700, 70)]
+        expected = hsic.jackknife(np.array(debiased(x, y)), np.array(without))
+        assert float(each.value) == pytest.approx(float(expected.value), rel=1e-10)
+        assert float(each.low) == pytest.approx(float(expected.low), rel=1e-10)
 
 
 def test_features_that_do_not_vary_are_named(tokens):
@@ -303,7 +333,7 @@ def test_fused_layers_of_mgem_are_concatenated_and_of_mdf1_rgb(tokens, rng):
     assert summaries[0] is None and summaries[1] is not None
     raw = cka.compare_tokens(base, planted(fused, "mgem"), position_centred=True)
     assert float(raw[0].value) == pytest.approx(
-        float(cka.token_cka(tokens[0, :16, :, :4], whole[0, :16], position_centred=True).value), rel=1e-9
+        float(hsic.token_cka(tokens[0, :16, :, :4], whole[0, :16], position_centred=True).value), rel=1e-9
     )
     mean = cka.compare_summaries(base, planted(fused, "mgem"), "mean patch")
     assert mean[0] is not None

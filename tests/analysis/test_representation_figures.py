@@ -169,6 +169,18 @@ def test_figure11_lies_between_floor_and_ceiling(plain_study, variant):
     close(drawn.figure)
 
 
+def test_figure11_compares_once_for_all_variants():
+    base, model = plain("m3ch"), plain("m4ch")
+    given = study(base, model)
+    first = figure11.draw(given, "debiased", None)
+    read = len(model.reads)
+    second = figure11.draw(given, "literal", None)
+    assert len(model.reads) == read > 0
+    assert second.frames["-samples"].equals(first.frames["-samples"])
+    close(first.figure)
+    close(second.figure)
+
+
 def test_figure11_without_seeds_says_so():
     early = plain("m3ch", epoch=4)
     early.info.study_hash = "m3ch-pseudo-0"
