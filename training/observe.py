@@ -40,6 +40,7 @@ def observe(model: VisionTransformer, views: Views, statistics: Statistics, writ
     modes = {mode: patch_depth(batch.depth.float(), size, mode) for mode in MODES}  # type: ignore[arg-type]
     other = patch_depth(views.other.float(), size, info.patch_depth)  # type: ignore[arg-type]
     statistics.begin(numbers, modes[info.patch_depth], other, patch_colour(batch.rgb, size))
+    statistics.inputs(batch.rgb.float() / 255)
     raw = _Raw(info, batch.first, len(batch.keys))
     logits = model(normalise(batch.rgb, RGB_MEAN, RGB_STD), batch.depth, _Observer(model, statistics, raw))
     statistics.end()

@@ -114,6 +114,7 @@ def write_dump(
         statistics = Statistics(info, writer.write, np.zeros(0))
         others = [partner(n, num_images) for n in range(num_images)]
         statistics.begin(np.arange(num_images), z, z[others], colour)
+        statistics.inputs(colour)
         for layer in range(info.num_attention_layers):
             bias = None if tables is None else Bias(head_scale(), tables[:, layer])
             statistics.scores(layer, content[:, layer], bias)

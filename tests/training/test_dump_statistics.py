@@ -221,6 +221,7 @@ def world(num_images: int, seed: int = 0) -> dict[str, np.ndarray]:
         "depth": depth, "scores": scores, "pattern": pattern,
         "colour": each.uniform(size=(num_images, PATCHES, 3)),
         "outputs": each.normal(1.0, 1.0, size=(num_images, LAYERS, tokens, WIDTH)),
+        "rgb": each.uniform(size=(num_images, 6, 8, 3)),
     }  # fmt: skip
 
 
@@ -228,6 +229,7 @@ def feed(statistics: Statistics, of: dict, first: int, last: int, kind=np.asarra
     numbers = np.arange(first, last)
     others = [partner(n, len(of["depth"])) for n in numbers]
     statistics.begin(numbers, kind(of["depth"][numbers]), kind(of["depth"][others]), kind(of["colour"][numbers]))
+    statistics.inputs(kind(of["rgb"][numbers]))
     for layer in range(LAYERS):
         scores = kind(of["scores"][numbers, layer])
         bias = Bias(kind(of["head_scale"]), kind(of["tables"][numbers, layer])) if "tables" in of else None
@@ -374,6 +376,11 @@ def test_grams_are_of_whole_blocks_in_order():
         x = x - x.mean(0)
         np.testing.assert_allclose(grams[block, layer] + np.diag(diagonals[block, layer]), x @ x.T, rtol=1e-5)
         assert (grams[block, layer].diagonal() == 0).all()
+    grams, diagonals = (store[f"statistics/similarity/input/{n}"] for n in ("grams", "diagonals"))
+    for block in range(4):
+        x = of["rgb"][4 * block : 4 * block + 4].reshape(4, -1)
+        x = x - x.mean(0)
+        np.testing.assert_allclose(grams[block, 0] + np.diag(diagonals[block, 0]), x @ x.T, rtol=1e-5, atol=1e-7)
     summary = store["statistics/similarity/tokens/summary"]
     np.testing.assert_allclose(summary[:, :, 0], of["outputs"][:, :, 0])
     np.testing.assert_allclose(summary[:, :, 1], of["outputs"][:, :, 1:].mean(2))

@@ -90,6 +90,7 @@ def _add_shard(dump: Dump, statistics: Statistics, images: slice) -> None:
         rgb.reshape(len(numbers), info.grid[0], side, info.grid[1], side, 3).mean((2, 4)).reshape(len(numbers), -1, 3)
     )
     statistics.begin(numbers, raw_depth(dump, info.patch_depth, images), other, colour)
+    statistics.inputs(rgb)
     own = raw_depth(dump, bias_mode(info), images)
     for layer in range(info.num_attention_layers):
         scores = raw_scores(dump, layer, images)

@@ -45,6 +45,8 @@ Layers count from 0 in the store (`layer_base`); figures show them from 1. "Pack
 |   diagonals                           |                        |       |                                             |
 | statistics/similarity/<stream>/       | (N, l, 2 or 1, D)      | f2    | class token where there is one; mean patch  |
 |   summary                             |                        |       |                                             |
+| statistics/similarity/input/grams,    | as of a stream, l = 1  | f4    | the same of the photographs' pixels, 0..1   |
+|   diagonals                           |                        |       |                                             |
 | parameters/head_scale                 | (H,)                   | f4    | s_h of a bias                               |
 | parameters/alpha                      | (A,)                   | f4    | mlin                                        |
 | parameters/phi                        | (A, 3, hidden)         | f4    | mmlp: w, b, a of φ(Δ) = Σ a ReLU(w Δ + b)   |
@@ -232,6 +234,10 @@ def _of_tokens(info: DumpInfo) -> dict[str, Spec]:
     found = {"statistics/probe/position": Spec(shape=(NUM_FOLDS, info.num_patches, 3), dtype="f8")}
     block = info.gram_batch
     blocks = info.num_images // block if block else 0
+    found |= {
+        "statistics/similarity/input/grams": Spec(shape=(blocks, 1, block, block), dtype="f4"),
+        "statistics/similarity/input/diagonals": Spec(shape=(blocks, 1, block), dtype="f4"),
+    }
     for stream in info.streams:
         layers, width = stream.num_layers, stream.width
         probe, similarity = f"statistics/probe/{stream.name}", f"statistics/similarity/{stream.name}"
@@ -301,7 +307,8 @@ def estimated_memory(info: DumpInfo) -> int:
     by_pass = ("statistics/", "causal/refit")
     sums = sum(_num_bytes(s) for n, s in arrays(info).items() if n.startswith(by_pass) and not s.by_image)
     grams = sum(_num_bytes(s) for n, s in arrays(info).items() if n.endswith("/grams"))
-    features = sum(4 * info.gram_batch * s.num_layers * info.num_patches * s.width for s in info.streams)
+    widths = [s.num_layers * info.num_patches * s.width for s in info.streams] + [3 * info.image_size**2]
+    features = 4 * info.gram_batch * sum(widths)
     moments = sum(_num_bytes(s) for n, s in arrays(info).items() if n.endswith("moments"))  # squares are held
     return sums - grams + features + moments
 

@@ -51,6 +51,7 @@ class Statistics:
             for stream in info.streams
         }
         self._grams = {stream.name: Grams(stream.num_layers, info.gram_batch) for stream in info.streams}
+        self._inputs = Grams(1, info.gram_batch)
         self._rows: dict[str, dict[int, list[np.ndarray]]] = {}  # array -> layer -> rows of each part
         on_cpu = namespace(like) is np or like.device.type == "cpu"
         self._at_once = _AT_ONCE if on_cpu else info.num_images
@@ -81,6 +82,12 @@ class Statistics:
         numbers = self.numbers[images]
         pairs = Pairs.of(self._z[images], self._other[images], colour[images], self.info.grid, numbers, self.like)
         return _Part(images, pairs, pair_moments(pairs), numbers % self.info.num_groups)
+
+    def inputs(self, rgb: Array) -> None:
+        """The batch's photographs (batch, ...) in 0..1: two models may be alike for no more than having seen them."""
+        for block, gram, diagonal in self._inputs.update(0, rgb):
+            self.write("statistics/similarity/input/grams", (block, 0), gram)
+            self.write("statistics/similarity/input/diagonals", (block, 0), diagonal)
 
     def scores(self, layer: int, scores: Array, bias: Bias | None = None) -> None:
         """(batch, heads, T, T) before any bias, of the attention layer with this number among those with plain

@@ -140,7 +140,7 @@ class PositionSums:
 class Grams:
     """Gram matrices over blocks of images, in the order they come; what remains of the last block is left out.
 
-    Features of an image are its flattened patch tokens, minus the block's mean: CKA does not see a translation, and
+    Features of an image are its flattened patch tokens (or its pixels), minus the block's mean: CKA does not see a translation, and
     fp32 keeps its digits. Holds one block of features a layer: layers * block * P * width numbers of 4 bytes.
     """
 
@@ -149,12 +149,12 @@ class Grams:
         self._held: list[list[Array]] = [[] for _ in range(num_layers)]
         self._done = [0] * num_layers
 
-    def update(self, layer: int, patches: Array) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Add (batch, P, width); yields (block number, Gram with a zero diagonal (b, b), its diagonal (b,))."""
+    def update(self, layer: int, images: Array) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Add (batch, ...); yields (block number, Gram with a zero diagonal (b, b), its diagonal (b,))."""
         if self.block == 0:
             return
-        xp = namespace(patches)
-        features = patches.reshape(patches.shape[0], -1)
+        xp = namespace(images)
+        features = images.reshape(images.shape[0], -1)
         held = self._held[layer]
         while len(features):
             room = self.block - sum(len(part) for part in held)
