@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.hsic import (
+    adjusted_cka,
     biased_null,
     centred,
     cka,
@@ -18,18 +19,20 @@ from analysis.hsic import (
     group_edges,
     hsic0,
     hsic1,
+    left_out,
     minibatch_cka,
     participation_ratio,
     token_cka,
 )
 from analysis.load import BASELINE, AnalysisError, Study
-from analysis.statistics import Estimate, jackknife
+from analysis.statistics import Estimate
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
 
 _TOKEN_IMAGES = 16  # 3,136 tokens of 14x14 patches: already several times the width
 _ROWS_AT_ONCE = 256  # images
+_TRIMMED = 0.01  # of the images: a few far from the rest can make two models alike (Davari et al. 2023)
 _CONCATENATED = ("mgem",)  # its fused layers are read on as one vector; elsewhere the RGB branch goes on
 SUMMARIES = ("class token", "mean patch")  # order of the dump's `summary`, from the back
 _Layer = tuple[tuple[str, ...], int]  # streams, number in them
@@ -43,6 +46,8 @@ class Compared:
     debiased: Estimate
     biased: Estimate
     null: np.ndarray  # of the biased one
+    input_adjusted: Estimate  # debiased, the images' pixels regressed out
+    trimmed: Estimate  # debiased, without the images whose features have the top 1 % of norms in either model
     reasons: list[str]  # why a layer's CKA is NaN; empty where it is not
 
 
@@ -58,14 +63,24 @@ def baseline(study: Study, depth: str | None) -> "Dump":
 
 
 def compare(first: "Dump", second: "Dump") -> Compared:
-    """CKA of flattened patch tokens from the dumps' Grams, one block of images in memory at a time."""
+    """CKA of flattened patch tokens from the dumps' Grams, one block of images in memory at a time.
+
+    The norm of an image's features is taken from the block's mean, as its Gram is.
+    """
     check_same_images(first, second)
-    n = first.info.gram_batch
-    unbiased, biased, norms, traces = [], [], [], []
-    for block in range(first.info.num_images // n):
-        k, l = (centred(_grams(dump, block)) for dump in (first, second))  # noqa: E741
-        unbiased.append(np.stack([hsic1(k, l), hsic1(k, k), hsic1(l, l)], -1))
+    n, dumps = first.info.gram_batch, (first, second)
+    blocks = range(first.info.num_images // n)
+    most = [np.quantile([_diagonals(dump, block) for block in blocks], 1 - _TRIMMED, (0, 2)) for dump in dumps]
+    unbiased, biased, trimmed, norms, traces = [], [], [], [], []
+    for block in blocks:
+        k, l = (centred(_grams(dump, block)) for dump in dumps)  # noqa: E741
+        g = _of_stream(first, "input", block)
+        with_input = [hsic1(k, g), hsic1(l, g), np.broadcast_to(hsic1(g, g), len(k))]
+        unbiased.append(np.stack([hsic1(k, l), hsic1(k, k), hsic1(l, l), *with_input], -1))
         biased.append(np.stack([hsic0(k, l), hsic0(k, k), hsic0(l, l)], -1))
+        of_each = zip(dumps, most, strict=True)
+        kept = np.logical_and(*(_diagonals(dump, block) <= bound[:, None] for dump, bound in of_each))
+        trimmed.append(np.stack([hsic1(k, l, kept), hsic1(k, k, kept), hsic1(l, l, kept)], -1))
         norms.append([(each**2).sum((-1, -2)) for each in (k, l)])
         traces.append([np.einsum("...ii->...", each) ** 2 for each in (k, l)])
     d1, d2 = participation_ratio(np.mean(traces, 0), np.mean(norms, 0), n)
@@ -73,23 +88,27 @@ def compare(first: "Dump", second: "Dump") -> Compared:
     reasons = [
         " and ".join(
             f"{dump.info.model}'s features do not vary (HSIC with itself {own:.1e})"
-            for dump, own in zip((first, second), layer[1:], strict=True)
+            for dump, own in zip(dumps, layer[1:3], strict=True)
             if not own > 0
         )
         for layer in hsics.mean(0)
     ]
-    return Compared(hsics, minibatch_cka(hsics), minibatch_cka(np.array(biased)), biased_null(d1, d2, n), reasons)
+    return Compared(
+        hsics[..., :3],
+        minibatch_cka(hsics[..., :3]),
+        minibatch_cka(np.array(biased)),
+        biased_null(d1, d2, n),
+        left_out(hsics, adjusted_cka),
+        minibatch_cka(np.array(trimmed)),
+        reasons,
+    )
 
 
 def cka_difference(first: Compared, second: Compared) -> Estimate:
     """Debiased CKA of `first` minus that of `second`, (layers,), over the same images; blocks left out in turn."""
 
-    def difference(kept: np.ndarray) -> np.ndarray:
-        return cka(first.hsics[kept].mean(0)) - cka(second.hsics[kept].mean(0))
-
-    blocks = np.arange(len(first.hsics))
-    without = [difference(blocks[blocks != block]) for block in blocks] if len(blocks) > 1 else []
-    return jackknife(difference(blocks), np.array(without))
+    both = np.stack([first.hsics, second.hsics], 1)
+    return left_out(both, lambda mean: cka(mean[0]) - cka(mean[1]))
 
 
 def compare_summaries(first: "Dump", second: "Dump", summary: str) -> list[Estimate | None]:
@@ -158,17 +177,25 @@ def streams(dump: "Dump") -> list[tuple[str, ...]]:
 
 def _grams(dump: "Dump", block: int) -> np.ndarray:
     """(layers, b, b) with diagonals; the Gram of concatenated features is the sum of theirs."""
-    layers = []
-    for names in streams(dump):
-        total: np.ndarray | float = 0.0
-        for name in names:
-            where = f"statistics/similarity/{name}"
-            grams = dump.read(f"{where}/grams", slice(block, block + 1))[0].astype(np.float64)
-            diagonal = np.arange(grams.shape[-1])
-            grams[:, diagonal, diagonal] = dump.read(f"{where}/diagonals", slice(block, block + 1))[0]
-            total = total + grams
-        layers.append(np.asarray(total))
-    return np.concatenate(layers)
+    return np.concatenate([sum(_of_stream(dump, name, block) for name in names) for names in streams(dump)])
+
+
+def _of_stream(dump: "Dump", name: str, block: int) -> np.ndarray:
+    where, rows = f"statistics/similarity/{name}", slice(block, block + 1)
+    grams = dump.read(f"{where}/grams", rows)[0].astype(np.float64)
+    diagonal = np.arange(grams.shape[-1])
+    grams[:, diagonal, diagonal] = dump.read(f"{where}/diagonals", rows)[0]
+    return grams
+
+
+def _diagonals(dump: "Dump", block: int) -> np.ndarray:
+    """(layers, b) of `_grams`."""
+    rows = slice(block, block + 1)
+    found = [
+        sum(dump.read(f"statistics/similarity/{name}/diagonals", rows)[0].astype(np.float64) for name in names)
+        for names in streams(dump)
+    ]
+    return np.concatenate(found)
 
 
 def _layers(dump: "Dump") -> list[_Layer]:

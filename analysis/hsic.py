@@ -22,10 +22,17 @@ GROUPS = 10  # of images, left out in turn
 Blocks = Callable[[int], Iterable[tuple[np.ndarray, np.ndarray]]]  # a group's number -> its samples, some at a time
 
 
-def hsic1(k: np.ndarray, l: np.ndarray) -> np.ndarray:  # noqa: E741  the pair is K and L everywhere
-    """Unbiased HSIC of Grams (..., n, n), n >= 4, whatever their diagonals and means (Song et al. 2012, equation 5)."""
-    n = k.shape[-1]
-    off_diagonal = 1.0 - np.eye(n)
+def hsic1(k: np.ndarray, l: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:  # noqa: E741  always K and L
+    """Unbiased HSIC of Grams (..., n, n), n >= 4, whatever their diagonals and means (Song et al. 2012, equation 5).
+
+    `kept` (..., n): the samples it is of; NaN where they are fewer than 4.
+    """
+    n: int | np.ndarray = k.shape[-1]
+    if kept is not None:
+        pairs = kept[..., :, None] & kept[..., None, :]
+        k, l = k * pairs, l * pairs  # noqa: E741
+        n = np.where(kept.sum(-1) < 4, np.nan, kept.sum(-1))
+    off_diagonal = 1.0 - np.eye(k.shape[-1])
     k, l = k * off_diagonal, l * off_diagonal  # noqa: E741
     k_rows, l_rows = k.sum(-1), l.sum(-1)
     trace = np.einsum("...ij,...ij->...", k, l)
@@ -50,6 +57,34 @@ def cka(hsics: np.ndarray) -> np.ndarray:
     cross, own, other = np.moveaxis(hsics, -1, 0)
     usable = (own > 0) & (other > 0)
     return np.where(usable, cross / np.sqrt(np.where(usable, own * other, 1.0)), np.nan)
+
+
+def adjusted_cka(hsics: np.ndarray) -> np.ndarray:
+    """CKA of what is left of K and L once the Gram G of the inputs is regressed out of both (Cui et al. 2022).
+
+    (..., 6) of HSIC(K, L), (K, K), (L, L), (K, G), (L, G), (G, G) -> (...). In place of K stands K - a G with the a of
+    least squares. Cui et al. fit all entries, then centre, and cut negative eigenvalues off, which makes the result a
+    biased one. Here the fit is in the space where the unbiased HSIC is the inner product (a partial distance covariance
+    then, Székely and Rizzo 2014): a = HSIC(K, G) / HSIC(G, G), unrelated features still get 0, and nothing is cut.
+    """
+    cross, own, other, own_input, other_input, inputs = np.moveaxis(hsics, -1, 0)
+    usable = inputs > 0
+    per_input = np.where(usable, 1 / np.where(usable, inputs, 1.0), np.nan)
+    left = [
+        whole - first * second * per_input
+        for whole, first, second in (
+            (cross, own_input, other_input),
+            (own, own_input, own_input),
+            (other, other_input, other_input),
+        )
+    ]
+    return cka(np.stack(left, -1))
+
+
+def left_out(hsics: np.ndarray, of_mean: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+    """A function of mean HSICs, from those of blocks (blocks, ...), with the interval of blocks left out in turn."""
+    replicates = [of_mean(np.delete(hsics, block, 0).mean(0)) for block in range(len(hsics))] if len(hsics) > 1 else []
+    return jackknife(of_mean(hsics.mean(0)), np.array(replicates))
 
 
 def minibatch_cka(hsics: np.ndarray, level: float = 0.95) -> Estimate:

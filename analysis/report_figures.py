@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _SVG_BYTES = (300_000, 100_000, 40_000, 0)  # a larger drawing is shown as a picture; the next where the page is too big
 _PNG_SCALE = 0.75  # of the PNG file: 150 dpi
 _TABLE_ROWS = 60  # a frame of more rows is in its CSV alone
-TITLES = {"gauge_fixed": "gauge-fixed", "equal_width": "equal width"}
+TITLES = {"gauge_fixed": "gauge-fixed", "equal_width": "equal width", "input_adjusted": "input-adjusted"}
 
 
 @dataclass(frozen=True)

@@ -162,14 +162,16 @@ _SPECS = (
     FigureSpec(
         11,
         "how like RGB alone do models with depth see the same images?",
-        ("debiased", "literal"),
+        ("debiased", "literal", "input_adjusted"),
         _by("cka"),
         per_depth=True,
         about="Linear CKA of each layer with the same layer of m3ch. In grey, a floor (m3ch before training: needs its "
         "`train dump RUN --data D --checkpoint epoch-0`) and a ceiling (a second seed of m3ch, or another of its "
         "epochs). All dumps must be of the same images.\n\n"
         "- debiased: unrelated features get 0; 95 % intervals over blocks of images.\n\n"
-        "- literal: the biased CKA, which grows with width over images; in grey, what unrelated features would get.",
+        "- literal: the biased CKA, which grows with width over images; in grey, what unrelated features would get.\n\n"
+        "- input_adjusted: debiased, after the similarities of the photographs' pixels are regressed out of both: "
+        "models may be alike for no more than having seen the same images.",
     ),
     FigureSpec(
         12,

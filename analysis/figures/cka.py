@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from training.dumps.store import Dump
 
 _NULL = (0, (1, 1.5))  # dash
+_KINDS = {
+    "debiased": "Debiased linear CKA, in which unrelated features get 0",
+    "literal": "Biased linear CKA; dotted, in grey, what unrelated features of the same spread would get",
+    "input_adjusted": "Debiased linear CKA of what is left of either model's similarities when those of the "
+    "photographs' pixels are regressed out (Cui et al. 2022)",
+}
 TOKENS: dict[str, dict[str, Any]] = {
     "token": {},
     "token, position centred": {"position_centred": True},
@@ -46,7 +52,8 @@ def draw(study: Study, variant: str, depth: str | None) -> Drawn:
         zero_line(axes)
         axes.set_xticks(range(1, base.info.num_layers + 1))
         axes.set_xlabel("layer")
-        axes.set_ylabel(f"CKA with {BASELINE}" + ("" if variant == "debiased" else ", biased"))
+        kind = {"debiased": "", "literal": ", biased", "input_adjusted": ", input regressed out"}[variant]
+        axes.set_ylabel(f"CKA with {BASELINE}{kind}")
         _legend(axes, [frame["label"].iloc[0] for frame in frames], variant)
     frame = pd.concat(frames, ignore_index=True)
     names = tuple(dump.path for dump in others)
@@ -74,9 +81,13 @@ def controls(study: Study, base: "Dump") -> "list[tuple[Dump, str, str]]":
 
 
 def _frame(dump: "Dump", role: str, label: str, found: Compared, variant: str) -> pd.DataFrame:
-    """One row a layer; `null` is what unrelated features of this kind would get."""
-    estimate = found.debiased if variant == "debiased" else found.biased
-    return pd.DataFrame(
+    """One row a layer; `null` is what unrelated features of this kind would get.
+
+    Beside the variant's own, debiased CKA with the input regressed out, and without the images of the top 1 % of norms.
+    """
+    estimates = {"debiased": found.debiased, "literal": found.biased, "input_adjusted": found.input_adjusted}
+    estimate = estimates[variant]
+    frame = pd.DataFrame(
         {
             "role": role,
             "label": label if role != "model" or not seed_of(dump) else f"{label} (seed {seed_of(dump)})",
@@ -89,12 +100,16 @@ def _frame(dump: "Dump", role: str, label: str, found: Compared, variant: str) -
             "cka": estimate.value,
             "low": estimate.low,
             "high": estimate.high,
-            "null": 0.0 if variant == "debiased" else found.null,
+            "null": found.null if variant == "literal" else 0.0,
             "undefined": found.reasons,
             "num_images": len(found.hsics) * dump.info.gram_batch,
             "block": dump.info.gram_batch,
         }
     )
+    for name, each in (("input_adjusted", found.input_adjusted), ("trimmed", found.trimmed)):
+        frame[name], frame[f"{name}_low"], frame[f"{name}_high"] = each.value, each.low, each.high
+    frame["trimmed_change"] = found.trimmed.value - found.debiased.value
+    return frame
 
 
 def _draw(axes: Axes, frame: pd.DataFrame, variant: str) -> None:
@@ -151,17 +166,19 @@ def _samples(base: "Dump", others: "list[Dump]") -> pd.DataFrame:
 
 def _caption(base: "Dump", others: "list[Dump]", frame: pd.DataFrame, variant: str) -> str:
     blocks, block = int(frame["num_images"].iloc[0] / frame["block"].iloc[0]), int(frame["block"].iloc[0])
-    kind = (
-        "Debiased linear CKA, in which unrelated features get 0"
-        if variant == "debiased"
-        else "Biased linear CKA; dotted, in grey, what unrelated features of the same spread would get"
-    )
+    kind = _KINDS[variant]
     text = (
         f"{kind}, between patch tokens of {BASELINE} (epoch {base.info.epoch}, seed {seed_of(base)}) and each model "
         f"({caption.of_dumps(others)}); a sample is an image with its tokens flattened; {blocks} block"
         f"{'s' * (blocks != 1)} of {block} images"
     )
     text += ", bars: 95 % intervals over blocks." if blocks > 1 else ": too few for intervals."
+    change = np.abs(frame["trimmed_change"]).max()
+    if np.isfinite(change):
+        text += (
+            " Without the 1 % of images with the highest norms in either model, debiased CKA changes by at most "
+            f"{change:.2g} (`trimmed` in the CSV)."
+        )
     drawn = set(frame["role"])
     if "ceiling" not in drawn:
         text += f" Neither a second seed nor an earlier epoch of {BASELINE} was given: no ceiling is drawn."

@@ -76,11 +76,19 @@ def memory_dump(
     block: int = 10,
     depth: str = "pseudo",
     num_raw: int = 20,
+    inputs: np.ndarray | None = None,
 ) -> Any:
-    """`streams`: (layers, images, patches, width) each, `tokens` with a class token; z (images, patches)."""
+    """`streams`: (layers, images, patches, width) each, `tokens` with a class token; z (images, patches).
+
+    `inputs` (images, width): the photographs, of all models the same.
+    """
     arrays: dict[str, np.ndarray] = {}
     first = len(streams["rgb"]) if "rgb" in streams else 0
     images, patches = streams["tokens"].shape[1:3]
+    if inputs is None:
+        inputs = np.random.default_rng(4).uniform(size=(images, 8))
+    for key in ("grams", "diagonals"):
+        arrays[f"statistics/similarity/input/{key}"] = similarity(inputs[None, :, None], block, False)[key]
     described = []
     for name, h in streams.items():
         prefix = int(name == "tokens")

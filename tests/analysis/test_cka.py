@@ -195,6 +195,44 @@ def test_a_bootstrap_with_replacement_would_find_likeness_in_noise(rng):
     assert debiased(x[drawn], y[drawn]) > 0.5
 
 
+def six(x: np.ndarray, y: np.ndarray, g: np.ndarray) -> np.ndarray:
+    pairs = ((x, y), (x, x), (y, y), (x, g), (y, g), (g, g))
+    return np.array([hsic.hsic1(gram(a), gram(b)) for a, b in pairs])
+
+
+def test_adjusted_for_the_input_is_cka_of_the_residuals(related, rng):
+    """Against the residuals written out: least squares over the U-centred entries, which dcor projects as well."""
+    x, y = related
+    g = x[:, :3] + rng.normal(size=(40, 3))
+    k, l, m = (dcor.u_centered(zeroed(gram(each))) for each in (x, y, g))  # noqa: E741
+    off = ~np.eye(40, dtype=bool)
+    residuals = [each - np.linalg.lstsq(m[off][:, None], each[off], rcond=None)[0] * m for each in (k, l)]
+    products = [dcor.u_product(*pair) for pair in ((residuals[0], residuals[1]), *((r, r) for r in residuals))]
+    found = float(hsic.adjusted_cka(six(x, y, g)))
+    assert found == pytest.approx(products[0] / np.sqrt(products[1] * products[2]), rel=1e-10)
+    project = dcor.u_complementary_projection(m)
+    assert residuals[0] == pytest.approx(project(k), abs=1e-9)
+    assert abs(found - debiased(x, y)) > 0.05
+
+
+def test_models_that_share_only_the_input_are_not_alike_once_it_is_regressed_out(rng):
+    g = rng.normal(size=(300, 20))
+    x, y = (g + 0.5 * rng.normal(size=(300, 20)) for _ in range(2))
+    assert debiased(x, y) > 0.3
+    assert abs(float(hsic.adjusted_cka(six(x, y, g)))) < 0.02
+    shared = rng.normal(size=(300, 20))
+    assert float(hsic.adjusted_cka(six(x + shared, y + shared, g))) > 0.3
+    assert np.isnan(hsic.adjusted_cka(six(x, y, np.ones((300, 2))))), "photographs that are all the same"
+
+
+def test_samples_left_out_are_as_if_never_seen(related):
+    kept = np.arange(40) % 7 > 0
+    k, l = map(gram, related)  # noqa: E741
+    inside = [each[kept][:, kept] for each in (k, l)]
+    assert hsic.hsic1(k, l, kept) == pytest.approx(hsic.hsic1(*inside), rel=1e-12)
+    assert np.isnan(hsic.hsic1(k, l, np.arange(40) < 3)), "of three samples it is not defined"
+
+
 def test_minibatch_interval_covers_and_agrees_with_the_jackknife(rng):
     mix = rng.normal(size=(20, 30)) / 5
 
@@ -239,8 +277,8 @@ def test_trimming_takes_out_the_few_tokens_that_make_two_models_alike(rng):
     assert abs(hsic.token_cka(x, y, trimmed=0.01).value) < 0.05
 
 
-def planted(features: dict[str, np.ndarray], model: str) -> Any:
-    return memory_dump(features, model=model)
+def planted(features: dict[str, np.ndarray], model: str, **options: Any) -> Any:
+    return memory_dump(features, model=model, **options)
 
 
 @pytest.fixture
@@ -278,6 +316,25 @@ def test_difference_between_models_is_paired_by_block(tokens, rng):
     assert found.value == pytest.approx(near.debiased.value - far.debiased.value, rel=1e-9)
     assert (found.low > 0).all()
     assert (near.debiased.low < far.debiased.high).any(), "which the two intervals alone do not show"
+
+
+def test_compared_dumps_without_what_input_and_outliers_make_alike(rng):
+    """Layer 1: two models share the photographs alone; layer 2: two far images of the first block alone."""
+    images = rng.normal(size=(200, 30))
+    h = 0.6 * rng.normal(size=(2, 2, 200, 5, 6))
+    h[:, 0] += images.reshape(200, 5, 6)
+    h[:, 1, [3, 5]] += 12
+    first, second = (planted({"tokens": each}, name, inputs=images) for each, name in zip(h, ("a", "b"), strict=True))
+    found = cka.compare(first, second)
+    assert found.debiased.low[0] > 0.3
+    assert found.input_adjusted.low[0] < 0 < found.input_adjusted.high[0]
+    assert abs(found.input_adjusted.value[0]) < 0.1
+    assert found.debiased.value[1] > 0.9
+    assert abs(found.trimmed.value[1]) < 0.2
+    blocks = [np.delete(np.arange(10), (3, 5)), *np.arange(10, 200).reshape(-1, 10)]
+    features = [[of[1, rows].reshape(len(rows), -1) for of in h] for rows in blocks]
+    hsics = [[hsic.hsic1(gram(a), gram(b)) for a, b in ((x, y), (x, x), (y, y))] for x, y in features]
+    assert found.trimmed.value[1] == pytest.approx(float(hsic.cka(np.mean(hsics, 0))), abs=1e-4)
 
 
 def test_memory_holds_one_block(tokens):

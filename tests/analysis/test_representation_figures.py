@@ -147,7 +147,7 @@ def test_figure12_draws_branches(fused_study):
     close(equal.figure)
 
 
-@pytest.mark.parametrize("variant", ["debiased", "literal"])
+@pytest.mark.parametrize("variant", ["debiased", "literal", "input_adjusted"])
 def test_figure11_lies_between_floor_and_ceiling(plain_study, variant):
     drawn = figure11.draw(plain_study, variant, None)
     frame = drawn.frames[""]
@@ -158,7 +158,11 @@ def test_figure11_lies_between_floor_and_ceiling(plain_study, variant):
         assert is_drawn(drawn, line["cka"], GREY) == (role != "model")
         if variant == "literal" and role == "model":
             assert is_drawn(drawn, line["null"], GREY)
-    assert (frame["null"] == 0).all() == (variant == "debiased")
+    assert (frame["null"] == 0).all() == (variant != "literal")
+    assert (frame["cka"] == frame["input_adjusted"]).all() == (variant == "input_adjusted")
+    assert ("regressed out" in drawn.caption) == (variant == "input_adjusted")
+    largest = np.abs(frame["trimmed_change"]).max()
+    assert 0 < largest < 0.2 and f"at most {largest:.2g}" in drawn.caption
     floor = frame[frame["role"] == "floor"]
     assert np.abs(floor["cka"] - floor["null"]).max() < 0.15, "a random network gets the null"
     assert "8 blocks of 20 images" in drawn.caption

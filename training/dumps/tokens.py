@@ -140,8 +140,9 @@ class PositionSums:
 class Grams:
     """Gram matrices over blocks of images, in the order they come; what remains of the last block is left out.
 
-    Features of an image are its flattened patch tokens (or its pixels), minus the block's mean: CKA does not see a translation, and
-    fp32 keeps its digits. Holds one block of features a layer: layers * block * P * width numbers of 4 bytes.
+    Features of an image are its flattened patch tokens, or its pixels, minus the block's mean: CKA does not see a
+    translation, and fp32 keeps its digits. Holds one block of features a layer: layers * block * P * width numbers of
+    4 bytes.
     """
 
     def __init__(self, num_layers: int, block: int) -> None:
