@@ -77,11 +77,12 @@ def plan_dump(
     num_images: int | None,
     num_raw: int,
     num_causal: int = 0,
-    patch_depth: str | None = None,
+    patch_depth: str = "mean",
 ) -> DumpInfo:
     """What the dump will say of itself; `num_images` None means the whole split.
 
-    `patch_depth` is the mode of |Δ| in the statistics. Dumps that shall share a figure need the same one.
+    `patch_depth` is the mode of |Δ| in the statistics, whichever the model's bias reads: dumps that shall share a figure
+    need the same one.
     """
     count = len(split) if num_images is None else min(num_images, len(split))
     if count < 2:
@@ -90,9 +91,8 @@ def plan_dump(
         if number < 0:
             raise DumpFailed(f"{name} must be at least 0, got {number}")
     depth = split.index.depth[depth_field]
-    mode = patch_depth or getattr(config.model, "patch_depth", "mean")
-    if mode not in MODES:
-        raise DumpFailed(f"--patch-depth must be one of {', '.join(MODES)}, got {mode!r}")
+    if patch_depth not in MODES:
+        raise DumpFailed(f"--patch-depth must be one of {', '.join(MODES)}, got {patch_depth!r}")
     bias, shape = bias_kind(model), config.model
     info = DumpInfo(
         model=shape.name,
@@ -109,7 +109,7 @@ def plan_dump(
         class_names=list(split.index.class_names),
         depth_field=depth_field,
         standardisation={name: getattr(depth, name) for name in ("mean", "std", "polarity", "unit")},
-        patch_depth=mode,
+        patch_depth=patch_depth,
         scale=(shape.width // shape.heads) ** -0.5,
         bias=bias,
         cls_index=0,

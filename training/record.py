@@ -24,7 +24,7 @@ def dump(
         Path | None,
         typer.Option(
             "--out",
-            help="Zarr store to write; default RUN/dumps/CHECKPOINT.zarr, with -DEPTH, -PATCH_DEPTH where not its own.",
+            help="Zarr store to write; default RUN/dumps/CHECKPOINT.zarr, with -DEPTH where not its own, -center4.",
         ),
     ] = None,
     checkpoint: Annotated[
@@ -40,8 +40,13 @@ def dump(
         int, typer.Option("--causal", help="Images whose depth is changed too, many passes each; 500 are advised.")
     ] = 0,
     patch_depth: Annotated[
-        str | None, typer.Option("--patch-depth", help="mean or center4; default the model's own, else mean.")
-    ] = None,
+        str,
+        typer.Option(
+            "--patch-depth",
+            help="Depth of a patch in the statistics: mean, or center4 (the paper's printed code), then for all dumps "
+            "together: a figure takes one. A model's own bias reads its own either way.",
+        ),
+    ] = "mean",
 ) -> None:
     """Record what attention does with depth, in one pass: statistics over many images, raw scores of a few.
 
@@ -101,7 +106,7 @@ def _dumped(
     images: int | None,
     raw: int,
     causal: int,
-    patch_depth: str | None,
+    patch_depth: str,
 ) -> "tuple[Path, DumpInfo]":
     from training.data import check_classes, open_shards
     from training.dump import dump as record
@@ -114,7 +119,7 @@ def _dumped(
     if field == "online":
         raise TrainingError(f"{run} was trained with online depth: say with --depth which depth of the shards to dump")
     other = "" if field == config.data.depth else f"-{field}"
-    if patch_depth not in (None, getattr(config.model, "patch_depth", "mean")):
+    if patch_depth != "mean":
         other += f"-{patch_depth}"
     target = out or run / "dumps" / f"{checkpoint}{other}.zarr"
     split = open_shards(data, "val", field)

@@ -9,12 +9,13 @@ import pytest
 import torch
 import zarr
 
+import analysis
 from pipeline import shards
 from training.config import resolve
 from training.data import open_shards
 from training.dump import DumpedImages, causal_numbers, dump, plan_dump, spread
 from training.dumps.arrays import unpacked
-from training.dumps.from_raw import biased, raw_bias, raw_depth, raw_scores, statistics_of_raw
+from training.dumps.from_raw import bias_mode, biased, raw_bias, raw_depth, raw_scores, statistics_of_raw
 from training.dumps.pairs import REGRESSORS, partner
 from training.dumps.schema import OUTCOMES, arrays, estimated_bytes
 from training.dumps.scores import ROWS
@@ -112,6 +113,22 @@ def test_bias_is_known_from_parameters(made):
             own = TableBias(model.head_scale, model.phi[layer](token_depth(tensor))).dense()
         scores = np.zeros((3, info.num_heads, *[1 + info.num_patches] * 2))
         np.testing.assert_allclose(biased(scores, raw_bias(dump, layer, depth)), own.detach().numpy(), atol=1e-5)
+
+
+def test_models_that_read_center4_share_figures_with_those_that_read_no_depth(rooms, tmp_path):
+    """The thesis preset's mlin: its bias reads the patches' centres, the statistics of every dump their means."""
+    of = {}
+    for model, settings in (("m3ch", ()), ("mlin", ("model.patch_depth=center4",))):
+        of[model], _ = make(rooms, tmp_path / f"{model}.zarr", model, settings=settings, num_images=6, num_raw=6)
+    study = analysis.load([dump.path for dump in of.values()])
+    assert [dump.info.patch_depth for dump in study.last_dumps()] == ["mean", "mean"]
+    mlin = of["mlin"]
+    assert bias_mode(mlin.info) == "center4"
+    rows = mlin["statistics/total/head_rows"]
+    np.testing.assert_allclose(statistics_of_raw(mlin)["statistics/total/head_rows"], rows, rtol=5e-3, atol=0.05)
+    depths = [raw_depth(mlin, mode, slice(0, 6)) for mode in ("mean", "center4")]
+    slopes = [raw_bias(mlin, 0, depth).table for depth in depths]
+    assert np.abs(slopes[0] - slopes[1]).max() > 0.01
 
 
 def test_causal_rows_are_first_differences(made, rooms):
