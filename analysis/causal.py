@@ -4,7 +4,8 @@ The changes are those of `train dump --causal` (training/interventions.py). They
 so associations are reported beside them, not instead.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,6 @@ from analysis.probes import cross_validated, errors, ridge
 from analysis.statistics import Estimate, cluster_bootstrap, mcnemar, mean_over_images, paired_difference, ratio
 from analysis.tables import points
 from training.dumps.arrays import unpacked
-from training.dumps.schema import OUTCOMES
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
@@ -69,16 +69,13 @@ def outcomes(dump: "Dump") -> pd.DataFrame:
 
     accuracy and cost are shares 0..1, the cost (changed minus unchanged) with a paired bootstrap interval and McNemar's
     mid-p; kl is KL(unchanged || changed) in nats, logit_mae the mean |Δ logit|, both with image-bootstrap intervals;
-    changed the share of images whose prediction is another.
+    changed the share of images whose prediction is another. Without labels accuracy and cost are NaN.
     """
     _check(dump)
-    base = dump["causal/base"].astype(float)
-    values = {name: dump["causal/outcomes"][..., place].astype(float) for place, name in enumerate(OUTCOMES)}
+    values = {name: dump["causal/outcomes"][..., place].astype(float) for place, name in enumerate(dump.info.outcomes)}
     moved = {name: mean_over_images(values[name]) for name in ("kl", "logit_mae")}
     rows = []
     for place, name in enumerate(dump.info.interventions):
-        correct = values["correct"][:, place]
-        cost = paired_difference(correct, base)
         rows.append(
             {
                 "model": dump.info.model,
@@ -86,12 +83,7 @@ def outcomes(dump: "Dump") -> pd.DataFrame:
                 "seed": seed_of(dump),
                 "epoch": dump.info.epoch,
                 "change": name,
-                "accuracy": correct.mean(),
-                "unchanged": base.mean(),
-                "cost": float(cost.value),
-                "cost_low": float(cost.low),
-                "cost_high": float(cost.high),
-                "p": mcnemar(int((correct > base).sum()), int((correct < base).sum())),
+                **(_accuracy(dump, values["correct"][:, place]) if dump.info.labelled else _UNKNOWN),
                 **{f"{kind}{end}": getattr(e, at)[place] for kind, e in moved.items() for end, at in _ENDS.items()},
                 "changed": values["changed"][:, place].mean(),
                 "num_images": dump.info.num_causal,
@@ -101,18 +93,32 @@ def outcomes(dump: "Dump") -> pd.DataFrame:
 
 
 _ENDS = {"": "value", "_low": "low", "_high": "high"}
+_ACCURACY = ("accuracy", "unchanged", "cost", "cost_low", "cost_high", "p")
+_UNKNOWN = dict.fromkeys(_ACCURACY, float("nan"))
+
+
+def _accuracy(dump: "Dump", correct: np.ndarray) -> dict[str, float]:
+    base = dump["causal/base"].astype(float)
+    cost = paired_difference(correct, base)
+    p = mcnemar(int((correct > base).sum()), int((correct < base).sum()))
+    found = (correct.mean(), base.mean(), cost.value, cost.low, cost.high, p)
+    return {name: float(value) for name, value in zip(_ACCURACY, found, strict=True)}
 
 
 def readable_outcomes(frame: pd.DataFrame) -> pd.DataFrame:
     """`outcomes` as people read them, all text."""
     rows = list(frame.to_dict("records"))
+
+    def of_labels(told: Callable[[Any], str]) -> list[str]:
+        return ["no labels" if np.isnan(row["accuracy"]) else told(row) for row in rows]
+
     return pd.DataFrame(
         {
             "model": frame["model"],
             "change": frame["change"],
-            "top-1 %": [f"{100 * row['accuracy']:.1f}" for row in rows],
-            "cost, points": [points(row["cost"], row["cost_low"], row["cost_high"]) for row in rows],
-            "p": [f"{row['p']:.3f}" if row["p"] >= 0.001 else "<0.001" for row in rows],
+            "top-1 %": of_labels(lambda row: f"{100 * row['accuracy']:.1f}"),
+            "cost, points": of_labels(lambda row: points(row["cost"], row["cost_low"], row["cost_high"])),
+            "p": of_labels(lambda row: f"{row['p']:.3f}" if row["p"] >= 0.001 else "<0.001"),
             "KL, nats": [f"{row['kl']:.3f} [{row['kl_low']:.3f}, {row['kl_high']:.3f}]" for row in rows],
             "mean |Δ logit|": [f"{row['logit_mae']:.3f}" for row in rows],
             "other answer": [f"{100 * row['changed']:.1f} %" for row in rows],

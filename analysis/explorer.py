@@ -188,8 +188,11 @@ def _image(dump: "Dump", image: int) -> dict[str, str]:
 
 
 def _class(dump: "Dump", name: str, image: int) -> str:
-    """The image's class, or what the model takes it for (`predicted`)."""
-    return dump.info.class_names[int(dump.read(f"statistics/{name}", image))]
+    """The image's class, or what the model takes it for (`predicted`); by number where the dump knows no names."""
+    number, names = int(dump.read(f"statistics/{name}", image)), dump.info.class_names
+    if number < 0:
+        return "no label"
+    return names[number] if number < len(names) else f"class {number}"
 
 
 def _example(dump: "Dump", image: int, layers: list[int], expected: np.ndarray) -> dict[str, Any]:

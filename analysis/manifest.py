@@ -149,7 +149,7 @@ def _dumps(study: Study) -> pd.DataFrame:
                 "raw": str(info.num_raw),
                 "patch depth": info.patch_depth,
                 "z": _standardisation(info.standardisation),
-                "data": f"{info.split} {info.fingerprint[:10]}",
+                "data": f"{info.split} {info.fingerprint[:10]}{'' if info.labelled else ', no labels'}",
                 "precision": info.dtype,
                 "fused against explicit": f"{info.max_fused_difference:.1e}",
             }

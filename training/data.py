@@ -92,10 +92,10 @@ def check_classes(split: shards.Split, expected_sha256: str) -> None:
         raise DataError(f"{split.store} has other classes than the run was trained on: give shards of the same classes")
 
 
-def open_shards(data: Path | str, split: str, depth_field: str) -> shards.Split:
-    """Open a split for classification and check that it has labels and the depth asked for."""
+def open_shards(data: Path | str, split: str, depth_field: str, labelled: bool = True) -> shards.Split:
+    """Open a split and check that it has the depth asked for and, where `labelled`, classes."""
     opened = shards.open_split(data, split)
-    if not opened.index.class_names:
+    if labelled and not opened.index.class_names:
         raise DataError(f"{data} has no classes: label a folder of class folders (SRC/<class>/*.jpg) to train on it")
     if depth_field != "online" and depth_field not in opened.index.depth:
         have = ", ".join(opened.index.depth)

@@ -57,7 +57,8 @@ class DumpedImages(Dataset[Views]):
         chosen = self.numbers[number * SHARD : (number + 1) * SHARD]
         others = [partner(int(image), self.info.num_images) for image in chosen]
         field = self.info.depth_field
-        samples = (self.split.members(int(self.places[image]), fields_of(field)) for image in chosen)
+        fields = fields_of(field, self.info.labelled)
+        samples = (self.split.members(int(self.places[image]), fields) for image in chosen)
         batch = eval_batch(samples, len(chosen), self.config, field, int(chosen[0]))
         return Views(batch, self._depth(others, field), self._depth(chosen, self.matched) if self.matched else None)
 
@@ -81,8 +82,8 @@ def plan_dump(
 ) -> DumpInfo:
     """What the dump will say of itself; `num_images` None means the whole split.
 
-    `patch_depth` is the mode of |Δ| in the statistics, whichever the model's bias reads: dumps that shall share a figure
-    need the same one.
+    `patch_depth` is the mode of |Δ| in the statistics, whichever the model's own bias reads; dumps that shall share a
+    figure need the same one. Images of other classes than the run's, or of none, are taken without their labels.
     """
     count = len(split) if num_images is None else min(num_images, len(split))
     if count < 2:
@@ -94,6 +95,7 @@ def plan_dump(
     if patch_depth not in MODES:
         raise DumpFailed(f"--patch-depth must be one of {', '.join(MODES)}, got {patch_depth!r}")
     bias, shape = bias_kind(model), config.model
+    labelled = classes_sha256(split) == record.shards.classes_sha256
     info = DumpInfo(
         model=shape.name,
         run=record.name,
@@ -105,8 +107,9 @@ def plan_dump(
         data=split.data,
         split=split.index.split,
         fingerprint=split.index.fingerprint,
-        classes_sha256=classes_sha256(split),
-        class_names=list(split.index.class_names),
+        classes_sha256=record.shards.classes_sha256,
+        class_names=list(split.index.class_names) if labelled else [],
+        labelled=labelled,
         depth_field=depth_field,
         standardisation={name: getattr(depth, name) for name in ("mean", "std", "polarity", "unit")},
         patch_depth=patch_depth,

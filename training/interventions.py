@@ -70,7 +70,7 @@ def intervene(
         # Partners are in one group and fold. Places in the dump would not do: they may all be multiples of some number.
         places = np.arange(first, first + len(batch.keys)) % max(1, info.num_causal // 2)
         found = _Batch(model, info, views, tools, refits, places)
-        writer.write("causal/base", first, found.correct(found.logits).astype(np.uint8))
+        writer.write("causal/base", first, found.correct(found.logits))  # no such array where there are no labels
         writer.write("causal/outcomes", first, np.stack([found.outcome(name) for name in info.interventions], 1))
         rows, heads, pairs = found.swapped()
         writer.write("causal/swap/rows", first, rows)
@@ -134,13 +134,15 @@ class _Batch:
         return (logits.argmax(1) == self.views.batch.label).cpu().numpy()
 
     def outcome(self, name: str) -> np.ndarray:
-        """(batch, len(OUTCOMES))."""
+        """(batch, len(info.outcomes))."""
         logits = self._changed(name)
         base, log = self.logits.double().log_softmax(1), logits.double().log_softmax(1)
         kl = (base.exp() * (base - log)).sum(1)
         mae = (logits - self.logits).abs().mean(1)
         changed = logits.argmax(1) != self.logits.argmax(1)
-        return np.stack([self.correct(logits), *(each.cpu().numpy() for each in (kl, mae, changed))], 1)
+        found = {"correct": self.correct(logits)}
+        found |= {key: each.cpu().numpy() for key, each in (("kl", kl), ("logit_mae", mae), ("changed", changed))}
+        return np.stack([found[key] for key in self.info.outcomes], 1)
 
     def _changed(self, name: str) -> Tensor:
         depth, (kind, _, which) = self.views.batch.depth, name.partition("-")

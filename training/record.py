@@ -24,7 +24,8 @@ def dump(
         Path | None,
         typer.Option(
             "--out",
-            help="Zarr store to write; default RUN/dumps/CHECKPOINT.zarr, with -DEPTH where not its own, -center4.",
+            help="Zarr store to write; default RUN/dumps/CHECKPOINT.zarr, with -DEPTH, -center4, -DATA where not as "
+            "the run has it.",
         ),
     ] = None,
     checkpoint: Annotated[
@@ -51,7 +52,8 @@ def dump(
     """Record what attention does with depth, in one pass: statistics over many images, raw scores of a few.
 
     Statistics cover every layer and head and grow no memory with images; they are what `analyze` draws from, without
-    a model or torch. Images are spread evenly over val. Raw scores serve the report's examples. --causal adds what
+    a model or torch. Images are spread evenly over val; those without classes, such as NYU's, do as well, for all but
+    what changed depth does to accuracy. Raw scores serve the report's examples. --causal adds what
     happens when depth is swapped with another image's, flattened, replaced by the sensor's, kept out of single blocks,
     or erased from their outputs. Prints what it will take before it starts; a dump that is interrupted leaves nothing.
 
@@ -108,7 +110,7 @@ def _dumped(
     causal: int,
     patch_depth: str,
 ) -> "tuple[Path, DumpInfo]":
-    from training.data import check_classes, open_shards
+    from training.data import open_shards
     from training.dump import dump as record
     from training.dump import plan_dump
     from training.dumps.schema import estimated_bytes, estimated_memory
@@ -121,13 +123,18 @@ def _dumped(
     other = "" if field == config.data.depth else f"-{field}"
     if patch_depth != "mean":
         other += f"-{patch_depth}"
+    split = open_shards(data, "val", field, labelled=False)
+    if split.index.fingerprint != described.shards.val_fingerprint:
+        other += f"-{split.data.rsplit('/', 1)[-1]}"
     target = out or run / "dumps" / f"{checkpoint}{other}.zarr"
-    split = open_shards(data, "val", field)
-    check_classes(split, described.shards.classes_sha256)
     info = plan_dump(
         config, described, saved, model, split, field, num_images=images, num_raw=raw, num_causal=causal,
         patch_depth=patch_depth,
     )  # fmt: skip
+    if not info.labelled:
+        lacking = "other classes than the run was trained on" if split.index.class_names else "no classes"
+        told = f"note: {data} has {lacking}: the dump has no labels, and says nothing of right and wrong answers"
+        console.print(told, highlight=False, soft_wrap=True)
     console.print(
         f"{info.num_images:,} images, {info.num_raw} raw, {info.num_causal} causal "
         f"({len(info.interventions)} changes), {info.num_layers} layers x {info.num_heads} heads: "

@@ -22,9 +22,9 @@ from training.batch import Batch
 from training.config import Config
 
 
-def fields_of(depth_field: str) -> tuple[str, ...]:
+def fields_of(depth_field: str, labelled: bool = True) -> tuple[str, ...]:
     """The members that a sample needs."""
-    return ("rgb", "cls") if depth_field == "online" else ("rgb", depth_field, "cls")
+    return ("rgb", *(() if depth_field == "online" else (depth_field,)), *(("cls",) if labelled else ()))
 
 
 def _jpeg_operator() -> Any:
@@ -108,7 +108,7 @@ def train_batch(
 
 
 def eval_batch(samples: Iterable[shards.Members], count: int, config: Config, depth_field: str, first: int) -> Batch:
-    """`count` samples: the short side resized, the centre cropped."""
+    """`count` samples: the short side resized, the centre cropped; labels are -1 where they are read without."""
     size, share = config.model.image_size, config.augment.eval_crop
     canvas = _Canvas(count, size, depth_field)
     for place, members in enumerate(samples):
@@ -135,7 +135,7 @@ def leaves_draws(config: Config) -> bool:
 
 
 def _finish(canvas: _Canvas, place: int, members: shards.Members) -> None:
-    canvas.label[place] = members.decode("cls")
+    canvas.label[place] = members.decode("cls") if "cls" in members.data else -1
     canvas.keys.append(members.key)
 
 

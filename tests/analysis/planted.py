@@ -193,7 +193,7 @@ def _write_rest(
     generator: np.random.Generator,
 ) -> None:
     labels = generator.integers(0, 6, info.num_images).astype(np.int32)
-    writer.write("statistics/labels", 0, labels)
+    writer.write("statistics/labels", 0, labels if info.labelled else np.full_like(labels, -1))
     writer.write("statistics/predicted", 0, np.where(generator.uniform(size=len(labels)) < 0.7, labels, 0))
     if info.has_bias:
         writer.write("parameters/head_scale", 0, head_scale())
@@ -226,7 +226,7 @@ def _write_causal(writer: DumpWriter, info: DumpInfo, slope: float, generator: n
     if slope:
         outcomes = generator.uniform(size=outcomes.shape)
         outcomes[..., [0, 3]] = outcomes[..., [0, 3]].round()
-    writer.write("causal/outcomes", 0, outcomes)
+    writer.write("causal/outcomes", 0, outcomes[..., -len(info.outcomes) :])
     stream = info.stream("tokens")
     tokens = generator.normal(size=(NUM_FOLDS, stream.num_layers + 1, 200, stream.width + 3))
     tokens[..., -1] = 1

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import planted
 import pytest
 import zarr
@@ -63,6 +64,20 @@ def test_outcomes_are_the_means_with_paired_tests(tmp_path: Path) -> None:
         exact = stats.binomtest(min(more, fewer), more + fewer).pvalue
         assert row["p"] == pytest.approx(exact, abs=0.1)
     assert readable_outcomes(frame).shape == (5, 8)
+
+
+def test_without_labels_all_but_accuracy_remains(tmp_path: Path) -> None:
+    with_labels, without = (
+        outcomes(dump(path, -0.2, **more))
+        for path, more in ((tmp_path / "a", {}), (tmp_path / "b", {"labelled": False, "class_names": []}))
+    )
+    unknown = ["accuracy", "unchanged", "cost", "cost_low", "cost_high", "p"]
+    assert without[unknown].isna().all(axis=None)
+    pd.testing.assert_frame_equal(without.drop(columns=unknown), with_labels.drop(columns=unknown))
+    both = readable_outcomes(pd.concat([with_labels, without], ignore_index=True))
+    for column in ("top-1 %", "cost, points", "p"):
+        assert (both[column] == "no labels").tolist() == [False] * 5 + [True] * 5
+    assert not both.astype(str).map(lambda text: "nan" in text).any(axis=None)
 
 
 def test_a_dump_without_changes_says_how_to_make_one(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import zarr
 
 import analysis
 from pipeline import shards
-from training.config import resolve
-from training.data import open_shards
+from training.config import Config, resolve
+from training.data import classes_sha256, open_shards
 from training.dump import DumpedImages, causal_numbers, dump, plan_dump, spread
 from training.dumps.arrays import unpacked
 from training.dumps.from_raw import bias_mode, biased, raw_bias, raw_depth, raw_scores, statistics_of_raw
@@ -39,12 +39,18 @@ def make(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
-    record = SimpleNamespace(name=moniker, config=config.model_dump(mode="json"), study_hash="h")
+    record = record_of(moniker, config, split)
     saved = SimpleNamespace(folder=Path("step-1"), info=SimpleNamespace(sha256="0", epoch=1))
     asked = {"num_images": IMAGES, "num_raw": IMAGES} | changes
     info = plan_dump(config, record, saved, model, split, field, **asked)
     dump(info, config, model, split, out, torch.device("cpu"), lambda count: None)
     return open_dump(out), model
+
+
+def record_of(name: str, config: Config, split: shards.Split) -> SimpleNamespace:
+    """What a run says of itself that was trained on these classes."""
+    seen = SimpleNamespace(classes_sha256=classes_sha256(split))
+    return SimpleNamespace(name=name, config=config.model_dump(mode="json"), study_hash="h", shards=seen)
 
 
 @pytest.fixture(scope="module", params=MONIKERS)
@@ -248,7 +254,7 @@ def test_a_checkpoint_that_diverged_is_refused(rooms, tmp_path):
     model = config.model.build()
     with torch.no_grad():
         model.blocks[1].mlp.fc2.bias.fill_(1e5)
-    record = SimpleNamespace(name="m", config=config.model_dump(mode="json"), study_hash="h")
+    record = record_of("m", config, split)
     saved = SimpleNamespace(folder=Path("step-1"), info=SimpleNamespace(sha256="0", epoch=1))
     info = plan_dump(config, record, saved, model, split, "exact", num_images=4, num_raw=4)
     with pytest.raises(DumpFailed, match="output of block 2 holds values that fp16 cannot"):

@@ -7,11 +7,16 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 from running import BIN, command, fails_in_one_line
 from runs import SMALL, arguments, assert_same_state, final_state
+from test_gap import pairs
 
+from analysis.explorer import pack
 from training import records
+from training.augment import generator
+from training.dumps.schema import arrays
 from training.dumps.store import open_dump
 
 
@@ -152,14 +157,55 @@ def test_a_dump_replaces_a_dump_and_nothing_else(dumped, run, rooms, tmp_path):
     assert open_dump(run / "dumps" / "latest.zarr").info.num_images == 5
 
 
-def test_shards_of_other_classes_are_refused(run, rooms, tmp_path):
+@pytest.fixture
+def other_classes(rooms, tmp_path):
+    """The same rooms, whose class numbers mean something else."""
     other = tmp_path / "other"
     shutil.copytree(rooms, other)
     index = json.loads((other / "val" / "index.json").read_text())
     index["class_names"] = index["class_names"][::-1]
     (other / "val" / "index.json").write_text(json.dumps(index))
-    for action in ("evaluate", "dump"):
-        fails_in_one_line(command("train", action, run, "--data", other), "other classes")
+    return other
+
+
+def test_shards_of_other_classes_are_no_evaluation(run, other_classes):
+    fails_in_one_line(command("train", "evaluate", run, "--data", other_classes), "other classes")
+
+
+def test_images_of_other_classes_are_dumped_without_labels(dumped, run, other_classes, tmp_path):
+    """All but labels is as of the same images with their classes."""
+    out = tmp_path / "d.zarr"
+    done = command("train", "dump", run, "--data", other_classes, "--images", 50, "--raw", 20, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "has other classes than the run was trained on: the dump has no labels" in done.stdout
+    without = open_dump(out)
+    assert (dumped.info.labelled, without.info.labelled) == (True, False)
+    assert (without["statistics/labels"] == -1).all() and (dumped["statistics/labels"] >= 0).all()
+    assert without.info.classes_sha256 == dumped.info.classes_sha256
+    for name in arrays(without.info):
+        if name != "statistics/labels":
+            np.testing.assert_array_equal(without[name], dumped[name], err_msg=name)
+
+
+def test_images_without_classes_tell_all_but_accuracy(dumped, run, tmp_path):
+    """As NYU's: no class in the shards, a sensor's depth. The run's own dump stays."""
+    other = pairs(tmp_path / "unlabelled", lambda z, key: z + 0.4 * generator(key).normal(size=z.shape))
+    words = ("--images", 8, "--raw", 2, "--causal", 8, "--depth", "real")
+    done = command("train", "dump", run, "--data", other, *words)
+    assert done.returncode == 0, done.stderr
+    assert "has no classes: the dump has no labels" in done.stdout
+    assert open_dump(run / "dumps" / "latest.zarr").info == dumped.info
+    path = run / "dumps" / "latest-real-unlabelled.zarr"
+    found = open_dump(path)
+    assert not found.info.labelled and found.info.outcomes == ("kl", "logit_mae", "changed")
+    assert found.info.num_causal == 8 and "causal/base" not in arrays(found.info)
+    kl, mae, changed = found["causal/outcomes"][:, found.info.interventions.index("swap")].T
+    assert (kl > 0).all() and (mae > 0).all() and set(changed.tolist()) <= {0.0, 1.0}
+    drawn = command("analyze", "causal", path)
+    assert drawn.returncode == 0, drawn.stderr
+    assert "no labels" in drawn.stdout and "nan" not in drawn.stdout
+    shown = pack([found])["images"][0]["class"], pack([found])["models"][0]["images"][0]["predicted"]
+    assert shown[0] == "no label" and shown[1].startswith("class ")
 
 
 def test_a_dump_is_written_whole_or_not_at_all(dumped, run, rooms):

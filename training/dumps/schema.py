@@ -11,7 +11,7 @@ Layers count from 0 in the store (`layer_base`); figures show them from 1. "Pack
 |---------------------------------------|------------------------|-------|---------------------------------------------|
 | image_keys                            | (N, 96)                | u1    | UTF-8, zero padded                          |
 | images_done                           | (N,)                   | u1    | 1 once an image's rows are written          |
-| statistics/labels, predicted          | (N,)                   | i4    | class numbers                               |
+| statistics/labels, predicted          | (N,)                   | i4    | class numbers; labels -1 if not `labelled`  |
 | statistics/patch_depth                | (N, P)                 | f4    | z in the mode `patch_depth`; +inf: invalid  |
 | statistics/pairs/literal              | (N, packed 1+X)        | f8    | [1, X]'[1, X], X = pairs.REGRESSORS         |
 | statistics/pairs/centred              | (N, packed X)          | f8    | the same of centred X, without 1            |
@@ -55,8 +55,8 @@ Layers count from 0 in the store (`layer_base`); figures show them from 1. "Pack
 | raw/resid_post/<stream>               | (M, l, t, D)           | f2    | block outputs                               |
 | raw/patch_depth/<mode>                | (M, P)                 | f4    | z, `mean` and `center4`; +inf: invalid      |
 | raw/rgb                               | (M, h, w, 3)           | u1    | the evaluated crop                          |
-| causal/base                           | (C,)                   | u1    | 1: right without any change                 |
-| causal/outcomes                       | (C, I, 4)              | f4    | OUTCOMES of each of `interventions`         |
+| causal/base                           | (C,)                   | u1    | 1: right without any change; if `labelled`  |
+| causal/outcomes                       | (C, I, 4 or 3)         | f4    | `outcomes` of each of `interventions`       |
 | causal/swap/pairs                     | (C,)                   | f8    | Σ (Δ' - Δ)² centred, |Δ'| of another image  |
 | causal/swap/rows                      | (C, A, 2)              | f8    | Σ (S' - S)(Δ' - Δ), Σ (S' - S)²; head mean  |
 | causal/swap/head_rows                 | (G, A, H, 2)           | f8    | the same per head                           |
@@ -114,8 +114,9 @@ class DumpInfo(BaseModel):
     data: str
     split: str
     fingerprint: str
-    classes_sha256: str
-    class_names: list[str]
+    classes_sha256: str  # of the classes that the model tells apart
+    class_names: list[str]  # empty where not `labelled`
+    labelled: bool = True  # False: the data have no classes, or others than the model's
     depth_field: str
     standardisation: dict[str, Any]
     patch_depth: str  # mode of the patch depth behind the statistics: mean | center4
@@ -147,6 +148,11 @@ class DumpInfo(BaseModel):
     @property
     def has_bias(self) -> bool:
         return self.bias is not None
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """OUTCOMES, without what needs labels where there are none."""
+        return OUTCOMES if self.labelled else OUTCOMES[1:]
 
     @property
     def num_patches(self) -> int:
@@ -286,9 +292,9 @@ def _causal(info: DumpInfo) -> dict[str, Spec]:
         return {}
     last = info.stream("tokens")
     groups = info.num_groups
-    return {
-        "causal/base": Spec(shape=(c,), dtype="u1", by_image=True),
-        "causal/outcomes": Spec(shape=(c, len(info.interventions), len(OUTCOMES)), dtype="f4", by_image=True),
+    base = {"causal/base": Spec(shape=(c,), dtype="u1", by_image=True)} if info.labelled else {}
+    return base | {
+        "causal/outcomes": Spec(shape=(c, len(info.interventions), len(info.outcomes)), dtype="f4", by_image=True),
         "causal/swap/pairs": Spec(shape=(c,), dtype="f8", by_image=True),
         "causal/swap/rows": Spec(shape=(c, layers, 2), dtype="f8", by_image=True),
         "causal/swap/head_rows": Spec(shape=(groups, layers, info.num_heads, 2), dtype="f8"),
