@@ -225,6 +225,12 @@ def world(num_images: int, seed: int = 0) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
+def biases(num_images: int) -> dict[str, np.ndarray]:
+    """What such a model adds to its scores."""
+    tables = rng(9).normal(size=(num_images, LAYERS, PATCHES + 1, PATCHES + 1))
+    return {"head_scale": np.array([-0.3, 0.7]), "tables": tables}
+
+
 def feed(statistics: Statistics, of: dict, first: int, last: int, kind=np.asarray) -> None:
     numbers = np.arange(first, last)
     others = [partner(n, len(of["depth"])) for n in numbers]
@@ -259,8 +265,7 @@ def test_torch_and_numpy_agree_and_batches_do_not_matter():
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
 def test_a_bias_on_top_equals_a_second_pass_over_the_biased_scores(kind):
-    of, tokens = world(10), PATCHES + 1
-    of["head_scale"], of["tables"] = np.array([-0.3, 0.7]), rng(9).normal(size=(10, LAYERS, tokens, tokens))
+    of = world(10) | biases(10)
     once = collected(10, step=4, kind=kind, of=of)
     biased = of["scores"] + of["head_scale"][:, None, None] * of["tables"][:, :, None]
     twice = collected(10, step=4, kind=kind, of={**world(10), "scores": biased})
@@ -272,16 +277,35 @@ def test_a_bias_on_top_equals_a_second_pass_over_the_biased_scores(kind):
         np.testing.assert_allclose(once[name], expected, rtol=1e-9, atol=1e-7 if "group_sum" in name else 1e-9)
 
 
-def test_merged_parts_equal_one_pass():
-    info, of = info_of(8), world(8)
-    one, stores = collected(8, step=8, of=of), [Store(info), Store(info)]
-    parts = [Statistics(info, store.write, np.zeros(0)) for store in stores]
-    feed(parts[1], of, 4, 8)
-    feed(parts[0], of, 0, 4)
-    parts[0].merge(parts[1])
-    parts[0].finish()
-    for name in ("two_way/delta_sum", "content/bins/sum", "content/head_rows", "probe/tokens/moments", "bins/count"):
-        np.testing.assert_allclose(stores[0][f"statistics/{name}"], one[f"statistics/{name}"], rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_merged_parts_equal_one_pass(order, biased, kind):
+    """Every sum, whichever part takes the others in; the last part has seen no image."""
+    of = world(9) | (biases(9) if biased else {})
+    info = info_of(9, "table" if biased else None)
+    one, sums = collected(9, step=9, of=of), summed(info)
+    stores = [Store(info) for _ in order]
+    parts = [Statistics(info, store.write, kind(np.zeros(0))) for store in stores]
+    feed(parts[0], of, 0, 4, kind)
+    feed(parts[1], of, 4, 9, kind)
+    first, *others = order
+    for other in others:
+        parts[first].merge(parts[other])
+    parts[first].finish()
+    assert set(sums) == set(parts[first].finished)
+    for name in sums:
+        tolerance = 1e-6 if name.endswith("group_sum") else 1e-10
+        np.testing.assert_allclose(stores[first][name], one[name], rtol=1e-9, atol=tolerance, err_msg=name)
+    squares = unpacked(one["statistics/pairs/centred"])[:, 0, 0].sum()
+    assert parts[first].delta_squares == pytest.approx(squares)
+
+
+def summed(info: DumpInfo) -> list[str]:
+    """What is added up over images, and not written image by image or block by block."""
+    return [
+        n for n, s in arrays(info).items() if n.startswith("statistics/") and not s.by_image and "/similarity/" not in n
+    ]
 
 
 def test_counts_and_attention_add_up():
