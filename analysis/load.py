@@ -69,10 +69,19 @@ class Study:
         """Depth fields of the dumps, in their usual order."""
         return sorted({dump.info.depth_field for dump in self.dumps}, key=depth_order)
 
-    def last_dumps(self, depth: str | None = None) -> "list[Dump]":
-        """The last dump of every run of one depth field, by model and seed; refuses dumps that share no axes."""
-        ordered = _last_of_each(self._of_depth(depth))
+    def last_dumps(self, depth: str | None = None, only: "Callable[[Dump], bool] | None" = None) -> "list[Dump]":
+        """The last dump of every run of one depth field, by model and seed, if `only` holds for it.
+
+        Refuses dumps that share no axes.
+        """
+        ordered = _last_of_each([dump for dump in self._of_depth(depth) if only is None or only(dump)])
         check_same_axes(ordered)
+        return ordered
+
+    def last_features(self, depth: str | None = None) -> "list[Dump]":
+        """`last_dumps` for what reads the models' features alone, which no patch depth enters: either mode will do."""
+        ordered = _last_of_each(self._of_depth(depth), _feature_axes)
+        check_same_axes(ordered, _feature_axes)
         return ordered
 
     def panel_sets(self, depth: str) -> "list[list[Dump]]":
@@ -148,11 +157,12 @@ def _spec(number: int) -> "FigureSpec":
     return FIGURES[number]
 
 
-def _last_of_each(dumps: "list[Dump]") -> "list[Dump]":
-    """The last epoch of every run and set of axes, by model and seed."""
+def _last_of_each(dumps: "list[Dump]", axes: "Axes | None" = None) -> "list[Dump]":
+    """The last epoch (of its dumps, the largest) of every run and set of axes, by model and seed."""
+    axes = axes or axes_of
     last: dict[Any, Dump] = {}
-    for dump in sorted(dumps, key=lambda dump: dump.info.epoch):
-        last[*_origin(dump), str(axes_of(dump))] = dump
+    for dump in sorted(dumps, key=lambda dump: (dump.info.epoch, dump.info.num_images)):
+        last[*_origin(dump), str(axes(dump))] = dump
     return sorted(last.values(), key=lambda dump: (model_order(dump.info.model), seed_of(dump)))
 
 
@@ -280,14 +290,21 @@ def axes_of(dump: "Dump") -> dict[str, Any]:
     }
 
 
-def check_same_axes(dumps: "list[Dump]") -> None:
+def _feature_axes(dump: "Dump") -> dict[str, Any]:
+    return {name: value for name, value in axes_of(dump).items() if name != "patch depth"}
+
+
+Axes = Callable[["Dump"], dict[str, Any]]
+
+
+def check_same_axes(dumps: "list[Dump]", axes: Axes = axes_of) -> None:
     for dump in dumps[1:]:
-        for name, value in axes_of(dump).items():
-            other = axes_of(dumps[0])[name]
+        for name, value in axes(dump).items():
+            other = axes(dumps[0])[name]
             if value != other:
-                raise AnalysisError(
-                    f"{dumps[0].path} and {dump.path} differ in {name} ({other} and {value}): draw them separately"
-                )
+                mode = name == "patch depth"
+                fix = "make both with 'train dump --patch-depth mean'" if mode else "draw them separately"
+                raise AnalysisError(f"{dumps[0].path} and {dump.path} differ in {name} ({other} and {value}): {fix}")
 
 
 def seed_of(dump: "Dump") -> int:

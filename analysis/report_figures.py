@@ -114,31 +114,38 @@ def _section(spec: FigureSpec, study: Study, drawings: Drawings) -> str:
 
 
 def _panel(spec: FigureSpec, study: Study, variant: str, field: str | None, name: str, drawings: Drawings) -> str:
-    """One variant; once more for every set of dumps that cannot share axes."""
-    studies = _of_one_axis(study, field) if field else [study]
-    pieces: list[str] = []
-    refused: list[AnalysisError] = []
-    for number, part in enumerate(studies):
-        numbered = name + (f"-{number + 1}" if len(studies) > 1 else "")
-        try:
-            drawn = spec.draw(part, variant, field)
-        except AnalysisError as error:
-            refused.append(error)
-            continue
-        title = f"{heading(spec)}, {TITLES.get(variant, variant)}"
-        pieces.append(drawings.figure(numbered, title, drawn.figure, drawn.frames, drawn.caption))
+    """One variant; where what it draws does not share axes, once for every set of dumps that do."""
+    title = f"{heading(spec)}, {TITLES.get(variant, variant)}"
+    pieces = []
+    for suffix, drawn in _drawn_sets(spec, study, variant, field).items():
+        pieces.append(drawings.figure(name + suffix, title, drawn.figure, drawn.frames, drawn.caption))
         pieces.append(_numbers(drawn))
-    if not pieces:
-        raise refused[0]
     return "\n".join(pieces)
 
 
+def _drawn_sets(spec: FigureSpec, study: Study, variant: str, field: str | None) -> dict[str, Drawn]:
+    """What is drawn, by the suffix of its name: all at once, or else `-1` and so on."""
+    try:
+        return {"": spec.draw(study, variant, field)}
+    except AnalysisError as error:
+        refused = error
+    parts = _of_one_axis(study, field) if field else []
+    if len(parts) < 2:
+        raise refused
+    drawn = {}
+    for number, part in enumerate(parts, 1):
+        try:
+            drawn[f"-{number}"] = spec.draw(part, variant, field)
+        except AnalysisError as error:
+            refused = error
+    if not drawn:
+        raise refused
+    return drawn
+
+
 def _of_one_axis(study: Study, field: str) -> list[Study]:
-    """The study once for each set of dumps of `field` that share axes; all of it where they all do."""
-    sets = study.panel_sets(field)
-    if len(sets) == 1:
-        return [study]
-    axes = [axes_of(dumps[0]) for dumps in sets]
+    """The study once for each set of dumps of `field` that share axes."""
+    axes = [axes_of(dumps[0]) for dumps in study.panel_sets(field)]
     return [replace(study, dumps=[dump for dump in study.dumps if axes_of(dump) == each]) for each in axes]
 
 

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 def of_dumps(dumps: "list[Dump]") -> str:
     """`500 images, patch depth mean of pseudo, 1 seed, epoch 300`."""
     first = dumps[0].info
+    modes = " and ".join(dict.fromkeys(dump.info.patch_depth for dump in dumps))
     seeds = seeds_a_model((dump.info.model, seed_of(dump)) for dump in dumps)
     epochs = among((dump.info.epoch for dump in dumps), "epoch")
     images = among((dump.info.num_images for dump in dumps), "image", behind=True)
-    return f"{images}, patch depth {first.patch_depth} of {first.depth_field}, {seeds}, {epochs}"
+    return f"{images}, patch depth {modes} of {first.depth_field}, {seeds}, {epochs}"
 
 
 def seeds_a_model(models_and_seeds: Iterable[tuple[str, int]]) -> str:

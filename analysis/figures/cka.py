@@ -34,7 +34,7 @@ TOKENS: dict[str, dict[str, Any]] = {
 def draw(study: Study, variant: str, depth: str | None) -> Drawn:
     """m3ch's last dump (lowest seed) against the last dump of every other run of the depth field."""
     base = baseline(study, depth)
-    others = [dump for dump in study.last_dumps(depth) if dump.info.model != BASELINE]
+    others = [dump for dump in study.last_features(depth) if dump.info.model != BASELINE]
     if not others:
         raise AnalysisError(
             f"figure 11 compares other models with {BASELINE}, and no dump of another was given: make one with "

@@ -50,7 +50,7 @@ def draw13(study: Study, variant: str, depth: str | None) -> Drawn:
 def _dumps(study: Study, depth: str | None, models: tuple[str, ...]) -> "list[Dump]":
     """The last dump of each of these models that has one, of its lowest seed."""
     lowest: dict[str, Dump] = {}
-    for dump in sorted(study.last_dumps(depth), key=seed_of, reverse=True):
+    for dump in sorted(study.last_dumps(depth, lambda dump: dump.info.model in models), key=seed_of, reverse=True):
         lowest[dump.info.model] = dump
     found = [lowest[model] for model in models if model in lowest]
     if not found:

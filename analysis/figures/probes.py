@@ -25,7 +25,7 @@ INITIAL = 0  # the epoch of the untrained model
 
 def draw9(study: Study, variant: str, depth: str | None) -> Drawn:
     """Figure 9: models of one stream of tokens, the last dump of every run."""
-    dumps = [dump for dump in study.last_dumps(depth) if not dump.info.first_attention_layer]
+    dumps = study.last_dumps(depth, lambda dump: not dump.info.first_attention_layer)
     if not dumps:
         raise AnalysisError(
             "figure 9 probes models whose tokens are in one stream (m3ch, mlin, mmlp, m4ch), and no dump of one was "
@@ -46,7 +46,7 @@ def draw9(study: Study, variant: str, depth: str | None) -> Drawn:
 
 def draw12(study: Study, variant: str, depth: str | None) -> Drawn:
     """Figure 12: the two branches of fusion models, in the layers that have them; a column a model."""
-    dumps = [dump for dump in study.last_dumps(depth) if dump.info.first_attention_layer]
+    dumps = study.last_dumps(depth, lambda dump: dump.info.first_attention_layer > 0)
     if not dumps:
         raise AnalysisError(
             "figure 12 probes models of two branches (mdf1, mgem), and no dump of one was given: make one with "

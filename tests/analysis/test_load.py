@@ -9,10 +9,15 @@ import planted
 import pytest
 
 import analysis
+from analysis import style
 from analysis.attention import VARIANTS, slopes
+from analysis.figures import FIGURES
 from analysis.load import AnalysisError, final_evaluation, recipe_differences
+from training.dumps.schema import SCHEMA_VERSION
 from training.dumps.store import Dump, DumpError, DumpWriter
 from training.records import RecordError
+
+VERSION = f'"schema_version": {SCHEMA_VERSION}'
 
 
 def test_study_is_the_notebook_api(demo: list[Path]) -> None:
@@ -101,8 +106,29 @@ def test_dumps_without_common_axes_are_refused(tmp_path: Path) -> None:
         "data": {"fingerprint": "another"},
     }.items():
         second = planted.write_dump(tmp_path / "b.zarr", planted.falling(planted.BETAS), model="m3ch", **changes)
-        with pytest.raises(AnalysisError, match=rf"b.zarr and .*a.zarr differ in {name}"):
+        fix = "make both with 'train dump --patch-depth mean'" if name == "patch depth" else "draw them separately"
+        with pytest.raises(AnalysisError, match=rf"b.zarr and .*a.zarr differ in {name} .*: {fix}"):
             analysis.load([first, second]).figure(1)
+
+
+def test_dumps_that_a_figure_does_not_draw_need_no_common_axes(tmp_path: Path) -> None:
+    """mmlp reads the centre of a patch: figures of other models, and of features, do not mind."""
+    scores = planted.falling(planted.BETAS)
+    paths = [
+        planted.write_dump(tmp_path / f"{model}.zarr", scores, model=model, **changes)
+        for model, changes in {"m3ch": {}, "m4ch": {}, "mdf1": {}, "mmlp": {"patch_depth": "center4"}}.items()
+    ]
+    study = analysis.load(paths)
+    captions = {}
+    for number in (10, 11, 12, 13):
+        drawn = FIGURES[number].drawn(study)
+        style.close(drawn.figure)
+        assert set(drawn.frames[""]["model"]) == {10: {"m4ch"}, 11: {"m4ch", "mdf1", "mmlp"}}.get(number, {"mdf1"})
+        captions[number] = drawn.caption
+    assert "patch depth center4 and mean" in captions[11]
+    for number in (1, 9):
+        with pytest.raises(AnalysisError, match="differ in patch depth"):
+            FIGURES[number].drawn(study)
 
 
 def test_a_run_may_hold_dumps_of_both_patch_depths(tmp_path: Path) -> None:
@@ -173,9 +199,9 @@ def test_unfinished_dump_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"schema_version": 2', '"schema_version": 3', "schema version 3, this version reads 2: use a newer one"),
-        ('"schema_version": 2', '"schema_version": null', "schema version None, this version reads 2: make it again"),
-        ('"schema_version": 2', '"schema_version": 1', "schema version 1, this version reads 2: make it again"),
+        (VERSION, '"schema_version": 99', f"schema version 99, this version reads {SCHEMA_VERSION}: use a newer one"),
+        (VERSION, '"schema_version": null', f"version None, this version reads {SCHEMA_VERSION}: make it again"),
+        (VERSION, '"schema_version": 1', f"schema version 1, this version reads {SCHEMA_VERSION}: make it again"),
         ('"model": "m4ch"', '"mode": "m4ch"', "is not a dump of train dump"),
         ("{", "[", "not a Zarr store"),
     ],
