@@ -13,6 +13,7 @@ from analysis.depth_bias import alpha_by_epoch, density_of_delta, phi_curves, ru
 from analysis.figures import Drawn
 from analysis.load import Study
 from analysis.style import COLUMN, GREY, layer_ramp, new_figure, settings, zero_line
+from training.dumps.from_raw import bias_mode
 from training.records import Run
 
 _UNTRAINED = (
@@ -72,9 +73,13 @@ def draw8(study: Study, variant: str, depth: str | None) -> Drawn:
 
 
 def _density(study: Study, run: Run) -> pd.DataFrame | None:
-    """Of the run's last dump, if it has one."""
-    dumps = [d for d in study.dumps if (d.info.run, d.info.study_hash) == (run.record.name, run.record.study_hash)]
-    return density_of_delta(max(dumps, key=lambda dump: dump.info.epoch)) if dumps else None
+    """Of the run's last dump on the depth it was trained on, in the patch depth the model reads if there is one."""
+    own = (run.record.name, run.record.study_hash, run.record.shards.depth_field)
+    dumps = [d for d in study.dumps if (d.info.run, d.info.study_hash, d.info.depth_field) == own]
+    if not dumps:
+        return None
+    chosen = max(dumps, key=lambda dump: (dump.info.patch_depth == bias_mode(dump.info), dump.info.epoch))
+    return density_of_delta(chosen).assign(depth_field=chosen.info.depth_field, patch_depth=chosen.info.patch_depth)
 
 
 def _caption8(run: Run, epoch: int, variant: str, density: pd.DataFrame | None) -> str:
@@ -90,12 +95,12 @@ def _caption8(run: Run, epoch: int, variant: str, density: pd.DataFrame | None) 
         "taken off."
     )
     if density is None:
-        text += " The run has no dump ('train dump'), so the density of Δ is left out."
+        field = run.record.shards.depth_field
+        text += f" The run has no dump on {field} depth ('train dump'), so the density of Δ is left out."
     else:
-        text += (
-            f" Below, the density of Δ over all ordered pairs of patches of {int(density['num_images'].iloc[0]):,} "
-            "images, even by construction."
-        )
+        of = density.iloc[0]
+        depth = f"{int(of['num_images']):,} images (patch depth {of['patch_depth']} of {of['depth_field']})"
+        text += f" Below, the density of Δ over all ordered pairs of patches of {depth}, even by construction."
     return f"{text} {_UNTRAINED.format('φ')}"
 
 

@@ -1,10 +1,12 @@
 """Figures 7 and 8: from planted logs, against the models' own formulas."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import planted
 import pytest
 
@@ -143,5 +145,23 @@ def test_figure8_shows_the_density_of_its_own_dump(tmp_path: Path) -> None:
     pairs = (z[:, :, None] - z[:, None])[:, ~np.eye(16, dtype=bool)]
     counts, _ = np.histogram(pairs, bins=80, range=(-4, 4))
     np.testing.assert_allclose(drawn.frames["-density"]["density"], counts / pairs.size / 0.1, atol=0.01)
-    assert "pairs of patches of 20 images" in drawn.caption
+    assert "pairs of patches of 20 images (patch depth mean of pseudo)" in drawn.caption
     assert len([axes for axes in drawn.figure.axes if axes.get_ylabel() == "density (1/z)"]) == 1
+
+
+def test_density_is_of_the_depth_the_model_was_trained_on_and_reads(tmp_path: Path) -> None:
+    """Beside the run's own dump lie one on real depth, of more images, and one of the other patch depth."""
+    run = planted.write_run(tmp_path / "mmlp", model="mmlp", scores=planted.falling(planted.BETAS), num_images=20)
+    curves = [np.maximum(planted.PHI_GRID, 0).tolist()] * 4
+    planted.write_parameters(run, {5: {"phi": curves, "phi_grid": planted.PHI_GRID}})
+    alone = draw(analysis.load(run), 8).frames["-density"]
+    others = {"latest-real": {"depth_field": "real"}, "centre": {"patch_depth": "center4"}}
+    for name, changes in others.items():
+        path = run / "dumps" / f"{name}.zarr"
+        depths = 3 * planted.patch_depths(30, seed=5)
+        planted.write_dump(path, planted.falling(planted.BETAS), model="mmlp", num_images=30, depths=depths, **changes)
+    pd.testing.assert_frame_equal(draw(analysis.load(run), 8).frames["-density"], alone)
+    shutil.rmtree(run / "dumps" / "epoch-5.zarr")
+    assert "patch depth center4 of pseudo" in draw(analysis.load(run), 8).caption
+    shutil.rmtree(run / "dumps" / "centre.zarr")
+    assert "no dump on pseudo depth" in draw(analysis.load(run), 8).caption
