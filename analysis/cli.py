@@ -84,8 +84,8 @@ def _add_figure(spec: FigureSpec) -> None:
         from analysis.output import all_or_nothing, write_figure
 
         chosen = spec.chosen(variant)
-        drawn = spec.drawn(load(runs), chosen, depth)
         with all_or_nothing(out) as made:
+            drawn = spec.drawn(load(runs), chosen, depth)
             paths = write_figure(made, f"figure{spec.number}-{chosen}", drawn.figure, drawn.frames, drawn.caption)
         _list(out, paths)
         print(drawn.caption)

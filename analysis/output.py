@@ -27,22 +27,28 @@ def all_or_nothing(folder: Path, whole: bool = False) -> Iterator[Path]:
     """
     if blocked := next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None):
         raise AnalysisError(f"--out {blocked} is a file: choose a folder")
-    folder, made = folder.resolve(), None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
+    folder = folder.resolve()
+    with ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
             with _locked(folder.parent):  # nobody clears away a folder that is not locked yet
                 _clear(folder)
                 made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
                 stack.enter_context(_locked(made))
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        stack.callback(shutil.rmtree, made, ignore_errors=True)
+        try:
             yield made
             _move(made, folder, whole)
-    except OSError as error:
-        reason = error.strerror or error
-        raise AnalysisError(f"cannot write to {folder} ({reason}): make room, or choose another --out") from error
-    finally:
-        if made:
-            shutil.rmtree(made, ignore_errors=True)
+        except OSError as error:
+            if error.filename and folder.parent not in Path(error.filename).parents:
+                raise  # of something that was read
+            raise _cannot_write(folder, error) from error
+
+
+def _cannot_write(folder: Path, error: OSError) -> AnalysisError:
+    return AnalysisError(f"cannot write to {folder} ({error.strerror or error}): make room, or choose another --out")
 
 
 @contextmanager
