@@ -18,7 +18,7 @@ from training.dumps.schema import MODES, DumpInfo, Stream
 from training.dumps.statistics import Statistics
 from training.dumps.store import SHARD, DumpWriter
 from training.dumps.tokens import gram_batch
-from training.interventions import intervene, interventions_of
+from training.interventions import Tools, intervene, interventions_of
 from training.models.score_bias import LinearBias, TableBias
 from training.models.vit import VisionTransformer
 from training.observe import DumpFailed, Views, observe
@@ -195,9 +195,11 @@ def dump(
         for name, values in bias_parameters(model).items():
             writer.write(f"parameters/{name}", 0, values)
         if info.num_causal:
+            tools = Tools.of(model, info, statistics)
+            del statistics  # what follows needs as much memory
             chosen = DumpedImages(split, config, info, causal_numbers(info), matched_field(info, split))
             batches = load(chosen, range(len(chosen)), config.runtime)
-            intervene(model, info, (views.to(device) for views in batches), statistics, writer, advance)
+            intervene(model, info, tools, (views.to(device) for views in batches), writer, advance)
     return writer.info
 
 

@@ -14,6 +14,7 @@ Blocks are counted from 1. With the swap, scores move by S' - S where |Δ| moves
 regression is free of what RGB, position and depth have in common. Swaps are off the distribution that a model knows.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -53,15 +54,14 @@ def interventions_of(info: DumpInfo, matched: str | None) -> list[str]:
 def intervene(
     model: VisionTransformer,
     info: DumpInfo,
+    tools: "Tools",
     batches: "Iterator[Views]",
-    statistics: Statistics,
     writer: DumpWriter,
     advance: Callable[[int], None],
 ) -> None:
     """Run every intervention on every batch and write the causal tier."""
-    tools = _Tools.of(model, info, statistics)
     width = info.stream("tokens").width
-    refits = ProbeMoments("tokens", len(tools.erasures) + 1, info.num_patches, width, statistics.like)
+    refits = ProbeMoments("tokens", len(tools.erasures) + 1, info.num_patches, width, tools.slopes.new_zeros(0))
     head_rows = np.zeros((info.num_groups, info.num_attention_layers, info.num_heads, 2))
     head_pairs = np.zeros(info.num_groups)
     first = 0
@@ -72,11 +72,11 @@ def intervene(
         found = _Batch(model, info, views, tools, refits, places)
         writer.write("causal/base", first, found.correct(found.logits))  # no such array where there are no labels
         writer.write("causal/outcomes", first, np.stack([found.outcome(name) for name in info.interventions], 1))
-        rows, heads, pairs = found.swapped()
-        writer.write("causal/swap/rows", first, rows)
-        writer.write("causal/swap/pairs", first, pairs)
-        np.add.at(head_rows, places % info.num_groups, heads)
-        np.add.at(head_pairs, places % info.num_groups, pairs)
+        swap = found.swap
+        writer.write("causal/swap/rows", first, swap.rows())
+        writer.write("causal/swap/pairs", first, swap.pairs())
+        np.add.at(head_rows, places % info.num_groups, swap.head_rows())
+        np.add.at(head_pairs, places % info.num_groups, swap.pairs())
         first += len(places)
         advance(len(places))
     writer.write("causal/swap/head_rows", 0, head_rows)
@@ -85,14 +85,14 @@ def intervene(
 
 
 @dataclass(frozen=True)
-class _Tools:
+class Tools:
     """What the interventions take out, known from the dump's own statistics."""
 
     slopes: Tensor  # (attention layers, heads): gauge-fixed, of the scores that act
     erasures: list[Erasure]  # of each layer's output
 
     @classmethod
-    def of(cls, model: VisionTransformer, info: DumpInfo, statistics: Statistics) -> "_Tools":
+    def of(cls, model: VisionTransformer, info: DumpInfo, statistics: Statistics) -> "Tools":
         device = model.cls_token.device
         products = statistics.finished[f"statistics/{info.parts[-1]}/head_rows"].sum(0)[..., ROWS.index("c_delta")]
         squares = statistics.delta_squares
@@ -112,7 +112,7 @@ class _Batch:
         model: VisionTransformer,
         info: DumpInfo,
         views: "Views",
-        tools: _Tools,
+        tools: Tools,
         refits: ProbeMoments,
         places: np.ndarray,
     ) -> None:
@@ -120,7 +120,10 @@ class _Batch:
         self.refits, self.places = refits, places
         self.rgb = normalise(views.batch.rgb, RGB_MEAN, RGB_STD)
         self.patches = self._patches(views.batch.depth)
-        self.logits = self._run(views.batch.depth, self._refitted(len(tools.erasures)))
+        self.swap = _Swap(self.patches, self._patches(views.other))
+        refitted, before = self._refitted(len(tools.erasures)), _totals(info.num_prefix, self.swap.keep)
+        self.logits = self._run(views.batch.depth, lambda name, tensor: before(name, refitted(name, tensor)))
+        self.logits_swapped = self._run(views.other, _totals(info.num_prefix, self.swap.compare))
 
     def _patches(self, depth: Tensor) -> Tensor:
         size = self.info.image_size // self.info.grid[0]
@@ -147,7 +150,7 @@ class _Batch:
     def _changed(self, name: str) -> Tensor:
         depth, (kind, _, which) = self.views.batch.depth, name.partition("-")
         if kind == "swap":
-            return self._run(self.views.other)
+            return self.logits_swapped
         if kind == "zero":
             return self._run(torch.zeros_like(depth))
         if kind == "mean":
@@ -204,38 +207,56 @@ class _Batch:
 
         return taps
 
-    def swapped(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows of the head mean (batch, layers, 2), of heads (batch, layers, heads, 2), and Σ (Δ' - Δ)² (batch,)."""
-        prefix = self.info.num_prefix
-        delta, other = (signed_difference(filled(d)).abs() for d in (self.patches, self._patches(self.views.other)))
-        off = 1 - torch.eye(delta.shape[1], device=delta.device)
-        change = _centred((other - delta) * off, off).double()
-        before, after = _Totals(prefix), _Totals(prefix)
-        self._run(self.views.batch.depth, before)
-        self._run(self.views.other, after)
-        rows: list[Tensor] = []
-        heads: list[Tensor] = []
-        for one, two in zip(before.scores, after.scores, strict=True):
-            moved = _centred((two - one) * off, off).double()
-            for found, of in ((heads, moved), (rows, moved.mean(1, keepdim=True))):
-                found.append(torch.stack([(of * change[:, None]).sum((2, 3)), (of**2).sum((2, 3))], -1))
-        pairs = (change**2).sum((1, 2))
-        return torch.stack(rows, 1)[:, :, 0].cpu().numpy(), torch.stack(heads, 1).cpu().numpy(), pairs.cpu().numpy()
+
+class _Swap:
+    """Scores of a pass against those of one with another image's depth, layer by layer: one pass's are held at most."""
+
+    def __init__(self, depth: Tensor, other: Tensor) -> None:
+        """From patch depths (batch, P)."""
+        delta, instead = (signed_difference(filled(z)).abs() for z in (depth, other))
+        self.off = 1 - torch.eye(delta.shape[1], device=delta.device)
+        self.change = (
+            _centred((instead - delta) * self.off, self.off).double().flatten(1)[..., None]
+        )  # (batch, P * P, 1)
+        self._before: deque[Tensor] = deque()
+        self._rows: list[Tensor] = []  # of each layer: (batch, 1 + heads, 2), the head mean first
+
+    def keep(self, scores: Tensor) -> None:
+        """A layer's of the pass with the image's own depth, (batch, heads, P, P)."""
+        self._before.append(scores)
+
+    def compare(self, scores: Tensor) -> None:
+        """The same layer's of the other pass."""
+        moved = _centred((scores - self._before.popleft()) * self.off, self.off).double().flatten(2)
+        moved = torch.cat([moved.mean(1, keepdim=True), moved], 1)
+        self._rows.append(torch.stack([(moved @ self.change)[..., 0], (moved**2).sum(2)], -1))
+
+    def rows(self) -> np.ndarray:
+        """(batch, layers, 2): Σ (S' - S)(Δ' - Δ) and Σ (S' - S)² of the head mean."""
+        return torch.stack(self._rows, 1)[:, :, 0].cpu().numpy()
+
+    def head_rows(self) -> np.ndarray:
+        """(batch, layers, heads, 2): the same of each head."""
+        return torch.stack(self._rows, 1)[:, :, 1:].cpu().numpy()
+
+    def pairs(self) -> np.ndarray:
+        """(batch,): Σ (Δ' - Δ)²."""
+        return (self.change**2).sum((1, 2)).cpu().numpy()
 
 
-class _Totals:
-    """Taps that keep each layer's scores of patches, the bias included."""
+def _totals(prefix: int, use: Callable[[Tensor], None]) -> Taps:
+    """Taps that hand over each layer's scores of patches, the bias included."""
+    scores: list[Tensor] = []
 
-    def __init__(self, prefix: int) -> None:
-        self.prefix, self.scores = prefix, list[Tensor]()
-
-    def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        patches = tensor[:, :, self.prefix :, self.prefix :] if ".attn." in name else tensor
-        if name.endswith("scores_pre_bias"):
-            self.scores.append(patches)
-        elif name.endswith("attn.bias"):
-            self.scores[-1] = self.scores[-1] + patches
+    def taps(name: str, tensor: Tensor) -> Tensor:
+        if name.endswith(("attn.scores_pre_bias", "attn.bias")):
+            scores.append(tensor[:, :, prefix:, prefix:])
+        elif name.endswith("attn.pattern"):
+            use(scores[0] if len(scores) == 1 else scores[0] + scores[1])
+            scores.clear()
         return tensor
+
+    return taps
 
 
 def _centred(values: Tensor, weight: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ def _dumped(
     from training.data import open_shards
     from training.dump import dump as record
     from training.dump import plan_dump
-    from training.dumps.schema import estimated_bytes, estimated_memory
+    from training.dumps.estimate import estimated_bytes, estimated_memory
     from training.run_folder import TrainingError, choose_device, load_model
 
     config, described, saved, model = load_model(run, checkpoint)

@@ -16,11 +16,13 @@ from training.config import Config, resolve
 from training.data import classes_sha256, open_shards
 from training.dump import DumpedImages, causal_numbers, dump, plan_dump, spread
 from training.dumps.arrays import unpacked
+from training.dumps.estimate import estimated_bytes, estimated_memory
 from training.dumps.from_raw import bias_mode, biased, raw_bias, raw_depth, raw_scores, statistics_of_raw
 from training.dumps.pairs import REGRESSORS, partner
-from training.dumps.schema import OUTCOMES, arrays, estimated_bytes
+from training.dumps.schema import OUTCOMES, arrays
 from training.dumps.scores import ROWS
-from training.dumps.store import Dump, DumpError, DumpWriter, open_dump
+from training.dumps.store import SHARD, Dump, DumpError, DumpWriter, open_dump
+from training.interventions import _Swap
 from training.models import MONIKERS
 from training.models.vit import VisionTransformer
 from training.observe import DumpFailed
@@ -185,6 +187,28 @@ def test_causal_rows_are_first_differences(made, rooms):
         # Nothing but the bias of the first block knows of depth there: its slope is the bias's own.
         slope = dump["causal/swap/head_rows"].sum(0)[0, :, 0] / dump["causal/swap/head_pairs"].sum()
         np.testing.assert_allclose(slope, model.alpha[0].item() * model.head_scale.numpy(), rtol=1e-3)
+
+
+def test_of_a_swap_no_more_than_one_pass_is_held_and_told(made):
+    info = made[0].info
+    depth, other = torch.randn(2, 5, 36, dtype=torch.float64)
+    before, after = (abs(z[:, :, None] - z[:, None]) for z in (depth, other))
+    offsets = torch.randn(3, 5, 4, 36, 1, dtype=torch.float64)
+    layers = (-1, 0, 2)
+    swap = _Swap(depth, other)
+    for slope, offset in zip(layers, offsets, strict=True):
+        swap.keep(slope * before[:, None] + offset)
+    for number, (slope, offset) in enumerate(zip(layers, offsets, strict=True)):
+        assert len(swap._before) == len(layers) - number
+        swap.compare(slope * after[:, None] - offset)
+    assert not swap._before
+    expected = np.array(layers)[:, None] * swap.pairs()[:, None, None]
+    np.testing.assert_allclose(swap.rows()[..., 0], expected[..., 0], atol=1e-9)
+    np.testing.assert_allclose(swap.head_rows()[..., 0], np.broadcast_to(expected, (5, 3, 4)), atol=1e-9)
+    without = info.model_copy(update={"num_causal": 0, "interventions": []})
+    one_pass = 4 * SHARD * info.num_attention_layers * info.num_heads * (info.num_prefix + info.num_patches) ** 2
+    assert estimated_memory(info) > one_pass
+    assert estimated_memory(info) >= estimated_memory(without)
 
 
 def test_interventions_do_what_they_say(made):

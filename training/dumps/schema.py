@@ -178,6 +178,10 @@ class Spec(BaseModel):
     dtype: str
     by_image: bool = False
 
+    @property
+    def num_bytes(self) -> int:
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
 
 def arrays(info: DumpInfo) -> dict[str, Spec]:
     """Every array that a dump with these attributes has; empty ones are left out."""
@@ -301,23 +305,3 @@ def _causal(info: DumpInfo) -> dict[str, Spec]:
         "causal/swap/head_pairs": Spec(shape=(groups,), dtype="f8"),
         "causal/refit/moments": Spec(shape=(NUM_FOLDS, last.num_layers + 1, packed_size(last.width + 3)), dtype="f8"),
     }
-
-
-def estimated_bytes(info: DumpInfo) -> int:
-    """Uncompressed size of the store."""
-    return sum(_num_bytes(spec) for spec in arrays(info).values())
-
-
-def estimated_memory(info: DumpInfo) -> int:
-    """Bytes of the sums and of one block of features, which are held during the pass; the model comes on top."""
-    by_pass = ("statistics/", "causal/refit")
-    sums = sum(_num_bytes(s) for n, s in arrays(info).items() if n.startswith(by_pass) and not s.by_image)
-    grams = sum(_num_bytes(s) for n, s in arrays(info).items() if n.endswith("/grams"))
-    widths = [s.num_layers * info.num_patches * s.width for s in info.streams] + [3 * info.image_size**2]
-    features = 4 * info.gram_batch * sum(widths)
-    moments = sum(_num_bytes(s) for n, s in arrays(info).items() if n.endswith("moments"))  # squares are held
-    return sums - grams + features + moments
-
-
-def _num_bytes(spec: Spec) -> int:
-    return int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize

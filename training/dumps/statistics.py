@@ -136,7 +136,8 @@ class Statistics:
             self.write(name, int(self.numbers[0]), np.stack([np.concatenate(rows) for rows in layers.values()], 1))
 
     def finish(self) -> None:
-        """Write the sums; nothing can be added after."""
+        """Write the sums, which stay in `finished`; nothing can be added after."""
+        self._grams = {}  # a block of features is the most that is held
         sums = [self._pair_sums.sums, self._patterns.sums, self._positions.sums]
         sums += [each.sums for each in self._scores.values()]
         distances = num_distances(self.info.grid)
@@ -145,8 +146,8 @@ class Statistics:
             for name, values in each.finalize().items():
                 cells = "/bins/" in name
                 self.finished[name] = values.reshape(*values.shape[:-1], -1, distances) if cells else values
-        for probe in self._probes.values():
-            self.finished |= probe.finalize()
+        while self._probes:
+            self.finished |= self._probes.popitem()[1].finalize()
         for name, values in self.finished.items():
             self.write(name, 0, values)
 
