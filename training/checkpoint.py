@@ -150,7 +150,9 @@ def find(run: Path, name: str) -> Path:
             if folder.is_dir():
                 return folder
     have = ", ".join(sorted(p.name for p in checkpoints.glob("[!.]*"))) if checkpoints.is_dir() else ""
-    raise CheckpointError(f"run {run} has no checkpoint '{name}', it has {have or 'none'}")
+    if not have:
+        raise CheckpointError(f"run {run} holds no checkpoint: train it first, or give the folder it was trained into")
+    raise CheckpointError(f"run {run} has no checkpoint '{name}', it has {have}: give one of these")
 
 
 def steps_of(run: Path) -> list[int]:

@@ -131,6 +131,8 @@ def _dumped(
         config, described, saved, model, split, field, num_images=images, num_raw=raw, num_causal=causal,
         patch_depth=patch_depth,
     )  # fmt: skip
+    if images is not None and images > info.num_images:
+        console.print(f"note: val holds {info.num_images:,} images, fewer than the {images:,} asked for: all are taken")
     if not info.labelled:
         lacking = "other classes than the run was trained on" if split.index.class_names else "no classes"
         told = f"note: {data} has {lacking}: the dump has no labels, and says nothing of right and wrong answers"

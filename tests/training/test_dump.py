@@ -1,6 +1,7 @@
 """`train dump` on real models: what streams is what the raw tier says; what is done to depth shows."""
 
 import errno
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -324,6 +325,36 @@ def test_nothing_but_zeros_is_written_too(rooms, tmp_path):
             chunk.unlink()
     with pytest.raises(DumpError, match=r"array causal/swap/rows has 0 of 1 chunks"):
         open_dump(tmp_path / "d.zarr")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"polarity": "farther_is_larger"', '"polarity": "closer_is_larger"'),
+        ('"epoch": 1,', '"epoch": 2,'),
+        ('"sha256": "', '"sha256": "0'),
+    ],
+)
+def test_attributes_that_were_edited_are_refused(rooms, tmp_path, old, new):
+    made, _ = make(rooms, tmp_path / "d.zarr", "m3ch", num_images=4, num_raw=0)
+    attributes = made.path / "zarr.json"
+    text = attributes.read_text()
+    attributes.write_text(json.dumps(json.loads(text), sort_keys=True))  # says the same
+    assert open_dump(made.path).info == made.info
+    assert old in text
+    attributes.write_text(text.replace(old, new))
+    with pytest.raises(
+        DumpError, match=r"d\.zarr: its attributes are not those it was written with \(checksum differs\)"
+    ):
+        open_dump(made.path)
+
+
+def test_a_folder_that_is_no_dump_is_told_by_name(tmp_path):
+    (tmp_path / "junk.zarr").mkdir()
+    with pytest.raises(
+        DumpError, match=r"junk\.zarr is no dump, it has no zarr\.json: remove it, or move it elsewhere"
+    ):
+        analysis.load(tmp_path / "junk.zarr")
 
 
 @pytest.mark.parametrize("called", ["create_array", "write"])

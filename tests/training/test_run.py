@@ -129,6 +129,12 @@ def test_a_checkpoint_that_is_missing_is_told_before_any_dump(run, rooms):
     assert not (run / "dumps" / "epoch-0.zarr").exists()
 
 
+def test_a_run_without_checkpoints_is_told_to_be_trained(run, rooms):
+    shutil.rmtree(run / "checkpoints")
+    done = command("train", "dump", run, "--data", rooms)
+    fails_in_one_line(done, "holds no checkpoint: train it first")
+
+
 def test_ranks_make_no_dump(run, rooms, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     fails_in_one_line(command("train", "dump", run, "--data", rooms), "a dump is made by one process")
@@ -224,5 +230,7 @@ def test_a_dump_is_written_whole_or_not_at_all(dumped, run, rooms):
     process.kill()
     process.wait()
     assert not (run / "killed.zarr").exists()
-    assert command("train", "dump", run, "--data", rooms, "--out", run / "killed.zarr").returncode == 0
+    again = command("train", "dump", run, "--data", rooms, "--images", 71, "--out", run / "killed.zarr")
+    assert again.returncode == 0
+    assert "val holds 70 images, fewer than the 71 asked for: all are taken" in again.stdout
     assert open_dump(run / "killed.zarr").info.num_images == 70

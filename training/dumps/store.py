@@ -1,19 +1,21 @@
 """CONTRACT: the Zarr store a dump lives in (`schema` says what is in it): writer, reader, refusals. No torch.
 
-Zarr reads a deleted chunk as its fill value and a flipped bit as data. So chunks carry a CRC-32C, every chunk is
-written even where it is empty and must be there when a dump is opened, numbers that were never written are NaN, and the
-store is written beside its final name and renamed when all is done. Raw scores and block outputs are in shards of whole
-images, written by one process at once.
+Zarr reads a deleted chunk as its fill value and a flipped bit as data. So chunks carry a CRC-32C and attributes a
+SHA-256, every chunk is written even where it is empty and must be there when a dump is opened, numbers that were never
+written are NaN, and the store is written beside its final name and renamed when all is done. Raw scores and block
+outputs are in shards of whole images, written by one process at once.
 """
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -25,6 +27,7 @@ from training.dumps.schema import KEY_BYTES, SCHEMA_VERSION, DumpInfo, Spec, arr
 SHARD = 16  # images of raw scores and outputs in a file; batches begin at multiples of it
 _ROWS_PER_CHUNK = 64  # images; a chunk is written as often as a batch ends in it
 _CHUNK_BYTES = 4 << 20
+_CHECKSUM = "sha256"  # of the other attributes
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -53,7 +56,8 @@ class DumpWriter:
 
     def _create(self) -> None:
         group = zarr.open_group(self.partial, mode="a")  # "w" would remove the folder, and the lock on it
-        group.attrs.update(self.info.model_dump(mode="json"))
+        attributes = self.info.model_dump(mode="json")
+        group.attrs.update(attributes | {_CHECKSUM: _checksum(attributes)})
         for name, spec in arrays(self.info).items():
             chunks, shards = _layout(name, spec)
             # Kept as they are: arrays opened again would not write empty chunks.
@@ -124,6 +128,11 @@ class DumpWriter:
                 os.replace(self.partial, self.path)
         finally:
             os.close(self._lock)
+
+
+def _checksum(attributes: dict[str, Any]) -> str:
+    """Of the attributes, whatever their order and spacing: a chunk's checksum does not cover what it means."""
+    return hashlib.sha256(json.dumps(attributes, sort_keys=True).encode()).hexdigest()
 
 
 def _refuse_to_replace(path: Path, info: DumpInfo) -> None:
@@ -225,6 +234,8 @@ def open_dump(path: Path | str) -> Dump:
     path = Path(path)
     if not path.is_dir():
         raise DumpError(f"dump {path} does not exist: make it with train dump")
+    if not (path / "zarr.json").exists():
+        raise DumpError(f"{path} is no dump, it has no zarr.json: remove it, or move it elsewhere")
     try:
         group = zarr.open_group(path, mode="r")
         attributes = dict(group.attrs)
@@ -237,10 +248,13 @@ def open_dump(path: Path | str) -> Dump:
         raise DumpError(f"{path} has schema version {version}, this version reads {SCHEMA_VERSION}: use a newer one")
     if version != SCHEMA_VERSION:
         raise DumpError(f"{path} has schema version {version}, this version reads {SCHEMA_VERSION}: {_REDO}")
+    written = attributes.pop(_CHECKSUM, None)
     try:
         info = DumpInfo.model_validate(attributes)
     except ValidationError as error:
         raise DumpError(f"{path} is not a dump of train dump ({str(error).splitlines()[0]}): {_REDO}") from None
+    if written != _checksum(attributes):
+        raise DumpError(f"{path}: its attributes are not those it was written with (checksum differs): {_REDO}")
     dump = Dump(path, info, group)
     dump.check()
     return dump
