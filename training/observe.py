@@ -81,6 +81,9 @@ class _Observer:
         else:
             stream = kind.removesuffix("resid_post").rstrip(".") or "tokens"
             place = layer if stream == "tokens" else int(number)
+            prefix = self.statistics.info.stream(stream).prefix
+            summary = torch.cat([values[:, :prefix], values[:, prefix:].mean(1, keepdim=True)], 1)
+            _halved(summary, f"output of block {int(number) + 1}")  # as the store will: it would not tell
             self.statistics.tokens(stream, place, values)
             self.raw.tokens(stream, place, values)
         return tensor
@@ -99,12 +102,14 @@ class _Raw:
             kept = scores[: self.keep]
             mean = kept.mean(-1)
             # Row means are kept apart: raw scores can exceed what fp16 holds, and softmax ignores them.
-            self._add("scores_pre_bias", _halved(kept - mean[..., None], f"scores of block {layer + 1}"))
+            block = self.info.first_attention_layer + layer + 1
+            self._add("scores_pre_bias", _halved(kept - mean[..., None], f"scores of block {block}"))
             self._add("row_mean", mean.cpu().numpy())
 
     def tokens(self, stream: str, layer: int, tokens: Tensor) -> None:
         if self.keep:
-            self._add(f"resid_post/{stream}", _halved(tokens[: self.keep], f"output of block {layer + 1}"))
+            block = self.info.stream(stream).first_layer + layer + 1
+            self._add(f"resid_post/{stream}", _halved(tokens[: self.keep], f"output of block {block}"))
 
     def _add(self, name: str, values: np.ndarray) -> None:
         self._rows.setdefault(name, []).append(values)

@@ -26,14 +26,20 @@ from training.dumps.store import SHARD, Dump, DumpError, DumpWriter, open_dump
 from training.interventions import _Swap
 from training.models import MONIKERS
 from training.models.vit import VisionTransformer
-from training.observe import DumpFailed
+from training.observe import DumpFailed, _Observer
 
 SIZE = ("model.image_size=48", "model.patch_size=8", "model.width=32", "model.depth=3", "model.heads=4")
 IMAGES = 20
 
 
 def make(
-    rooms: Path, out: Path, moniker: str, field: str = "exact", settings: tuple[str, ...] = (), **changes
+    rooms: Path,
+    out: Path,
+    moniker: str,
+    field: str = "exact",
+    settings: tuple[str, ...] = (),
+    change=lambda model: None,
+    **changes,
 ) -> tuple[Dump, VisionTransformer]:
     split = open_shards(rooms, "val", field)
     many = f"model.num_classes={len(split.index.class_names)}"
@@ -45,6 +51,7 @@ def make(
             parameter.add_(0.1 * torch.randn(parameter.shape))
     record = record_of(moniker, config, split)
     saved = SimpleNamespace(folder=Path("step-1"), info=SimpleNamespace(sha256="0", epoch=1))
+    change(model)
     asked = {"num_images": IMAGES, "num_raw": IMAGES} | changes
     info = plan_dump(config, record, saved, model, split, field, **asked)
     dump(info, config, model, split, out, torch.device("cpu"), lambda count: None)
@@ -294,18 +301,34 @@ def test_any_number_of_images(rooms, tmp_path, images):
     assert np.abs(scores.mean(-1) - dump["raw/row_mean"][:2, 0]).max() < 1e-2
 
 
-def test_a_checkpoint_that_diverged_is_refused(rooms, tmp_path):
-    split = open_shards(rooms, "val", "exact")
-    config = resolve("tiny", "m3ch", [*SIZE, "model.num_classes=6", "runtime.workers=0"])
-    model = config.model.build()
-    with torch.no_grad():
-        model.blocks[1].mlp.fc2.bias.fill_(1e5)
-    record = record_of("m", config, split)
-    saved = SimpleNamespace(folder=Path("step-1"), info=SimpleNamespace(sha256="0", epoch=1))
-    info = plan_dump(config, record, saved, model, split, "exact", num_images=4, num_raw=4)
-    with pytest.raises(DumpFailed, match="output of block 2 holds values that fp16 cannot"):
-        dump(info, config, model, split, tmp_path / "d.zarr", torch.device("cpu"), lambda count: None)
+@pytest.mark.parametrize(("model", "block", "raw"), [("m3ch", 1, 4), ("m3ch", 1, 0), ("mgem", 0, 0)])
+def test_a_checkpoint_that_diverged_is_refused(rooms, tmp_path, model, block, raw):
+    """With raw scores or without: the mean patch is in fp16 as well. Blocks count from the model's first."""
+
+    def diverged(built):
+        with torch.no_grad():
+            built.blocks[block].mlp.fc2.bias.fill_(1e5)
+
+    with pytest.raises(DumpFailed, match=r"output of block 2 holds values that fp16 cannot \(65,504 at most\)"):
+        make(rooms, tmp_path / "d.zarr", model, num_images=4, num_raw=raw, change=diverged)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_patch_beyond_fp16_is_refused_where_it_is_kept(rooms, tmp_path, monkeypatch):
+    """Raw outputs cannot hold it; statistics, and the mean patch, can."""
+
+    def loud(self, name, tensor):
+        if name == "blocks.1.resid_post":
+            tensor = tensor.clone()
+            tensor[0, 3, 0] = 1e5
+        return observed(self, name, tensor)
+
+    observed = _Observer.__call__
+    monkeypatch.setattr(_Observer, "__call__", loud)
+    made, _ = make(rooms, tmp_path / "a.zarr", "m3ch", num_images=4, num_raw=0)
+    assert np.isfinite(made["statistics/similarity/tokens/summary"]).all()
+    with pytest.raises(DumpFailed, match="output of block 2 holds values that fp16 cannot"):
+        make(rooms, tmp_path / "b.zarr", "m3ch", num_images=4, num_raw=4)
 
 
 def test_null_regressors_are_kept(made):
