@@ -29,10 +29,7 @@ def tables_section(study: Study, out: Path) -> str:
         ),
         html.table(tables.readable2(second)),
         '<h3 id="table1">Table 1: size and cost</h3>',
-        html.paragraph(
-            "GMACs count matmuls and convolutions of one image; training is the time in steps on the machine in the "
-            "manifest. The paper's columns appear for models of its size."
-        ),
+        html.paragraph(tables.notes1(first)),
         html.table(tables.readable1(first)),
         '<p class="meta">Files: <a href="figures/table1.csv">table1.csv</a> · '
         '<a href="figures/table2.csv">table2.csv</a></p>',

@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
+import pandas as pd
 import planted
 import pytest
 
 import analysis
-from analysis.tables import readable1, readable2
+import data_manifests
+from analysis.tables import bias_operations, notes1, readable1, readable2
+from training.config import resolve
+from training.models import MONIKERS
+from training.run_folder import count_macs
 
 
 def test_table2_of_the_demo(demo: list[Path]) -> None:
@@ -51,7 +56,40 @@ def test_table1_shows_the_paper_at_its_size_only(tmp_path: Path, monkeypatch: py
         {"image_size": 224, "patch_size": 16, "width": 768, "depth": 12, "heads": 12, "num_classes": 1000},
     )
     runs = [planted.write_run(tmp_path / model, model=model) for model in ("m3ch", "m4ch")]
-    row = readable1(analysis.load(runs).table(1)).iloc[1]
-    assert row["over m3ch"] == "+4,096"
+    first, row = (readable1(analysis.load(runs).table(1)).iloc[place] for place in (0, 1))
+    assert row["over m3ch"] == "+4,096" and first["over m3ch"] == "–"
+    assert row["paper, over m3ch"] == "+0.04" and first["paper, over m3ch"] == "–"
     assert row["paper parameters"] == "86,764,264"
     assert row["paper GMACs"] == "17.62"
+
+
+def test_what_a_bias_costs_at_the_papers_size() -> None:
+    """The paper prints +0.01 G for mlin and +0.04 G for mmlp."""
+    operations = {name: bias_operations(resolve("thesis", name).model.model_dump()) for name in MONIKERS}
+    assert operations == {
+        "m3ch": 0, "mlin": 12 * 197**2 * 26, "mmlp": 12 * 197**2 * (26 + 64), "m4ch": 0, "mdf1": 0, "mgem": 0,
+    }  # fmt: skip
+    assert (operations["mlin"], operations["mmlp"]) == (12_108_408, 41_913_720)
+
+
+def test_table1_adds_the_bias_to_what_a_model_costs_over_m3ch(tmp_path: Path) -> None:
+    runs = [planted.write_run(tmp_path / model, model=model) for model in ("m3ch", "mlin", "m4ch")]
+    frame = analysis.load(runs).table(1).set_index("model")
+    pairs = planted.LAYERS * 17**2
+    assert frame["bias_operations"].tolist() == [0, pairs * 6, 0]
+    assert frame.loc["mlin", "gmacs_over_m3ch"] == pytest.approx(pairs * 6 / 1e9)
+    shown = readable1(frame.reset_index())
+    assert shown["bias, M operations"].tolist() == ["–", "0.00694", "–"]
+    assert shown["GMACs over m3ch"].tolist() == ["–", "+6.94e−06", "+0"]
+
+
+def test_notes_on_table1_hold() -> None:
+    """Their numbers, from the models."""
+    fast = count_macs(resolve("thesis", "mgem"))
+    literal = fast + 4 * 196 * 2 * 384**2 - 4 * 2 * 384**2  # 18 C² a pair of tokens instead of 16, noise apart
+    notes = notes1(pd.DataFrame({"model": ["m3ch", "mgem"]}))
+    for gmacs in (fast / 1e9, literal / 1e9, 17.31, 17.58, 17.58 - count_macs(resolve("thesis", "m3ch")) / 1e9):
+        assert f"{gmacs:.2f}" in notes
+    paper = data_manifests.load("paper")
+    assert (paper["m3ch"]["gmacs"], paper["mgem"]["gmacs"]) == (17.58, 17.31)
+    assert "mgem" not in notes1(pd.DataFrame({"model": ["m3ch", "m4ch"]}))
