@@ -212,6 +212,7 @@ _SPARE = (
     "seed",
     "paper parameters",
     "paper GMACs",
+    "paper, over m3ch",
     "paper top-5",
     "mean |Δ logit|",
     "KL, nats",

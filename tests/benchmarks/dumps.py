@@ -7,10 +7,10 @@ Where the project is not installed, PYTHONPATH=. before it.
 
 `pass`: all statistics of a batch of images (`training.observe`: the explicit path, every layer and head, scores,
 patterns, probes, Grams of 16 images where a dump of thousands takes 250; nothing written) over the bare forward pass of
-the same images, fused attention, fp32. Both work in turns in one process; `ratio` is the median of turns, `cpu ratio`
-the same of CPU time, the better one beside busy neighbours. `explicit ratio` is the forward pass through the explicit
-path, which anything that looks at scores needs. Goal: 1.5. `once_s`: what is done once a dump, whatever the number of
-images (finishing and writing the sums).
+the same images, fused attention, fp32; 16 images, which is a dump's batch. Both work in turns in one process; `ratio`
+is the median of turns, `cpu ratio` the same of CPU time, the better one beside busy neighbours. `explicit ratio` is the
+forward pass through the explicit path, which anything that looks at scores needs. Goal: 1.5. `once_s`: what is done
+once a dump, whatever the number of images (finishing and writing the sums).
 
 `peer`: one pass against the plain way, for m4ch at ViT-B/16 on the same images: dump every score, pattern and block
 output as .npy, then compute some of the same numbers with numpy, an image after the other (`plain_statistics`: slopes
@@ -18,7 +18,11 @@ on |Δ|, maps, pair sums, probes' moments, Grams; none of the other regressors, 
 seconds, peak resident memory less what torch and the model take, bytes on disk. Where both compute a number they must
 agree, or the benchmark fails.
 
-`memory`: peak resident memory of `train dump` and of `analyze` (Figures 1, 9 and 10) on 64 and on 1,024 toy rooms.
+`memory`: peak resident memory of `train dump` and of `analyze` (Figures 1, 9, 10 and 11, and the report) on 64 and on
+1,024 toy rooms, 16 of them raw, of m3ch and m4ch.
+
+`page`: `analyze report` of all six models with the paper's 12 layers, 12 heads and 196 patches (width 96, on images of
+56 px in patches of 4, hardly trained): seconds, peak resident memory, size of the page.
 """
 
 import argparse
@@ -253,44 +257,85 @@ def peer() -> dict[str, Any]:
     return {"images": PEER_IMAGES, **rows, "largest_relative_difference_of_sums": float(f"{worst:.1e}")}
 
 
-# --- memory as images grow ------------------------------------------------------------------------------------------
+# --- memory as images grow, and the page ------------------------------------------------------------------------------
+
+
+_COMMANDS = Path(sys.executable).parent
+_SHORT = ("data.depth=exact", "optim.epochs=1", "optim.warmup_epochs=0")
 
 
 def memory(counts: tuple[int, ...] = (64, 1024)) -> list[dict[str, Any]]:
-    commands = Path(sys.executable).parent
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        rooms, run = Path(folder) / "rooms", Path(folder) / "run"
-        made = [rooms, "--teacher", "none", "--samples", 256, "--val-samples", max(counts)]
-        _peak_of([commands / "precompute-depth", "toyrooms", *made])
-        settings = ["data.depth=exact", "optim.epochs=1", "optim.warmup_epochs=0"]
-        trained = ["--preset", "tiny", "--model", "m4ch", "--data", rooms, "--out", run]
-        _peak_of([commands / "train", "pretrain", *trained, *(word for s in settings for word in ("--set", s))])
+        out = Path(folder) / "out"
+        rooms = _rooms(Path(folder), 256, max(counts))
+        first, run = (_trained(Path(folder), rooms, moniker, _SHORT) for moniker in ("m3ch", "m4ch"))
         for count in counts:
-            store = Path(folder) / f"{count}.zarr"
-            dumped = _peak_of([commands / "train", "dump", run, "--data", rooms, "--images", count, "--raw", 0,
-                               "--out", store])  # fmt: skip
+            _, store = _dumped(first, rooms, count)
+            dumped, other = _dumped(run, rooms, count)
             drawn = {
-                f"fig{number}": _peak_of(
-                    [commands / "analyze", f"fig{number}", store, "--out", Path(folder) / "figures"]
+                name: _cost_of([_COMMANDS / "analyze", name, *given, "--out", out / name])[0]
+                for name, given in (
+                    *((f"fig{number}", [other]) for number in (1, 9, 10)),
+                    ("fig11", [store, other]),
+                    ("report", [first, run]),
                 )
-                for number in (1, 9, 10)
             }
             rows.append({"images": count, "dump_mb": dumped, **{f"analyze_{n}_mb": mb for n, mb in drawn.items()}})
     return rows
 
 
-def _peak_of(words: list[Any]) -> int:
-    """Peak resident memory of a command in MB, its loader's workers apart."""
+def page(monikers: tuple[str, ...], count: int) -> dict[str, Any]:
+    shape = {"image_size": 56, "patch_size": 4, "width": 96, "depth": 12, "heads": 12}
+    settings = (*_SHORT, *(f"model.{name}={value}" for name, value in shape.items()))
+    with tempfile.TemporaryDirectory() as folder:
+        rooms = _rooms(Path(folder), 128, count)
+        runs = [_trained(Path(folder), rooms, moniker, settings) for moniker in monikers]
+        for run in runs:
+            _dumped(run, rooms, count)
+        peak, seconds = _cost_of([_COMMANDS / "analyze", "report", *runs, "--out", Path(folder) / "report"])
+        size = (Path(folder) / "report" / "index.html").stat().st_size
+    return {
+        "models": len(monikers),
+        "images": count,
+        "seconds": round(seconds, 1),
+        "peak_mb": peak,
+        "page_mb": round(size / 1e6, 2),
+    }
+
+
+def _rooms(folder: Path, train: int, val: int) -> Path:
+    made = ["--teacher", "none", "--samples", train, "--val-samples", val]
+    _cost_of([_COMMANDS / "precompute-depth", "toyrooms", folder / "rooms", *made])
+    return folder / "rooms"
+
+
+def _trained(folder: Path, rooms: Path, moniker: str, settings: tuple[str, ...]) -> Path:
+    run = folder / moniker
+    trained = ["--preset", "tiny", "--model", moniker, "--data", rooms, "--out", run]
+    _cost_of([_COMMANDS / "train", "pretrain", *trained, *(word for each in settings for word in ("--set", each))])
+    return run
+
+
+def _dumped(run: Path, rooms: Path, count: int) -> tuple[int, Path]:
+    """Peak memory in MB, and the dump: the run's own, which replaces the last."""
+    options = ["--images", count, "--raw", 16, "--checkpoint", "latest"]
+    peak, _ = _cost_of([_COMMANDS / "train", "dump", run, "--data", rooms, *options])
+    [store] = (run / "dumps").glob("*.zarr")
+    return peak, store
+
+
+def _cost_of(words: list[Any]) -> tuple[int, float]:
+    """Peak resident memory of a command in MB, its loader's workers apart, and its seconds."""
     program = """import resource, subprocess, sys
 code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
 print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"""
-    line = [sys.executable, "-c", program, *map(str, words)]
+    line, began = [sys.executable, "-c", program, *map(str, words)], time.perf_counter()
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     code, peak = done.stdout.split()
     if code != "0":
         raise RuntimeError(f"{' '.join(map(str, words))} failed: {done.stderr.strip().splitlines()[-1:]}")
-    return round(int(peak) / 1000)
+    return round(int(peak) / 1000), time.perf_counter() - began
 
 
 def main() -> None:
@@ -312,7 +357,7 @@ def main() -> None:
         "parameters": {"dtype": "float32", "num_threads": torch.get_num_threads(), "goal": GOAL},
         "pass": {},
     }
-    counts, rounds = ((64, 16), 10) if on_gpu else ((16, 8), 3)
+    counts, rounds = ((64, 16), 10) if on_gpu else ((16, 16), 3)
     table = Table("preset", "model", "forward ms/image", "ratio", "cpu ratio", "explicit", "once s")
     for preset, count in (("tiny", counts[0]), ("thesis", counts[1])):
         for moniker in MONIKERS if preset == "tiny" or not given.quick else ():
@@ -327,6 +372,8 @@ def main() -> None:
     if not on_gpu:
         result["memory"] = memory((64, 256) if given.quick else (64, 1024))
         console.print(result["memory"])
+        result["page"] = page(MONIKERS[:2], 16) if given.quick else page(MONIKERS, 64)
+        console.print(result["page"])
     result["machine"]["load_at_end"] = round(os.getloadavg()[0], 1)
     if not given.quick:
         out = HERE / ("dumps-cuda.json" if on_gpu else "dumps.json")
