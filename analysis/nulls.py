@@ -5,11 +5,12 @@ judge by; of the mirrored depth map; of shuffled patches, a weak null, because i
 2013: tests that ignore spatial autocorrelation fail under it).
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.attention import moments, slope
+from analysis.attention import Variant, moments, slope
 from analysis.statistics import Estimate, cluster_bootstrap
 from training.dumps.from_raw import bias_mode, biased, raw_bias, raw_depth, raw_scores
 from training.dumps.pairs import NULLS, filled
@@ -25,22 +26,39 @@ _SEED = 20261
 
 
 def null_slopes(dump: "Dump", part: str = "content") -> dict[str, Estimate]:
-    """(layers,) gauge-fixed slopes on each of `pairs.NULLS` in place of |Δ|, with image-bootstrap intervals.
+    """(layers,) gauge-fixed slopes on each of `pairs.NULLS` in place of |Δ|, with image-bootstrap intervals."""
+    return {name: null_slope(dump, name, "gauge_fixed", part) for name in NULLS}
 
-    Image and partner read each other's depth, so for `other` the two are drawn together: apart, the interval would be
-    up to √2 too narrow.
+
+def null_slope(dump: "Dump", name: str, variant: Variant, part: str = "content") -> Estimate:
+    """(layers,) slope on one of `pairs.NULLS`."""
+    rows = moments(dump, variant, (name,), part)
+    return cluster_bootstrap(partners_together(rows) if name == "other" else rows, lambda sums: slope(sums, variant))
+
+
+def partners_together(rows: np.ndarray) -> np.ndarray:
+    """Additive rows of images (images, ...) as rows of an image and its partner.
+
+    Image and partner read each other's depth, so what reads another image's draws the two together: apart, the interval
+    would be up to √2 too narrow.
     """
-    return {
-        name: cluster_bootstrap(_clusters(dump, part, name), lambda sums: slope(sums, "gauge_fixed")) for name in NULLS
-    }
-
-
-def _clusters(dump: "Dump", part: str, name: str) -> np.ndarray:
-    rows = moments(dump, "gauge_fixed", (name,), part)
     half = len(rows) // 2
-    if name != "other" or half == 0:
-        return rows
     return np.concatenate([rows[:half] + rows[half : 2 * half], rows[2 * half :]])
+
+
+def against_other(
+    dump: "Dump", variant: Variant, statistic: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, Estimate]:
+    """A statistic of slopes (..., layers) on another image's |Δ|, and how far that on an image's own exceeds it."""
+    both = [moments(dump, variant, (name,)) for name in ("delta", "other")]
+    size = both[0].shape[-1]
+
+    def excess(sums: np.ndarray) -> np.ndarray:
+        own, other = (statistic(slope(each, variant)) for each in (sums[..., :size], sums[..., size:]))
+        return own - other
+
+    null = statistic(slope(both[1].sum(0), variant))
+    return null, cluster_bootstrap(partners_together(np.concatenate(both, -1)), excess)
 
 
 def randomisation_p(dump: "Dump", part: str = "content", num_derangements: int = NUM_DERANGEMENTS) -> np.ndarray | None:

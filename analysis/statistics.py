@@ -71,9 +71,18 @@ def mean_over_images(values: np.ndarray, level: float = 0.95) -> Estimate:
 
     All NaN gives NaN.
     """
+    return cluster_bootstrap(rows_of_mean(values), mean_of_sums, level)
+
+
+def rows_of_mean(values: np.ndarray) -> np.ndarray:
+    """(images, ...) -> (images, ..., 2), additive: the value and 1, or 0 and 0 where it is NaN."""
     defined = np.isfinite(values)
-    rows = np.stack([np.where(defined, values, 0.0), defined.astype(np.float64)], -1)
-    return cluster_bootstrap(rows, lambda sums: ratio(sums[..., 0], sums[..., 1]), level)
+    return np.stack([np.where(defined, values, 0.0), defined.astype(np.float64)], -1)
+
+
+def mean_of_sums(sums: np.ndarray) -> np.ndarray:
+    """Of sums of `rows_of_mean`: (..., 2) -> (...)."""
+    return ratio(sums[..., 0], sums[..., 1])
 
 
 def jackknife(value: np.ndarray, replicates: np.ndarray, level: float = 0.95) -> Estimate:
