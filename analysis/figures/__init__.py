@@ -70,10 +70,11 @@ _SPECS = (
         _by("scores_by_depth"),
         per_depth=True,
         about="Does a patch attend less to patches at another depth? Scores before softmax by bin of |Δ|, a panel a "
-        "layer, and below them the slope per 1 z with 95 % intervals over images. Draws the last dump of every run.\n\n"
+        "layer, and below them the slope per 1 z with 95 % intervals over images; in grey, on another image's depth. "
+        "Draws the last dump of every run.\n\n"
         "- literal: scores as the model computes them, which is what the paper plots.\n\n"
-        "- gauge_fixed: scores and |Δ| minus their mean over the keys of a query, which softmax cannot see. In grey "
-        "the slope on another image's depth; the CSV `-evidence` holds controls, nulls, tests and effect sizes.\n\n"
+        "- gauge_fixed: scores and |Δ| minus their mean over the keys of a query, which softmax cannot see. The CSV "
+        "`-evidence` holds controls, nulls, tests and effect sizes.\n\n"
         "- causal: the slope by layer when an image is given another image's depth and keeps its photograph: what "
         "colour and position do cancels. Needs `train dump RUN --data D --causal 500`.",
     ),
@@ -95,9 +96,10 @@ _SPECS = (
         _by("cosines"),
         per_depth=True,
         about="Cosine of m3ch's score matrix with |Δ| and with the patches' distance r, per layer, a line a "
-        "checkpoint. The run needs a dump per checkpoint: `train dump RUN --data D --checkpoint epoch-5` and so on.\n\n"
+        "checkpoint; in grey, with another image's |Δ|. The run needs a dump per checkpoint: `train dump RUN --data D "
+        "--checkpoint epoch-5` and so on.\n\n"
         "- literal: all entries as they are (the paper's). Scores that are −1 everywhere already have cosine −0.90 "
-        "with r.\n\n"
+        "with r: drawn in grey, dashed.\n\n"
         "- gauge_fixed: pairs of two patches, minus the mean over the keys of a query, which softmax cannot see.",
     ),
     FigureSpec(

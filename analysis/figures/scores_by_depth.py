@@ -13,6 +13,7 @@ from analysis.causal import beside_association
 from analysis.evidence import evidence
 from analysis.figures import Drawn, caption
 from analysis.load import BASELINE, AnalysisError, Study, seed_of
+from analysis.nulls import null_slope
 from analysis.style import COLUMN, GREY, PAGE, Look, look_of, new_figure, settings, zero_line
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def of_swaps(dumps: "list[Dump]") -> Drawn:
 def of_dumps(dumps: "list[Dump]", variant: Variant) -> Drawn:
     """Score against |Δ|, a panel a layer on shared scales, and the slope by layer below; frames: bins, `-slopes`.
 
-    `gauge_fixed` also draws, in grey, slopes on another image's |Δ|, and has a frame `-evidence`: controls and nulls.
+    Grey: slopes on another image's |Δ|. `gauge_fixed` also has a frame `-evidence`: controls and nulls.
 
     Points are bin means. In `literal` the thin line is the regression over pairs; in `gauge_fixed` none is drawn, since
     its slope is within query rows and the bins pool rows. mlin's bias is part of what softmax sees: its `total` scores
@@ -72,13 +73,14 @@ def of_dumps(dumps: "list[Dump]", variant: Variant) -> Drawn:
         for dump, label in zip(dumps, labels, strict=True):
             for part in dump.info.parts:
                 curves.append(score_curve(dump, variant, part))
-                fits.append(slopes(dump, variant, part).assign(seed=seed_of(dump), run=dump.info.run))
+                null = null_slope(dump, "other", variant, part)
+                others = {"other": null.value, "other_low": null.low, "other_high": null.high}
+                fits.append(slopes(dump, variant, part).assign(**others, seed=seed_of(dump), run=dump.info.run))
                 if variant == "gauge_fixed":
                     proofs.append(evidence(dump, part).assign(seed=seed_of(dump), run=dump.info.run))
             _draw_curves(panels, dump, curves[-1], fits[-1], variant)
             _draw_slopes(below, fits[-1], look_of(dump.info.model), label)
-            if proofs:
-                _draw_null(below, proofs[-1], first=dump is dumps[0])
+            _draw_null(below, fits[-1], first=dump is dumps[0])
         for first in panels[::_COLUMNS]:
             first.set_ylabel("score" if variant == "literal" else "score − row mean")
         _finish_slopes(below, num_layers)
@@ -97,10 +99,7 @@ def _caption(dumps: "list[Dump]", variant: Variant, bins: pd.DataFrame) -> str:
         f"image-bootstrap intervals. {int((~content['shown']).sum())} of {len(content)} bins are hidden (under "
         f"{min_pairs:,} pairs or {min_images} images, or |Δ| ≥ 4)."
     )
-    if variant == "gauge_fixed":
-        text += (
-            " Grey: slopes of the same scores on another image's |Δ|, the null: it has what images share by position."
-        )
+    text += " Grey: slopes of the same scores on another image's |Δ|, the null: it has what images share by position."
     if {BASELINE} < {dump.info.model for dump in dumps}:
         text += f" {BASELINE} never saw depth: its slope is what colour and position alone give."
     if any(dump.info.first_attention_layer for dump in dumps):
@@ -179,12 +178,12 @@ def _draw_slopes(axes: Axes, fit: pd.DataFrame, look: Look, label: str) -> None:
     )
 
 
-def _draw_null(axes: Axes, proof: pd.DataFrame, first: bool) -> None:
+def _draw_null(axes: Axes, fit: pd.DataFrame, first: bool) -> None:
     label = "another image's depth" if first else None
-    band = proof[["other_low", "other_high"]].to_numpy().T
+    band = fit[["other_low", "other_high"]].to_numpy().T
     if np.isfinite(band).all():
-        axes.fill_between(proof["layer"], *band, color=GREY, alpha=0.25, linewidth=0, zorder=0)
-    axes.plot(proof["layer"], proof["other"], color=GREY, linewidth=0.8, zorder=1, label=label)
+        axes.fill_between(fit["layer"], *band, color=GREY, alpha=0.25, linewidth=0, zorder=0)
+    axes.plot(fit["layer"], fit["other"], color=GREY, linewidth=0.8, zorder=1, label=label)
 
 
 def _finish_slopes(axes: Axes, num_layers: int) -> None:

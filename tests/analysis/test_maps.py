@@ -20,6 +20,7 @@ from analysis.claims import judge
 from analysis.figures import FIGURES
 from analysis.load import AnalysisError, Study
 from analysis.maps import ALL, LEAST_BINS, cells, column_slopes, relative_slopes
+from analysis.nulls import null_slope
 from training.dumps.pairs import patch_distance
 from training.dumps.store import Dump, open_dump
 
@@ -233,8 +234,14 @@ def test_figure1_shows_the_null_and_the_evidence(tmp_path: Path) -> None:
         of_dump = proof[(proof["model"] == model) & (proof["part"] == part)]
         np.testing.assert_array_equal(line.get_ydata(), of_dump["other"])
     assert "Grey" in found.caption
+    plain = drawn(1, paths, "literal")
+    grey = [
+        line for line in plain.figure.axes[-1].lines if line.get_color() == style.GREY and len(line.get_xdata()) == 4
+    ]
+    slope = null_slope(open_dump(paths[1]), "other", "literal", "total")
+    np.testing.assert_allclose(grey[1].get_ydata(), slope.value)
+    assert "Grey" in plain.caption and "-evidence" not in plain.frames
     assert "mlin: the learned scores offset the bias in 1 of 4 layers and add to it in 3." in found.caption
-    assert "-evidence" not in drawn(1, paths, "literal").frames
 
 
 def verdicts(*paths: Path) -> dict[str, str]:
