@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["reproduced", "partly", "not", "not tested"]
 DEPTH = "pseudo"  # all are claims about pseudo-depth
+OTHER = "on another image's depth"
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,20 @@ def share(holds: np.ndarray, what: str) -> tuple[Verdict, str]:
     """All, at least half, or fewer."""
     verdict: Verdict = "reproduced" if holds.all() else "partly" if holds.mean() >= 0.5 else "not"
     return verdict, f"{int(holds.sum())} of {holds.size} {what}"
+
+
+def beyond_null(verdict: Verdict, bounds: "ArrayLike", above: bool, what: str = "") -> tuple[Verdict, str]:
+    """What is reproduced only where it goes beyond its null: the value on another image's depth, which has all that
+    positions have in common.
+
+    `bounds`: the intervals' ends nearest to 0 of value minus null if the claim holds. The text says where it does not.
+    """
+    near = np.atleast_1d(bounds)
+    holds = near > 0 if above else near < 0  # NaN, of too few images, does not hold
+    if holds.all():
+        return verdict, ""
+    where = f" in {int((~holds).sum())} of {holds.size} {what}" if what else ""
+    return "partly" if verdict == "reproduced" else verdict, f"; not beyond another image's depth{where}"
 
 
 def span(values: np.ndarray) -> str:

@@ -8,10 +8,12 @@ import pandas as pd
 from analysis.attention import Variant
 from analysis.causal import swap_slopes
 from analysis.claims.finding import (
+    OTHER,
     Claim,
     Finding,
     Rule,
     Verdict,
+    beyond_null,
     bounded,
     defined,
     last_dump,
@@ -22,10 +24,11 @@ from analysis.claims.finding import (
     signed,
     span,
 )
+from analysis.claims.scores import UNDEFINED
 from analysis.load import Study, check_same_axes
 from analysis.maps import ALL, LEAST_BINS, Quantity, column_slopes, relative_slopes
-from analysis.similarity import image_cosines
-from analysis.statistics import cluster_bootstrap, ratio
+from analysis.similarity import against_other, image_cosines
+from analysis.statistics import cluster_bootstrap, mean_of_sums, rows_of_mean
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
@@ -40,25 +43,28 @@ def _swap_below_zero(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
 
 
 def _peaks_mid_layers(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
-    values = image_cosines(dump, variant)[..., 0]
-    defined = np.isfinite(values)
-    if not defined.any(0).all():
-        return Finding("not tested", "cosine undefined: some layer's scores are constant in each row")
+    values = image_cosines(dump, variant)
+    if not np.isfinite(values[..., 0]).any(0).all():
+        return UNDEFINED
     number, layers = np.arange(values.shape[1]) + 1, values.shape[1]
     middle = (3 * number > layers) & (3 * number <= 2 * layers)
     if not middle.any() or middle.all():
         return Finding("not tested", f"{layers} layers have no middle third")
 
-    def lead(sums: np.ndarray) -> np.ndarray:
+    def lead(mean: np.ndarray) -> np.ndarray:
         """Smallest cosine in the middle minus the smallest elsewhere."""
-        mean = ratio(sums[..., 0], sums[..., 1])
-        return mean[..., middle].min(-1) - mean[..., ~middle].min(-1)
+        return np.asarray(mean[..., middle].min(-1) - mean[..., ~middle].min(-1))
 
-    rows = np.stack([np.where(defined, values, 0.0), defined.astype(float)], -1)
-    found = cluster_bootstrap(rows, lead)
-    mean = ratio(rows[..., 0].sum(0), rows[..., 1].sum(0))
+    rows = rows_of_mean(values[..., 0])
+    found = cluster_bootstrap(rows, lambda sums: lead(mean_of_sums(sums)))
+    mean = mean_of_sums(rows.sum(0))
     verdict = side(float(found.value), float(found.high), above=False) if mean.min() < 0 else "not"
-    return Finding(verdict, f"layer {int(mean.argmin()) + 1} of {layers}", f"lead of the middle {bounded(found)}")
+    observed = f"layer {int(mean.argmin()) + 1} of {layers}"
+    null, beyond = against_other(values, lead)
+    if variant == "gauge_fixed":
+        verdict, reason = beyond_null(verdict, beyond.high, above=False)
+        observed += reason
+    return Finding(verdict, observed, f"lead of the middle {bounded(found)}; {OTHER} {signed(null)}")
 
 
 def _pooled(dump: "Dump", quantity: Quantity) -> pd.DataFrame:

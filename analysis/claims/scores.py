@@ -4,21 +4,41 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis import nulls
 from analysis.attention import Variant, bin_fits, layer_slopes, moments, score_curve, slope
-from analysis.claims.finding import Claim, Finding, Rule, Verdict, bounded, defined, of_dump, share, side, signed, span
-from analysis.similarity import image_cosines
-from analysis.statistics import cluster_bootstrap, mean_over_images, ratio
+from analysis.claims.finding import (
+    OTHER,
+    Claim,
+    Finding,
+    Rule,
+    Verdict,
+    beyond_null,
+    bounded,
+    defined,
+    of_dump,
+    share,
+    side,
+    signed,
+    span,
+)
+from analysis.similarity import against_other, image_cosines
+from analysis.statistics import cluster_bootstrap, mean_of_sums, mean_over_images, rows_of_mean
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
 
-_UNDEFINED = Finding("not tested", "cosine undefined: some layer's scores are constant in each row")
+UNDEFINED = Finding("not tested", "cosine undefined: some layer's scores are constant in each row")
 
 
 def _slope_below_zero(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
     slopes = layer_slopes(dump, variant)
     verdict, observed = share(defined(slopes.high) < 0, "layers")
-    return Finding(verdict, observed, f"slopes {span(slopes.value)}; highest bound {signed(slopes.high.max())}")
+    null, beyond = nulls.against_other(dump, variant, lambda each: each)
+    interval = f"slopes {span(slopes.value)}; highest bound {signed(slopes.high.max())}"
+    if variant == "gauge_fixed":
+        verdict, reason = beyond_null(verdict, beyond.high, above=False, what="layers")
+        observed += reason
+    return Finding(verdict, observed, f"{interval}; {OTHER} {span(null)}")
 
 
 def _linear(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
@@ -35,42 +55,52 @@ def _peaks_early(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
     fall = -defined(slope(pooled.sum(0), variant))
     peak = int(fall.argmax())
 
-    def excess(sums: np.ndarray) -> np.ndarray:
-        each = -slope(sums, variant)
-        return each[..., peak] - each[..., -1]
+    def excess(slopes: np.ndarray) -> np.ndarray:
+        """Of the fall at the peak over that in the last layer."""
+        return np.asarray(slopes[..., -1] - slopes[..., peak])
 
-    estimate = cluster_bootstrap(pooled, excess)
+    estimate = cluster_bootstrap(pooled, lambda sums: excess(slope(sums, variant)))
     early = peak + 1 <= np.ceil(num_layers / 3)
     strict = early and float(defined(estimate.low)) > 0
     verdict: Verdict = "reproduced" if strict else "partly" if peak < num_layers / 2 else "not"
     if fall[peak] <= 0:
         return Finding("not", "no layer's score falls", f"slopes {span(-fall)}")
-    return Finding(verdict, f"layer {peak + 1} of {num_layers}", f"excess over last {bounded(estimate)}")
+    observed = f"layer {peak + 1} of {num_layers}"
+    null, beyond = nulls.against_other(dump, variant, excess)
+    if variant == "gauge_fixed":
+        verdict, reason = beyond_null(verdict, beyond.low, above=True)
+        observed += reason
+    return Finding(verdict, observed, f"excess over last {bounded(estimate)}; {OTHER} {signed(null)}")
 
 
 def _cosines_below_zero(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
-    mean = mean_over_images(image_cosines(dump, variant))
+    values = image_cosines(dump, variant)
+    mean = mean_over_images(values[..., :2])  # |Δ| and r
     if np.isnan(mean.value).any():
-        return _UNDEFINED
+        return UNDEFINED
     verdict, observed = share(defined(mean.high) < 0, "cells")
+    null, beyond = against_other(values, lambda each: each)
+    if variant == "gauge_fixed":
+        verdict, reason = beyond_null(verdict, beyond.high, above=False, what="layers")
+        observed += reason
     delta, r = mean.value[:, 0], mean.value[:, 1]
-    return Finding(verdict, observed, f"|Δ| {span(delta)}; r {span(r)}")
+    return Finding(verdict, observed, f"|Δ| {span(delta)}; r {span(r)}; {OTHER} {span(null)}")
 
 
 def _distance_stronger(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
     values = image_cosines(dump, variant)
-    defined = np.isfinite(values)
-    if not defined.any(0).all():
-        return _UNDEFINED
+    if not np.isfinite(values[..., :2]).any(0).all():
+        return UNDEFINED
 
     def difference(sums: np.ndarray) -> np.ndarray:
-        smallest = ratio(sums[..., 0], sums[..., 1]).min(-2)
+        smallest = mean_of_sums(sums).min(-2)
         return smallest[..., 1] - smallest[..., 0]
 
-    rows = np.stack([np.where(defined, values, 0.0), defined.astype(float)], -1)
-    estimate = cluster_bootstrap(rows, difference)
+    estimate = cluster_bootstrap(rows_of_mean(values[..., :2]), difference)
     verdict = side(float(estimate.value), float(estimate.high), above=False)
-    return Finding(verdict, signed(float(estimate.value)), f"[{signed(estimate.low)}, {signed(estimate.high)}]")
+    null = np.nanmin(against_other(values, lambda each: each)[0])
+    interval = f"[{signed(estimate.low)}, {signed(estimate.high)}]; smallest {OTHER} {signed(null)}"
+    return Finding(verdict, signed(float(estimate.value)), interval)
 
 
 RULES: dict[str, Rule] = {

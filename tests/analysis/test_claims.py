@@ -121,10 +121,41 @@ def test_bent_scores_are_not_linear(tmp_path: Path) -> None:
     assert of_dump(tmp_path, "m4ch", bent)["figure1-linear literal"] == "not"
 
 
-def test_figure5_claims_of_scores_that_follow_depth(tmp_path: Path) -> None:
-    found = of_dump(tmp_path, "m3ch", planted.falling([1.0] * 4))
-    assert found["figure5-negative gauge_fixed"] in ("reproduced", "partly")
-    assert found["figure5-distance-stronger gauge_fixed"] == "not"
+ROWS = np.divmod(np.arange(16), 4)[0]
+
+
+def position_alone(delta: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Scores that fall along the rows, most in layer 2 of 4, and know nothing of any image's depth."""
+    strength = 0.2 * np.array([1.0, 3.0, 2.0, 1.0])[None, :, None, None, None]
+    noise = generator.normal(0, 0.3, (len(delta), planted.LAYERS, planted.HEADS, *delta.shape[1:]))
+    return -strength * abs(ROWS[:, None] - ROWS) + noise
+
+
+@pytest.mark.parametrize("model", ["m4ch", "m3ch"])
+def test_what_another_images_depth_gives_too_is_reproduced_only_literally(tmp_path: Path, model: str) -> None:
+    """Depth rises along the rows of every image: own and another's depth do equally well."""
+    depths = 0.5 * ROWS + np.random.default_rng(4).normal(0, 0.2, (40, 16))
+    path = planted.write_dump(tmp_path / "d.zarr", position_alone, model=model, depths=depths)
+    claims = {f"{claim.id} {claim.variant}": claim for claim in judge(analysis.load(path))}
+    names = {
+        "m4ch": ("figure1-falls", "figure1-peaks-early"),
+        "m3ch": ("figure5-negative", "figure5-depth-peaks-mid-layers"),
+    }[model]
+    for name in names:
+        literal, fixed = claims[f"{name} literal"], claims[f"{name} gauge_fixed"]
+        assert (literal.verdict, fixed.verdict) == ("reproduced", "partly")
+        assert "not beyond another image's depth" in fixed.observed and "not beyond" not in literal.observed
+        assert "on another image's depth −" in fixed.interval or "on another image's depth +" in fixed.interval
+
+
+@pytest.mark.parametrize(
+    ("betas", "negative"), [([1.0] * 4, "reproduced"), ([1.0, 1.0, 1.0, -1.0], "partly"), ([-1.0] * 4, "not")]
+)
+def test_figure5_claims_of_scores_that_follow_depth(tmp_path: Path, betas: list[float], negative: str) -> None:
+    found = of_dump(tmp_path, "m3ch", planted.falling(betas))
+    assert found["figure5-negative gauge_fixed"] == negative
+    if negative != "not":
+        assert found["figure5-distance-stronger gauge_fixed"] == "not"
 
 
 def test_figure5_claims_of_constant_scores(tmp_path: Path) -> None:
