@@ -1,10 +1,12 @@
 """The report's head map: slopes of every layer's and head's score on |Δ|, and each head's scores by distance and |Δ|.
 
-Gauge-fixed: scores and |Δ| minus their means over the keys of a query. Intervals leave out one group of images at a
-time (jackknife); over a map's heads the false-discovery rate is held at 5 % (Benjamini and Hochberg 1995).
+Gauge-fixed: scores and |Δ| minus their means over the keys of a query. Maps are of scores with their bias (`total`),
+without (`content`), and of what swapped depth does to those with (`causal`). Intervals leave out one group of images at
+a time (jackknife); over a map's heads the false-discovery rate is held at 5 % (Benjamini and Hochberg 1995).
 `analysis/heads.js` draws a chosen head.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from analysis import html, output
 from analysis.attention import bias_slopes, head_moments, slope
 from analysis.load import Study, model_order, seed_of
 from analysis.packing import deflated, quantised, signed_colour
-from analysis.statistics import grouped_jackknife
+from analysis.statistics import grouped_jackknife, ratio
 from training.dumps.pairs import BIN_WIDTH, NUM_BINS, distances
 
 if TYPE_CHECKING:
@@ -39,8 +41,20 @@ class HeadSlopes:
 
 def head_intervals(dump: "Dump", part: str) -> HeadSlopes:
     """Gauge-fixed slopes of one part of the scores."""
-    sums = head_moments(dump, "gauge_fixed", part=part)
-    found = grouped_jackknife(sums, lambda each: slope(each, "gauge_fixed"), 1 - LEVEL)
+    return _marked(head_moments(dump, "gauge_fixed", part=part), lambda each: slope(each, "gauge_fixed"))
+
+
+def swap_intervals(dump: "Dump") -> HeadSlopes:
+    """Slopes of the change of scores on the change of |Δ| where depth is swapped, `causal.swap_slopes` per head."""
+    across, pairs = dump["causal/swap/head_rows"][..., 0], dump["causal/swap/head_pairs"]
+    sums = np.stack([across, np.broadcast_to(pairs[:, None, None], across.shape)], -1)
+    # Groups of the dump that none of the few images is in are no groups.
+    return _marked(sums[pairs > 0], lambda each: ratio(each[..., 0], each[..., 1]))
+
+
+def _marked(sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> HeadSlopes:
+    """Of sums (groups, layers, heads, ...)."""
+    found = grouped_jackknife(sums, statistic, 1 - LEVEL)
     freedom = len(sums) - 1
     error = (found.high - found.value) / stdtrit(freedom, 1 - LEVEL / 2)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -72,13 +86,15 @@ def head_section(study: Study, out: Path) -> str:
         lowest = {dump.info.model: dump for dump in sorted(dumps, key=seed_of, reverse=True)}
         inner = []
         for dump in sorted(lowest.values(), key=lambda dump: model_order(dump.info.model)):
-            for part in dump.info.parts[::-1]:
-                name = f"heads-{field}-{dump.info.model}-{part}"
-                slopes = head_intervals(dump, part)
-                frames.append(_frame(dump, part, slopes))
-                details[name] = _details(dump, part)
-                label = dump.info.model if len(dump.info.parts) == 1 else f"{dump.info.model}, {_PARTS[part]}"
-                inner.append((f"{name}-panel", label, _map(name, dump, part, slopes)))
+            drawn = f"heads-{field}-{dump.info.model}"
+            kinds = [*dump.info.parts[::-1], *["causal"] * (dump.info.num_causal > 0)]
+            for kind in kinds:
+                name = f"{drawn}-{kind}"
+                slopes = swap_intervals(dump) if kind == "causal" else head_intervals(dump, kind)
+                frames.append(_frame(dump, kind, slopes))
+                details[name] = f"{drawn}-{kinds[0]}" if kind == "causal" else _details(dump, kind)
+                label = dump.info.model if len(kinds) == 1 else f"{dump.info.model}, {_kind(dump, kind)}"
+                inner.append((f"{name}-panel", label, _map(name, dump, kind, slopes)))
         outer.append((f"heads-{field}", f"{field} depth", html.tabs(inner)))
     output.write_frame(out / "figures" / "heads.csv", pd.concat(frames, ignore_index=True))
     return html.section(
@@ -88,7 +104,8 @@ def head_section(study: Study, out: Path) -> str:
             "Slope of each head's score on |Δ|, score per 1 z, within query rows: `−` attends less to patches at "
             "another depth, `+` more. Darker is steeper. Hatched: not told apart from 0 (95 % jackknife over groups "
             "of images, false-discovery rate 5 % over the map's heads). Choose a head to see its mean score by "
-            "distance and |Δ|."
+            "distance and |Δ|. Where depth was swapped, the slope is of the change of score on the change of |Δ| when "
+            "an image is given another's depth and keeps its photograph; what a chosen head shows is not of the swap."
         ),
         html.tabs(outer),
         '<p class="meta">Files: <a href="figures/heads.csv">heads.csv</a></p>',
@@ -96,17 +113,20 @@ def head_section(study: Study, out: Path) -> str:
     )
 
 
-_PARTS = {"total": "with bias", "content": "without"}
+def _kind(dump: "Dump", kind: str) -> str:
+    if kind == "causal":
+        return "depth swapped"
+    return {"total": "with bias", "content": "without"}[kind] if dump.info.has_bias else "as it is"
 
 
-def _frame(dump: "Dump", part: str, slopes: HeadSlopes) -> pd.DataFrame:
+def _frame(dump: "Dump", kind: str, slopes: HeadSlopes) -> pd.DataFrame:
     layers, heads = np.indices(slopes.value.shape)
     return pd.DataFrame(
         {
             "model": dump.info.model,
             "depth_field": dump.info.depth_field,
             "seed": seed_of(dump),
-            "part": part,
+            "part": kind,
             "layer": layers.ravel() + dump.info.first_attention_layer + 1,
             "head": heads.ravel() + 1,
             "slope": slopes.value.ravel(),
@@ -117,7 +137,7 @@ def _frame(dump: "Dump", part: str, slopes: HeadSlopes) -> pd.DataFrame:
     )
 
 
-def _map(name: str, dump: "Dump", part: str, slopes: HeadSlopes) -> str:
+def _map(name: str, dump: "Dump", kind: str, slopes: HeadSlopes) -> str:
     num_layers, num_heads = slopes.value.shape
     reach = float(np.nanmax(np.abs(slopes.value), initial=0.0)) or 1.0
     head = "".join(f"<th>{number}</th>" for number in range(1, num_heads + 1))
@@ -127,12 +147,13 @@ def _map(name: str, dump: "Dump", part: str, slopes: HeadSlopes) -> str:
         cells = "".join(_cell(slopes, layer, head, shown, reach) for head in range(num_heads))
         body.append(f"<tr><th>{shown}</th>{cells}</tr>")
     below = 100 * float((slopes.value < 0).mean())
+    num_images = dump.info.num_causal if kind == "causal" else dump.info.num_images
     caption = (
         f"{dump.info.model}, {dump.info.depth_field} depth: {below:.0f} % of {slopes.value.size} heads fall with |Δ|, "
-        f"{int(slopes.differs.sum())} differ from 0; darkest: ±{reach:.3g} per 1 z. {dump.info.num_images:,} images, "
+        f"{int(slopes.differs.sum())} differ from 0; darkest: ±{reach:.3g} per 1 z. {num_images:,} images, "
         f"{dump.info.checkpoint} (epoch {dump.info.epoch}), 1 seed ({seed_of(dump)})."
     )
-    check = bias_check(dump) if part == "total" else ""
+    check = bias_check(dump) if kind == "total" else ""
     return (
         f'<div class="heads" id="{name}"><div class="scroll"><table class="headmap"><caption>layer ↓ head →</caption>'
         f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
@@ -152,10 +173,10 @@ def _cell(slopes: HeadSlopes, layer: int, head: int, shown: int, reach: float) -
     said = f"layer {shown}, head {head + 1}: {html.signed(value)}{interval}"
     share = abs(value) / reach
     kinds = " ".join(["dull"] * (not slopes.differs[layer, head]) + ["light"] * (share > 0.5))
-    colour = signed_colour(value / reach)
+    colour, sign = signed_colour(value / reach), "−" if value < 0 else "+" if value > 0 else "0"
     return (
         f'<td><button type="button" data-head="{layer},{head}" data-slope="{share:.4f}" class="{kinds}" '
-        f'style="background-color:{colour}" title="{said}">{"−" if value < 0 else "+"}</button></td>'
+        f'style="background-color:{colour}" title="{said}">{sign}</button></td>'
     )
 
 

@@ -2,7 +2,9 @@
 {
   const source = document.getElementById("heads-data");
   const all = source ? JSON.parse(source.textContent) : {};
-  for (const [name, detail] of Object.entries(all)) attach(document.getElementById(name), detail);
+  for (const [name, detail] of Object.entries(all)) {
+    attach(document.getElementById(name), typeof detail === "string" ? all[detail] : detail); // a name: as that map's
+  }
 
   function attach(host, detail) {
     const canvas = host.querySelector(".axes canvas");

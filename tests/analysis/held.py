@@ -53,7 +53,7 @@ def held(model: str = "mlin", *, offset: int = 0, num_raw: int = IMAGES) -> Held
         bias=bias, has_bias=bias is not None, parts=("content", "total") if bias else ("content",), num_prefix=1,
         num_layers=LAYERS + FIRST, num_attention_layers=LAYERS, first_attention_layer=FIRST, num_heads=HEADS, grid=GRID,
         num_patches=PATCHES, image_size=48, num_images=IMAGES,
-        num_raw=num_raw, num_groups=IMAGES, class_names=["bed", "sofa"], classes_sha256="c",
+        num_raw=num_raw, num_causal=0, num_groups=IMAGES, class_names=["bed", "sofa"], classes_sha256="c",
         keys=[f"image-{number + offset}" for number in range(IMAGES)],
     )  # fmt: skip
     dump = Held(info)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import planted
 import pytest
+import zarr
 from browsing import open_page
 from held import (
     GRID,
@@ -153,6 +155,43 @@ def test_head_slopes_and_marks_equal_literal_regressions() -> None:
             p_values[layer, head] = 2 * stats.t.sf(abs(value) / error, IMAGES - 1)
     expected = multipletests(p_values.ravel(), 0.05, method="fdr_bh")[0].reshape(p_values.shape)
     np.testing.assert_array_equal(slopes.differs, expected)
+
+
+def test_swapped_heads_are_slopes_over_the_groups_that_have_images(tmp_path: Path) -> None:
+    """Five groups of eight hold images; each head's slope, its jackknife and the marks, by hand."""
+    path = planted.write_dump(
+        tmp_path / "d.zarr", planted.falling(planted.BETAS), model="mlin", num_images=8, num_causal=10, causal=-0.2,
+        interventions=["swap"],
+    )  # fmt: skip
+    generator = np.random.default_rng(0)
+    pairs = np.array([3.0, 5, 2, 4, 6, 0, 0, 0])
+    rows = generator.normal([[-0.5, 0.0]] * 4, 0.1, (8, 4, 2)) * pairs[:, None, None]
+    group = zarr.open_group(path, mode="a")
+    group["causal/swap/head_pairs"][:], group["causal/swap/head_rows"][..., 0] = pairs, rows
+    dump = open_dump(path)
+    slopes = head_map.swap_intervals(dump)
+    np.testing.assert_allclose(slopes.value, rows.sum(0) / 20)
+    without = (rows.sum(0) - rows[:5]) / (20 - pairs[:5])[:, None, None]
+    error = np.sqrt(4 * without.var(0))
+    np.testing.assert_allclose(slopes.high - slopes.value, stats.t.ppf(0.975, 4) * error)
+    p = 2 * stats.t.sf(abs(slopes.value) / error, 4)
+    expected = multipletests(p.ravel(), 0.05, method="fdr_bh")[0].reshape(p.shape)
+    np.testing.assert_array_equal(slopes.differs, expected)
+    assert slopes.differs[:, 0].all() and not slopes.differs[:, 1].all()
+    section = head_map.head_section(Study([], [dump]), tmp_path)
+    assert "mlin, depth swapped" in section and "10 images, epoch-5" in section
+    frame = pd.read_csv(tmp_path / "figures" / "heads.csv").set_index("part")
+    np.testing.assert_allclose(frame.loc["causal", "slope"], slopes.value.ravel(), rtol=1e-5)
+
+
+def test_heads_that_cannot_move_are_0_and_not_marked(tmp_path: Path) -> None:
+    still = {"num_causal": 10, "interventions": ["swap"], "causal": 0.0}
+    path = planted.write_dump(tmp_path / "d.zarr", planted.falling(planted.BETAS), model="m3ch", **still)
+    dump = open_dump(path)
+    slopes = head_map.swap_intervals(dump)
+    assert (slopes.value == 0).all() and not slopes.differs.any()
+    panel = head_map.head_section(Study([], [dump]), tmp_path).split("m3ch-causal-panel")[-1]
+    assert panel.count(">0</button>") == planted.LAYERS * planted.HEADS
 
 
 @pytest.mark.parametrize("signals", [0, 5, 40])
