@@ -67,5 +67,7 @@ def judge(study: Study) -> list[Judged]:
 
 def _printed_gap(claim: Claim) -> str:
     paper = data_manifests.load("paper")
-    gap = paper[claim["better"]]["top1"] - paper[claim["worse"]]["top1"]
-    return f"> 0 (ImageNet: {gap:+.1f})".replace("-", "−")
+    measure = claim.get("measure", "top1")
+    gap = paper[claim["better"]][measure] - paper[claim["worse"]][measure]
+    wanted = f"within ±{claim['margin']:g} (our margin" if "margin" in claim else "> 0 ("
+    return f"{wanted}{'; ' * ('margin' in claim)}ImageNet: {gap:+.1f})".replace("-", "−")

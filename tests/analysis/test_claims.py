@@ -37,7 +37,7 @@ def test_planted_demo_reproduces_all_that_it_can(demo: list[Path]) -> None:
     }
     assert [name for name in lacking if name.startswith("figure1-")] == ["figure1-falls-when-swapped causal"]
     assert {name for name in lacking if name.startswith("table2")} == {
-        name for name in found if name.startswith("table2") and "mmlp" in name
+        name for name in found if name.startswith("table2") and any(each in name for each in ("mmlp", "mdf1", "mgem"))
     }
 
 
@@ -55,6 +55,37 @@ def test_accuracy_claims(tmp_path: Path, top1: float, expected: str) -> None:
         planted.write_run(tmp_path / "m4ch", model="m4ch", top1=top1),
     ]
     assert verdicts(analysis.load(runs))["table2-m4ch-over-m3ch"] == expected
+
+
+@pytest.mark.parametrize(
+    ("mdf1", "mgem", "expected"), [(0.62, 0.62, "reproduced"), (0.63, 0.61, "partly"), (0.65, 0.59, "not")]
+)
+def test_claims_of_ties(tmp_path: Path, mdf1: float, mgem: float, expected: str) -> None:
+    """Within a point of m4ch, across its edge, beyond it; on either side."""
+    runs = [planted.write_run(tmp_path / "m4ch", model="m4ch", top1=0.62, samples=20_000)]
+    for model, top1 in (("mdf1", mdf1), ("mgem", mgem)):
+        runs.append(planted.as_model(planted.write_run(tmp_path / model, top1=top1, samples=20_000, seed=0), model))
+    study = analysis.load(runs)
+    found = verdicts(study)
+    assert {found["table2-mdf1-ties-m4ch"], found["table2-mgem-ties-m4ch"]} == {expected}
+    [row] = [claim for claim in judge(study) if claim.id == "table2-mdf1-ties-m4ch"]
+    assert row.expected == "within ±1 (our margin; ImageNet: +0.2)"
+
+
+@pytest.mark.parametrize(("m4ch", "expected"), [(0.995, "reproduced"), (0.905, "partly"), (0.9, "not")])
+def test_claim_of_top5(tmp_path: Path, m4ch: float, expected: str) -> None:
+    """Top-1 is the other way round and is not read."""
+    runs = []
+    for model, top1, top5 in (("m4ch", 0.5, m4ch), ("mdf1", 0.7, 0.904)):
+        runs.append(planted.as_model(planted.write_run(tmp_path / model, top1=top1), model))
+        path = runs[-1] / "evaluations" / "val-final.json"
+        hits = planted.enduring([top5], seed=len(model) + int(model == "mdf1"))[0]
+        more = {"top5": top5, "correct5": "".join("01"[hit] for hit in hits.astype(int))}
+        path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    study = analysis.load(runs)
+    assert verdicts(study)["table2-m4ch-over-mdf1-top5"] == expected
+    [row] = [claim for claim in judge(study) if claim.id == "table2-m4ch-over-mdf1-top5"]
+    assert row.expected == "> 0 (ImageNet: +1.0)"
 
 
 def test_accuracy_claim_reads_pseudo_depth_only(tmp_path: Path) -> None:
@@ -407,6 +438,11 @@ def test_numbers_of_the_paper_in_the_manifest_are_the_papers() -> None:
     claims = {claim["id"]: claim for claim in data_manifests.load("claims")["claim"]}
     paper = data_manifests.load("paper")
     models = ("mlin", "mmlp", "m4ch", "mdf1", "mgem")
+    for model in ("mdf1", "mgem"):
+        printed = f"{paper[model]['top1']} against {paper['m4ch']['top1']}"
+        assert printed in claims[f"table2-{model}-ties-m4ch"]["sentence"]
+    top5 = f"{paper['mdf1']['top5']} against {paper['m4ch']['top5']}"
+    assert top5 in claims["table2-m4ch-over-mdf1-top5"]["sentence"]
     more = [paper[model]["parameters"] - paper["m3ch"]["parameters"] for model in models]
     assert f"{more[0]} for MLIN, {more[1]:,} for MMLP, {more[2]:,} for M4CH" in claims["table1-parameters"]["sentence"]
     assert more[3] > 0 > more[4]
