@@ -8,7 +8,7 @@ import pandas as pd
 from analysis import fixed_effects
 from analysis.attention import bias_slopes, layer_slopes, moments, slope
 from analysis.causal import swap_slopes
-from analysis.nulls import null_slopes, randomisation_p
+from analysis.nulls import null_slopes, num_tested, randomisation_p
 from analysis.statistics import Estimate, cluster_bootstrap, ratio
 from training.dumps.from_raw import bias_mode
 from training.dumps.scores import PATTERN_ROWS
@@ -86,9 +86,9 @@ def evidence(dump: "Dump", part: str = "content") -> pd.DataFrame:
 
     `slope`: over pairs; `distance`, `colour`: given distance, and colour too; `distance_effects`, `two_way`: within
     distances, within pairs of positions; `causal`: when depth is swapped (scores with their bias); `other`, `flipped`,
-    `shuffled`: on nulls; each with `_low` and `_high`, 95 %. `p`: of `slope` against other images' depth,
-    over the raw tier's first `nulls.MOST_IMAGES`. `odds_ratio`: exp(two_way), the factor 1 z puts on the odds of
-    attending. `heads_below_zero`: share of heads whose own two_way is.
+    `shuffled`: on nulls; each with `_low` and `_high`, 95 %. `p`: of `slope` against other images' depth, over the raw
+    tier's first `p_images` images alone, where all else is of `num_images`. `odds_ratio`: exp(two_way), the factor 1 z
+    puts on the odds of attending. `heads_below_zero`: share of heads whose own two_way is.
     `attended_depth`: of attention, bias included. NaN where a dump does not hold what is needed. Of a biased model's
     `total`, what is bias and what content (`decomposition`).
     """
@@ -123,6 +123,7 @@ def evidence(dump: "Dump", part: str = "content") -> pd.DataFrame:
         odds_ratio=np.exp(estimates["two_way"].value),
         heads_below_zero=np.where(np.isnan(heads).any(1), np.nan, (heads < 0).mean(1)),
         p=missing if p is None else p,
+        p_images=num_tested(dump),
         num_images=info.num_images,
     )
     if part == "total":

@@ -69,8 +69,8 @@ def randomisation_p(dump: "Dump", part: str = "content", num_derangements: int =
     The slope T is set against slopes T* with depth maps dealt out anew so that no image keeps its own:
     p = (1 + #{|T*| >= |T|}) / (B + 1) (Phipson and Smyth 2010).
     """
-    count = min(dump.info.num_raw, MOST_IMAGES)
-    if count < LEAST_IMAGES:
+    count = num_tested(dump)
+    if not count:
         return None
     depth = raw_depth(dump, dump.info.patch_depth, slice(count))
     delta, squares = _against_each(depth)
@@ -84,6 +84,11 @@ def randomisation_p(dump: "Dump", part: str = "content", num_derangements: int =
         # What a sum in another order leaves must not decide a tie.
         found.append((1 + np.sum(slopes[1:] >= slopes[0] * (1 - 1e-9))) / (num_derangements + 1))
     return np.array(found)
+
+
+def num_tested(dump: "Dump") -> int:
+    """Images of the raw tier that the test reads; 0 where there are too few for one."""
+    return min(dump.info.num_raw, MOST_IMAGES) if dump.info.num_raw >= LEAST_IMAGES else 0
 
 
 def derangements(count: int, number: int, seed: int = _SEED) -> np.ndarray:

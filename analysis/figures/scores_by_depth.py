@@ -88,7 +88,8 @@ def of_dumps(dumps: "list[Dump]", variant: Variant) -> Drawn:
     frames = {"": bins, "-slopes": pd.concat(fits, ignore_index=True)}
     if proofs:
         frames["-evidence"] = pd.concat(proofs, ignore_index=True)
-    return Drawn(figure, frames, _caption(dumps, variant, bins) + "".join(map(_what_content_does, proofs)))
+    text = _caption(dumps, variant, bins) + "".join(map(_what_content_does, proofs))
+    return Drawn(figure, frames, text + (_what_p_is_of(frames["-evidence"]) if proofs else ""))
 
 
 def _caption(dumps: "list[Dump]", variant: Variant, bins: pd.DataFrame) -> str:
@@ -120,6 +121,13 @@ def _what_content_does(proof: pd.DataFrame) -> str:
         f" {proof['model'].iloc[0]}: the learned scores offset the bias in {counts.get('offsetting', 0)} of "
         f"{len(proof)} layers and add to it in {counts.get('adding', 0)}."
     )
+
+
+def _what_p_is_of(proofs: pd.DataFrame) -> str:
+    tested = proofs.loc[proofs["p_images"] > 0, "p_images"]
+    if tested.empty:
+        return " The evidence has no p: too few raw images ('train dump --raw 64')."
+    return f" The evidence's p is of the first {caption.among(tested, 'raw image', behind=True)} alone."
 
 
 def _labels(dumps: "list[Dump]") -> list[str]:

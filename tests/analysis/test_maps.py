@@ -234,6 +234,9 @@ def test_figure1_shows_the_null_and_the_evidence(tmp_path: Path) -> None:
         of_dump = proof[(proof["model"] == model) & (proof["part"] == part)]
         np.testing.assert_array_equal(line.get_ydata(), of_dump["other"])
     assert "Grey" in found.caption
+    assert "The evidence has no p" in found.caption
+    raw = planted.write_dump(tmp_path / "raw.zarr", planted.falling(BETAS), num_raw=9)
+    assert "p is of the first 9 raw images alone" in drawn(1, [raw], "gauge_fixed").caption
     plain = drawn(1, paths, "literal")
     grey = [
         line for line in plain.figure.axes[-1].lines if line.get_color() == style.GREY and len(line.get_xdata()) == 4

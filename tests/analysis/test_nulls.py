@@ -178,6 +178,8 @@ def test_evidence_holds_all_there_is(tmp_path: Path) -> None:
         np.testing.assert_allclose(total[name], expected[name])
     assert total["content_is"].tolist() == ["adding", "adding", "adding", "offsetting"]
     assert "content_is" not in content
+    assert (total["p_images"] == 8).all() and (total["num_images"] == 40).all()
     without = evidence(dump_of(tmp_path / "small.zarr", model="m3ch"))
+    assert (without["p_images"] == 0).all()
     assert without[["causal", "p"]].isna().all(axis=None)
     assert without["layer"].tolist() == [1, 2, 3, 4]
