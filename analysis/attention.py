@@ -147,14 +147,17 @@ def slopes(dump: "Dump", variant: Variant, part: str = "content") -> pd.DataFram
 
     odds_ratio = exp(slope), the factor by which 1 z more multiplies the odds of attending; bin_slope is the line
     through the shown bins with equal weights; linearity the r² of their count-weighted line; standardised is slope
-    times SD(|Δ|)/SD(S); above and below are the slopes where the key is nearer and farther than the query.
+    times SD(|Δ|)/SD(S); nearer_keys and farther_keys are the slopes where the key is nearer and farther than the query,
+    asymmetry the first minus the second.
     """
     raw = layer_slopes(dump, variant, part)
     after = layer_slopes(dump, variant, part, ("delta", "r"))
     colour = layer_slopes(dump, variant, part, ("delta", "r", "colour"))
     correlation = partial_correlation(dump, variant, part)
     sums = moments(dump, variant, ("delta",), part).sum(0)
-    both = coefficients(moments(dump, variant, ("delta", "signed"), part).sum(0), variant)
+    of_signs = moments(dump, variant, ("delta", "signed"), part)
+    both = coefficients(of_signs.sum(0), variant)
+    asymmetry = cluster_bootstrap(of_signs, lambda sums: 2 * coefficients(sums, variant)[..., 1])
     per_head = head_slopes(dump, variant, part)
     fits = bin_fits(score_curve(dump, variant, part))
     fits = fits.set_index("layer").reindex(dump.info.attention_layers)
@@ -179,6 +182,9 @@ def slopes(dump: "Dump", variant: Variant, part: str = "content") -> pd.DataFram
             "partial_correlation": correlation.value,
             "nearer_keys": both[:, 0] + both[:, 1],
             "farther_keys": both[:, 0] - both[:, 1],
+            "asymmetry": asymmetry.value,
+            "asymmetry_low": asymmetry.low,
+            "asymmetry_high": asymmetry.high,
             "bin_slope": fits["bin_slope"].to_numpy(),
             "linearity": fits["linearity"].to_numpy(),
             "standardised": explained(sums, variant),

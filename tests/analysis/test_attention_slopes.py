@@ -79,6 +79,23 @@ def test_slopes_equal_statsmodels_least_squares(tmp_path: Path, variant: Variant
             assert share**2 == pytest.approx(alone.rsquared, abs=1e-9)
 
 
+def test_asymmetry_is_of_nearer_against_farther_keys(tmp_path: Path) -> None:
+    """Scores that fall with |Δ| where the key is farther only; and where both sides do alike, 0 is in the interval."""
+    z = planted.patch_depths(40)
+    nearer = z[:, :, None] > z[:, None]  # the key
+
+    def one_sided(delta: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        both = planted.falling([0.5] * 4, offset=0)(delta, generator)
+        return both + 0.5 * (delta * nearer)[:, None, None]
+
+    for name, scores, expected in (("one", one_sided, 0.5), ("both", planted.falling([0.5] * 4, offset=0), 0.0)):
+        frame = slopes(open_dump(planted.write_dump(tmp_path / f"{name}.zarr", scores)), "literal")
+        np.testing.assert_allclose(frame["asymmetry"], expected, atol=0.03)
+        np.testing.assert_allclose(frame["asymmetry"], frame["nearer_keys"] - frame["farther_keys"])
+        inside = (frame["asymmetry_low"] < expected) & (frame["asymmetry_high"] > expected)
+        assert inside.sum() >= 3 and (frame["asymmetry_high"] - frame["asymmetry_low"]).between(0.001, 0.1).all()
+
+
 def test_partial_correlation_is_that_of_the_residuals(tmp_path: Path) -> None:
     dump = open_dump(planted.write_dump(tmp_path / "d.zarr", planted.local, num_images=4))
     z = planted.patch_depths(4)
