@@ -168,7 +168,8 @@ def _caption(trained: "list[Dump]", frame: pd.DataFrame, how: str) -> str:
     who = caption.of_dumps(trained) if trained else "only the untrained models were given"
     text = (
         f"Held-out error of patch depth z predicted by {how} ({who}), cross-validated over five folds of images, its "
-        "setting chosen inside the training folds; bars: 95 % intervals over folds (jackknife). "
+        "setting chosen inside the training folds; bars: 95 % intervals over folds (jackknife), which hold the fits as "
+        "they are. "
         "Selectivity is R² minus that of a probe for another image's depth."
     )
     if (frame["epoch"] != INITIAL).all():
