@@ -12,8 +12,9 @@ import pandas as pd
 
 from analysis.attention import layer_slopes
 from analysis.load import AnalysisError, seed_of
+from analysis.nulls import partners_together
 from analysis.probes import cross_validated, errors, ridge
-from analysis.statistics import Estimate, cluster_bootstrap, mcnemar, mean_over_images, paired_difference, ratio
+from analysis.statistics import Estimate, cluster_bootstrap, mcnemar, mean_of_sums, ratio, rows_of_mean
 from analysis.tables import points
 from training.dumps.arrays import unpacked
 
@@ -31,15 +32,14 @@ def _check(dump: "Dump") -> None:
 def swap_slopes(dump: "Dump") -> Estimate:
     """(layers,) Σ(S' - S)(Δ' - Δ) / Σ(Δ' - Δ)² of row-centred head-mean scores, bias included; image bootstrap.
 
-    A first difference: what colour and position do to a score is in S and in S' and cancels. Two images exchange their
-    depths, so they are drawn together: apart, the interval would be up to √2 too narrow.
+    A first difference: what colour and position do to a score is in S and in S' and cancels. Partners exchange their
+    depths, so they are drawn together.
     """
     _check(dump)
     across = dump["causal/swap/rows"][..., 0]
     pairs = np.broadcast_to(dump["causal/swap/pairs"][:, None], across.shape)
-    rows = np.stack([across, pairs], -1)
-    half = len(rows) // 2
-    return cluster_bootstrap(rows[:half] + rows[half:], lambda sums: ratio(sums[..., 0], sums[..., 1]))
+    rows = partners_together(np.stack([across, pairs], -1))
+    return cluster_bootstrap(rows, lambda sums: ratio(sums[..., 0], sums[..., 1]))
 
 
 def beside_association(dump: "Dump") -> pd.DataFrame:
@@ -65,17 +65,26 @@ def beside_association(dump: "Dump") -> pd.DataFrame:
 
 
 def outcomes(dump: "Dump") -> pd.DataFrame:
-    """One row a change: what it costs in top-1 and how far it moves the logits, over the dump's causal images.
+    """One row a change: what it does to top-1 and how far it moves the logits, over the dump's causal images.
 
-    accuracy and cost are shares 0..1, the cost (changed minus unchanged) with a paired bootstrap interval and McNemar's
-    mid-p; kl is KL(unchanged || changed) in nats, logit_mae the mean |Δ logit|, both with image-bootstrap intervals;
-    changed the share of images whose prediction is another. Without labels accuracy and cost are NaN.
+    accuracy and top1_change are shares 0..1, the latter changed minus unchanged, below 0 for a loss; kl is
+    KL(unchanged || changed) in nats, logit_mae the mean |Δ logit|; all three with image-bootstrap intervals, in which
+    partners that swapped their depths are drawn together. p: McNemar's mid-p, images taken as independent. changed: the
+    share of images whose prediction is another. Without labels accuracy, top1_change and p are NaN.
     """
     _check(dump)
     values = {name: dump["causal/outcomes"][..., place].astype(float) for place, name in enumerate(dump.info.outcomes)}
-    moved = {name: mean_over_images(values[name]) for name in ("kl", "logit_mae")}
+    if dump.info.labelled:
+        values["top1_change"] = values["correct"] - dump["causal/base"].astype(float)[:, None]
+    kinds = [kind for kind in _MEASURED if kind in values]
     rows = []
     for place, name in enumerate(dump.info.interventions):
+        terms = rows_of_mean(np.stack([values[kind][:, place] for kind in kinds], -1))
+        found = cluster_bootstrap(partners_together(terms) if name == "swap" else terms, mean_of_sums)
+        measured = {f"{kind}{end}": float("nan") for kind in _MEASURED for end in _ENDS}
+        measured |= {
+            f"{kind}{end}": getattr(found, at)[k] for k, kind in enumerate(kinds) for end, at in _ENDS.items()
+        }
         rows.append(
             {
                 "model": dump.info.model,
@@ -84,7 +93,7 @@ def outcomes(dump: "Dump") -> pd.DataFrame:
                 "epoch": dump.info.epoch,
                 "change": name,
                 **(_accuracy(dump, values["correct"][:, place]) if dump.info.labelled else _UNKNOWN),
-                **{f"{kind}{end}": getattr(e, at)[place] for kind, e in moved.items() for end, at in _ENDS.items()},
+                **measured,
                 "changed": values["changed"][:, place].mean(),
                 "num_images": dump.info.num_causal,
             }
@@ -93,16 +102,14 @@ def outcomes(dump: "Dump") -> pd.DataFrame:
 
 
 _ENDS = {"": "value", "_low": "low", "_high": "high"}
-_ACCURACY = ("accuracy", "unchanged", "cost", "cost_low", "cost_high", "p")
-_UNKNOWN = dict.fromkeys(_ACCURACY, float("nan"))
+_MEASURED = ("top1_change", "kl", "logit_mae")
+_UNKNOWN = dict.fromkeys(("accuracy", "unchanged", "p"), float("nan"))
 
 
 def _accuracy(dump: "Dump", correct: np.ndarray) -> dict[str, float]:
     base = dump["causal/base"].astype(float)
-    cost = paired_difference(correct, base)
     p = mcnemar(int((correct > base).sum()), int((correct < base).sum()))
-    found = (correct.mean(), base.mean(), cost.value, cost.low, cost.high, p)
-    return {name: float(value) for name, value in zip(_ACCURACY, found, strict=True)}
+    return {"accuracy": float(correct.mean()), "unchanged": float(base.mean()), "p": p}
 
 
 def readable_outcomes(frame: pd.DataFrame) -> pd.DataFrame:
@@ -115,9 +122,9 @@ def readable_outcomes(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "model": frame["model"],
-            "change": frame["change"],
+            "intervention": frame["change"],
             "top-1 %": of_labels(lambda row: f"{100 * row['accuracy']:.1f}"),
-            "cost, points": of_labels(lambda row: points(row["cost"], row["cost_low"], row["cost_high"])),
+            "change, points": of_labels(lambda row: points(*(row[f"top1_change{end}"] for end in _ENDS))),
             "p": of_labels(lambda row: f"{row['p']:.3f}" if row["p"] >= 0.001 else "<0.001"),
             "KL, nats": [f"{row['kl']:.3f} [{row['kl_low']:.3f}, {row['kl_high']:.3f}]" for row in rows],
             "mean |Δ logit|": [f"{row['logit_mae']:.3f}" for row in rows],

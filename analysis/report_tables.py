@@ -103,7 +103,10 @@ def _changes(dumps: "list[Dump]", field: str, out: Path) -> str:
             f"<details><summary>Block by block</summary>{blocks}</details>",
             "<h3>R² of depth at the last block, where it was erased after a block</h3>",
             html.table(causal.readable_refitted(again)),
-            html.caption(f"{counts}. Costs are changed minus unchanged, with paired 95 % intervals over images."),
+            html.caption(
+                f"{counts}. Points are changed minus unchanged, a loss below 0, with paired 95 % intervals over images."
+                " Partners that swapped depths are drawn together."
+            ),
             f'<p class="meta">Files: {links}</p>',
         ]
     )

@@ -57,13 +57,26 @@ def test_outcomes_are_the_means_with_paired_tests(tmp_path: Path) -> None:
     base, values = moved["causal/base"].astype(float), moved["causal/outcomes"]
     for place, row in enumerate(frame.to_dict("records")):
         correct = values[:, place, OUTCOMES.index("correct")]
-        assert row["cost"] == pytest.approx((correct - base).mean())
+        assert row["top1_change"] == pytest.approx((correct - base).mean())
         assert row["kl"] == pytest.approx(values[:, place, OUTCOMES.index("kl")].mean())
-        assert row["cost_low"] <= row["cost"] <= row["cost_high"]
+        assert row["top1_change_low"] <= row["top1_change"] <= row["top1_change_high"]
         more, fewer = int((correct > base).sum()), int((correct < base).sum())
         exact = stats.binomtest(min(more, fewer), more + fewer).pvalue
         assert row["p"] == pytest.approx(exact, abs=0.1)
     assert readable_outcomes(frame).shape == (5, 8)
+    assert readable_outcomes(frame)["change, points"].str[0].isin(list("−+")).all()
+
+
+def test_outcomes_of_a_swap_draw_partners_together(tmp_path: Path) -> None:
+    """Partners alike: of a swap only half as many images are independent, of other changes all are."""
+    moved = dump(tmp_path, -0.2)
+    group = zarr.open_group(moved.path, mode="a")
+    for name in ("causal/outcomes", "causal/base"):
+        group[name][100:] = moved[name][:100]
+    frame = outcomes(open_dump(moved.path)).set_index("change")
+    for kind in ("top1_change", "kl", "logit_mae"):
+        width = frame[f"{kind}_high"] - frame[f"{kind}_low"]
+        assert width["swap"] / width["zero"] == pytest.approx(np.sqrt(2), rel=0.25)
 
 
 def test_without_labels_all_but_accuracy_remains(tmp_path: Path) -> None:
