@@ -1,5 +1,7 @@
 """Table 3 from matrix.json: frames, the command, the report's section."""
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from statistics import NormalDist
@@ -73,6 +75,17 @@ def test_the_command_prints_and_writes(analyze: Analyze, written: Path, tmp_path
     assert names == {f"{name}.{kind}" for name in ("table3", "table3-differences") for kind in kinds}
     code, _, said = analyze("table3", tmp_path / "none.json")
     assert code == 1 and "none.json does not exist" in said
+
+
+@pytest.mark.parametrize(("rows", "name"), [("cells", "miou"), ("cells", "low"), ("differences", "value")])
+def test_what_is_not_a_number_is_refused_in_one_line(analyze: Analyze, written: Path, rows: str, name: str) -> None:
+    path = written / "matrix.json"
+    content = json.loads(path.read_text())
+    content[rows][0][name] = math.nan
+    path.write_text(json.dumps(content))
+    code, _, err = analyze("table3", written)
+    assert code == 1 and err.count("\n") == 1
+    assert f"matrix.json: {name} of {content[rows][0]['name']} (" in err and "must be a number, got nan" in err
 
 
 def test_the_report_shows_it(written: Path, tmp_path: Path) -> None:
