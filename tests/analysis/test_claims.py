@@ -145,11 +145,18 @@ def test_dumps_of_one_run_on_other_data_are_said_not_judged(tmp_path: Path) -> N
         assert ".zarr differ in " in found[name].observed, name
 
 
-def test_bent_scores_are_not_linear(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("num_bent", "expected", "observed"),
+    [(0, "reproduced", "4 of 4"), (2, "partly", "2 of 4"), (3, "not", "1 of 4"), (4, "not", "0 of 4")],
+)
+def test_bent_scores_are_not_linear(tmp_path: Path, num_bent: int, expected: str, observed: str) -> None:
     def bent(delta: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        return np.broadcast_to(abs(delta - 0.9)[:, None, None], (len(delta), planted.LAYERS, planted.HEADS, 16, 16))
+        layers = [abs(delta - 0.9) if layer < num_bent else -delta for layer in range(planted.LAYERS)]
+        return np.repeat(np.stack(layers, 1)[:, :, None], planted.HEADS, 2)
 
-    assert of_dump(tmp_path, "m4ch", bent)["figure1-linear literal"] == "not"
+    path = planted.write_dump(tmp_path / "d.zarr", bent)
+    [claim] = [each for each in judge(analysis.load(path)) if each.id == "figure1-linear"]
+    assert (claim.verdict, claim.observed) == (expected, f"{observed} layers")
 
 
 ROWS = np.divmod(np.arange(16), 4)[0]

@@ -47,9 +47,12 @@ def plain(model: str, **changes: Any) -> Any:
     return memory_dump({"tokens": h}, depths(), model, **{"block": 20, **changes})
 
 
-def fused(model: str, rgb: float, depth: float, rising: float = 0.0, epoch: int = 5) -> Any:
+def fused(model: str, rgb: float | list[float], depth: float | list[float], epoch: int = 5) -> Any:
+    """How strongly either branch holds depth, in all layers or each."""
     streams = {
-        name: np.concatenate([tokens(strength + rising * layer, 1, width, seed=layer) for layer in range(FUSED)])
+        name: np.concatenate(
+            [tokens(float(each), 1, width, seed=layer) for layer, each in enumerate(np.broadcast_to(strength, FUSED))]
+        )
         for name, strength, width in (("rgb", rgb, 8), ("depth", depth, 4))
     }
     streams["tokens"] = tokens(1.0, LAYERS - FUSED)
@@ -258,9 +261,20 @@ def test_branch_claims(variant):
     assert verdict("rgb_branch_below", better, variant, model="mdf1") == ("reproduced", "2 of 2 layers")
     assert verdict("rgb_branch_below", worse, variant, model="mdf1") == ("not", "0 of 2 layers")
     assert verdict("rgb_branch_below", study(plain("m4ch")), variant, model="mdf1")[0] == "not tested"
-    flat, rising = study(fused("mgem", 1.0, 1.0)), study(fused("mgem", 0.3, 0.3, rising=2.0))
-    assert verdict("branches_flat", flat, "ridge", model="mgem", threshold=0.1)[0] == "reproduced"
-    assert verdict("branches_flat", rising, "ridge", model="mgem", threshold=0.1)[0] == "not"
+    crossing = study(fused("mdf1", [2.0, 0.5], [0.5, 2.0]))
+    assert verdict("rgb_branch_below", crossing, variant, model="mdf1") == ("partly", "1 of 2 layers")
+
+
+@pytest.mark.parametrize(
+    ("rgb", "depth", "expected"),
+    [
+        (1.0, 1.0, ("reproduced", "2 of 2 branches")),
+        (1.0, [0.3, 2.3], ("partly", "1 of 2 branches")),
+        ([0.3, 2.3], [0.3, 2.3], ("not", "0 of 2 branches")),
+    ],
+)
+def test_claim_of_flat_branches(rgb, depth, expected):
+    assert verdict("branches_flat", study(fused("mgem", rgb, depth)), "ridge", model="mgem", threshold=0.1) == expected
 
 
 def test_too_few_images_for_folds_are_not_tested():
