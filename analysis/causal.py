@@ -82,9 +82,7 @@ def outcomes(dump: "Dump") -> pd.DataFrame:
         terms = rows_of_mean(np.stack([values[kind][:, place] for kind in kinds], -1))
         found = cluster_bootstrap(partners_together(terms) if name == "swap" else terms, mean_of_sums)
         measured = {f"{kind}{end}": float("nan") for kind in _MEASURED for end in _ENDS}
-        measured |= {
-            f"{kind}{end}": getattr(found, at)[k] for k, kind in enumerate(kinds) for end, at in _ENDS.items()
-        }
+        measured |= {f"{kind}{end}": getattr(found, at)[k] for k, kind in enumerate(kinds) for end, at in _ENDS.items()}
         rows.append(
             {
                 "model": dump.info.model,

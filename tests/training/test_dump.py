@@ -423,6 +423,13 @@ def test_neither_another_store_nor_another_runs_dump_is_replaced(rooms, tmp_path
     ):
         make(rooms, tmp_path / "d.zarr", "m4ch", num_raw=0)
     assert open_dump(tmp_path / "d.zarr").info == first.info
+    larger = (
+        r"d\.zarr holds 20 images, 0 raw, 0 causal of this checkpoint, and 12 images, 0 raw, 0 causal were asked for"
+    )
+    with pytest.raises(DumpError, match=larger):
+        make(rooms, tmp_path / "d.zarr", "m3ch", num_images=12, num_raw=0)
+    assert open_dump(tmp_path / "d.zarr").info == first.info
+    assert make(rooms, tmp_path / "d.zarr", "m3ch", num_raw=4)[0].info.num_raw == 4
     foreign = zarr.open_group(tmp_path / "mine.zarr", mode="w", attributes={"mine": 1})
     foreign.create_array("precious", shape=(3,), dtype="f4")
     with pytest.raises(DumpError, match=r"mine\.zarr exists and is no dump: choose another --out, or remove it"):

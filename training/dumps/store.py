@@ -136,7 +136,7 @@ def _checksum(attributes: dict[str, Any]) -> str:
 
 
 def _refuse_to_replace(path: Path, info: DumpInfo) -> None:
-    """A dump of any age replaces one of the same run, whole or damaged, and nothing else."""
+    """A dump replaces one of the same run, whole or damaged, unless that holds more of the same checkpoint."""
     if not path.exists():
         return
     try:
@@ -148,6 +148,16 @@ def _refuse_to_replace(path: Path, info: DumpInfo) -> None:
         raise DumpError(
             f"{path} holds a dump of another run ({run}, study {study}; this is {info.run}, study {info.study_hash}): "
             "choose another --out, or remove it"
+        )
+    held = {name: there.get(f"num_{name}", 0) for name in ("images", "raw", "causal")}
+    asked = {name: getattr(info, f"num_{name}") for name in held}
+    current = there.get("schema_version") == SCHEMA_VERSION
+    same = current and there.get("checkpoint_sha256") == info.checkpoint_sha256
+    if same and any(held[name] > asked[name] for name in held):
+        more, less = (", ".join(f"{count:,} {name}" for name, count in each.items()) for each in (held, asked))
+        raise DumpError(
+            f"{path} holds {more} of this checkpoint, and {less} were asked for: ask for no less, choose another "
+            "--out, or remove it"
         )
 
 
