@@ -85,10 +85,13 @@ def _add_figure(spec: FigureSpec) -> None:
 
         chosen = spec.chosen(variant)
         with all_or_nothing(out) as made:
-            drawn = spec.drawn(load(runs), chosen, depth)
+            study = load(runs)
+            drawn = spec.drawn(study, chosen, depth)
             paths = write_figure(made, f"figure{spec.number}-{chosen}", drawn.figure, drawn.frames, drawn.caption)
         _list(out, paths)
         print(drawn.caption)
+        if spec.per_depth and (left_out := study.without(study.field(depth))):
+            print(f"Not drawn, without a dump of {study.field(depth)} depth: {', '.join(left_out)}.")
 
     title = f"Figure {spec.number}: {spec.title}" + "." * (not spec.title.endswith("?"))
     app.command(

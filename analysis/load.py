@@ -24,14 +24,17 @@ class AnalysisError(ValueError):
     """What was given cannot be analysed together; one line that names it and the fix."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Study:
     """Runs with their evaluations, dumps, and what `train matrix` found; made by `load`."""
 
     runs: list[Run]
     dumps: "list[Dump]"
     matrix: Matrix | None = None
-    _known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    _known: dict[Any, Any] = field(default_factory=dict, compare=False)
+
+    def __repr__(self) -> str:
+        return f"Study of {len(self.runs)} runs, {len(self.dumps)} dumps{' and a matrix' * (self.matrix is not None)}"
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` returns; made at the first call with this key, which names all that it depends on."""
@@ -60,7 +63,7 @@ class Study:
         if number == 2:
             return tables.table2(self)
         if number != 3:
-            raise AnalysisError(f"table must be 1, 2 or 3, got {number}")
+            raise AnalysisError(f"table must be 1, 2 or 3, got {number!r}")
         if self.matrix is None:
             raise AnalysisError("table 3 needs a matrix: make one with 'train matrix', then load(runs, matrix=FOLDER)")
         return fine_tuning.table3(self.matrix)
@@ -107,14 +110,27 @@ class Study:
         check_same_axes(ordered)
         return ordered
 
-    def _of_depth(self, depth: str | None) -> "list[Dump]":
+    def field(self, depth: str | None) -> str:
+        """The depth field that figures draw: `depth`, or pseudo, or the only one there is."""
         if not self.dumps:
             raise AnalysisError("no dump was given or found in a run's dumps/: make one with 'train dump RUN --data D'")
         fields = self.depth_fields()
         depth = depth or ("pseudo" if "pseudo" in fields else fields[0] if len(fields) == 1 else None)
         if depth not in fields:
             raise AnalysisError(f"--depth must be one of {', '.join(fields)} (the dumps' depth fields), got {depth}")
-        return [dump for dump in self.dumps if dump.info.depth_field == depth]
+        return depth
+
+    def without(self, depth: str) -> list[str]:
+        """Names of the runs that have no dump of this depth field: figures leave them out."""
+        there = {_origin(dump) for dump in self._of_depth(depth)}
+        given = {(run.record.study_hash, run.record.name): None for run in self.runs} | dict.fromkeys(
+            map(_origin, self.dumps)
+        )
+        return [name for study, name in given if (study, name) not in there]
+
+    def _of_depth(self, depth: str | None) -> "list[Dump]":
+        field = self.field(depth)
+        return [dump for dump in self.dumps if dump.info.depth_field == field]
 
 
 def load(paths: Iterable[Path | str] | Path | str, matrix: Path | str | None = None) -> Study:
@@ -153,7 +169,7 @@ def _spec(number: int) -> "FigureSpec":
     from analysis.figures import FIGURES
 
     if number not in FIGURES:
-        raise AnalysisError(f"figure must be one of {', '.join(map(str, FIGURES))}, got {number}")
+        raise AnalysisError(f"figure must be one of {', '.join(map(str, FIGURES))}, got {number!r}")
     return FIGURES[number]
 
 

@@ -14,11 +14,12 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 SCHEMA_VERSION = 2
+Share = Annotated[float, Field(ge=0, le=1)]  # and no NaN
 
 
 class RecordError(ValueError):
@@ -143,8 +144,8 @@ class Evaluation(_Record):
     fingerprint: str  # of the split's shards
     depth_field: str
     num_samples: int
-    top1: float
-    top5: float
+    top1: Share
+    top5: Share
     loss: float
     correct1: str  # one '0' or '1' a sample
     correct5: str
@@ -218,11 +219,11 @@ class MatrixCell(_Record):
     seed: int
     trained: Literal["real", "pseudo"]
     tested: Literal["real", "pseudo"]
-    miou: float  # summed over scales where the matrix is `multi_scale`
-    low: float
-    high: float
-    single_miou: float
-    pixel_accuracy: float
+    miou: Share  # summed over scales where the matrix is `multi_scale`
+    low: Share
+    high: Share
+    single_miou: Share
+    pixel_accuracy: Share
     epoch: int
     selection: str
 
@@ -235,9 +236,9 @@ class MatrixDifference(_Record):
     seed: int
     of: tuple[str, str]
     minus: tuple[str, str]
-    value: float
-    low: float
-    high: float
+    value: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
 
 
 class Matrix(_Record):
@@ -349,6 +350,8 @@ def load_run(folder: Path | str) -> Run:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise RecordError(f"run folder {folder} {what}: give a folder made by train pretrain")
+    if not (folder / "run.json").exists() and any(folder.glob("*/run.json")):
+        raise RecordError(f"{folder} is a folder of runs: give the runs in it, {folder}/*")
     record = parse(RunRecord, folder / "run.json")
     found = [read_evaluation(path) for path in sorted((folder / "evaluations").glob("*.json"))]
     dumps = sorted((folder / "dumps").glob("*.zarr"))
@@ -410,6 +413,9 @@ def parse(kind: type[_RecordT], path: Path) -> _RecordT:
         raise RecordError(f"{path} does not exist: give what `train` wrote") from None
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, ValidationError) as error:
         reason = str(error).splitlines()[0]
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r:.40}"
         raise RecordError(
             f"{path} is damaged ({reason}): restore it from a copy, or delete it and make it again"
         ) from None

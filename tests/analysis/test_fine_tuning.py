@@ -77,15 +77,20 @@ def test_the_command_prints_and_writes(analyze: Analyze, written: Path, tmp_path
     assert code == 1 and "none.json does not exist" in said
 
 
-@pytest.mark.parametrize(("rows", "name"), [("cells", "miou"), ("cells", "low"), ("differences", "value")])
-def test_what_is_not_a_number_is_refused_in_one_line(analyze: Analyze, written: Path, rows: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("rows", "name", "value"),
+    [("cells", "miou", math.nan), ("cells", "low", 7.5), ("differences", "value", math.nan)],
+)
+def test_what_is_no_share_is_refused_in_one_line(
+    analyze: Analyze, written: Path, rows: str, name: str, value: float
+) -> None:
     path = written / "matrix.json"
     content = json.loads(path.read_text())
-    content[rows][0][name] = math.nan
+    content[rows][0][name] = value
     path.write_text(json.dumps(content))
     code, _, err = analyze("table3", written)
     assert code == 1 and err.count("\n") == 1
-    assert f"matrix.json: {name} of {content[rows][0]['name']} (" in err and "must be a number, got nan" in err
+    assert f"matrix.json is damaged ({rows}.0.{name}: Input should be " in err and f"got {value}" in err
 
 
 def test_the_report_shows_it(written: Path, tmp_path: Path) -> None:
