@@ -231,19 +231,24 @@ PRINTED = {name: data_manifests.load("paper")[name] for name in ("m3ch", "mlin",
 
 
 @pytest.mark.parametrize(
-    ("off", "factors", "parameters", "macs"),
+    ("off", "dearer", "parameters", "macs"),
     [
-        ((0, 0, 0, 0), (1, 0.99, 1.015, 1.019), "reproduced", "reproduced"),
-        ((0, 1, -1, 0), (1, 1.03, 0.97, 1), "partly", "partly"),
-        ((1, 1, 1, 0), (1, 1.03, 0.97, 2), "not", "not"),
+        ((0, 0, 0, 0), (0, 0.01, -0.01, 0.015), "reproduced", "reproduced"),
+        ((0, 1, -1, 0), (0, 0.03, 0, 0), "partly", "partly"),
+        ((1, 1, 1, 0), (0, 0.03, -0.05, 0), "not", "not"),
     ],
 )
-def test_table1_claims(tmp_path: Path, off: tuple, factors: tuple, parameters: str, macs: str) -> None:
+def test_table1_claims(tmp_path: Path, off: tuple, dearer: tuple, parameters: str, macs: str) -> None:
+    """`dearer`: GMACs above what the paper prints, the operations of mlin's and mmlp's bias among them."""
+    bias = {"mlin": 12_108_408, "mmlp": 41_913_720}
     runs = [
         record_of(
-            tmp_path, model, num_parameters=printed["parameters"] + more, macs=round(printed["gmacs"] * factor * 1e9)
+            tmp_path,
+            model,
+            num_parameters=printed["parameters"] + more,
+            macs=round((printed["gmacs"] + above) * 1e9) - bias.get(model, 0),
         )
-        for (model, printed), more, factor in zip(PRINTED.items(), off, factors, strict=True)
+        for (model, printed), more, above in zip(PRINTED.items(), off, dearer, strict=True)
     ]
     found = verdicts(analysis.load(runs))
     assert (found["table1-parameters"], found["table1-macs"]) == (parameters, macs)

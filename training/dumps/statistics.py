@@ -137,7 +137,7 @@ class Statistics:
 
     def finish(self) -> None:
         """Write the sums, which stay in `finished`; nothing can be added after."""
-        self._grams = {}  # a block of features is the most that is held
+        self._grams, self._inputs = {}, Grams(0, 0)  # a block of features is the most that is held
         sums = [self._pair_sums.sums, self._patterns.sums, self._positions.sums]
         sums += [each.sums for each in self._scores.values()]
         distances = num_distances(self.info.grid)
