@@ -84,11 +84,11 @@ def test_without_labels_all_but_accuracy_remains(tmp_path: Path) -> None:
         outcomes(dump(path, -0.2, **more))
         for path, more in ((tmp_path / "a", {}), (tmp_path / "b", {"labelled": False, "class_names": []}))
     )
-    unknown = ["accuracy", "unchanged", "cost", "cost_low", "cost_high", "p"]
+    unknown = ["accuracy", "unchanged", "top1_change", "top1_change_low", "top1_change_high", "p"]
     assert without[unknown].isna().all(axis=None)
     pd.testing.assert_frame_equal(without.drop(columns=unknown), with_labels.drop(columns=unknown))
     both = readable_outcomes(pd.concat([with_labels, without], ignore_index=True))
-    for column in ("top-1 %", "cost, points", "p"):
+    for column in ("top-1 %", "change, points", "p"):
         assert (both[column] == "no labels").tolist() == [False] * 5 + [True] * 5
     assert not both.astype(str).map(lambda text: "nan" in text).any(axis=None)
 
