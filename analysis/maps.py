@@ -88,6 +88,35 @@ def column_slopes(dump: "Dump", quantity: Quantity) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(quantity=quantity, num_images=dump.info.num_images, **own)
 
 
+def swapped_slopes(dump: "Dump") -> pd.DataFrame:
+    """One row a layer ("all": pooled) and column: slope of a swap, Σ(S' - S)(Δ' - Δ) / Σ(Δ' - Δ)² at its distances.
+
+    Of row-centred head-mean scores, bias included, where depth is another image's and the photograph is not; intervals
+    leave out a group of pairs of images at a time.
+    """
+    columns, of_column = _columns(dump)
+    across, squares = dump["causal/swap/distance"] @ of_column, dump["causal/swap/distance_pairs"] @ of_column
+    across = np.concatenate([across.mean(1, keepdims=True), across], 1)
+    sums = np.stack([across, np.broadcast_to(squares[:, None], across.shape)], -1)
+    sums = sums[squares.sum(1) > 0]  # fewer pairs of images than groups leave some empty
+    found = grouped_jackknife(sums, lambda each: ratio(each[..., 0], each[..., 1]))
+    layers, places = np.indices(found.value.shape).reshape(2, -1)
+    return pd.DataFrame(
+        {
+            "model": dump.info.model,
+            "depth_field": dump.info.depth_field,
+            "epoch": dump.info.epoch,
+            "layer": np.array([ALL, *dump.info.attention_layers], object)[layers],
+            "distance": columns[places],
+            **{
+                f"slope{end}": getattr(found, at).ravel()
+                for end, at in (("", "value"), ("_low", "low"), ("_high", "high"))
+            },
+            "num_images": dump.info.num_causal,
+        }
+    )
+
+
 def relative_slopes(first: "Dump", second: "Dump") -> tuple[Estimate, Estimate, Estimate]:
     """Pooled slope of attention on |Δ| at a distance over mean attention (1 per z) of either, and first minus second.
 

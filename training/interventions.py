@@ -27,7 +27,7 @@ from torch import Tensor
 from training.augment import RGB_MEAN, RGB_STD, normalise
 from training.dumps.arrays import unpacked
 from training.dumps.erasure import Erasure, erasure
-from training.dumps.pairs import filled
+from training.dumps.pairs import at_distance, filled, num_distances
 from training.dumps.schema import DumpInfo
 from training.dumps.scores import ROWS
 from training.dumps.statistics import Statistics
@@ -64,6 +64,8 @@ def intervene(
     refits = ProbeMoments("tokens", len(tools.erasures) + 1, info.num_patches, width, tools.slopes.new_zeros(0))
     head_rows = np.zeros((info.num_groups, info.num_attention_layers, info.num_heads, 2))
     head_pairs = np.zeros(info.num_groups)
+    distance_pairs = np.zeros((info.num_groups, num_distances(info.grid)))
+    distance = np.zeros((info.num_groups, info.num_attention_layers, distance_pairs.shape[1]))
     first = 0
     for views in batches:
         batch = views.batch
@@ -72,15 +74,19 @@ def intervene(
         found = _Batch(model, info, views, tools, refits, places)
         writer.write("causal/base", first, found.correct(found.logits))  # no such array where there are no labels
         writer.write("causal/outcomes", first, np.stack([found.outcome(name) for name in info.interventions], 1))
-        swap = found.swap
+        swap, groups = found.swap, places % info.num_groups
         writer.write("causal/swap/rows", first, swap.rows())
         writer.write("causal/swap/pairs", first, swap.pairs())
-        np.add.at(head_rows, places % info.num_groups, swap.head_rows())
-        np.add.at(head_pairs, places % info.num_groups, swap.pairs())
+        np.add.at(head_rows, groups, swap.head_rows())
+        np.add.at(head_pairs, groups, swap.pairs())
+        np.add.at(distance, groups, swap.distance())
+        np.add.at(distance_pairs, groups, swap.distance_pairs())
         first += len(places)
         advance(len(places))
     writer.write("causal/swap/head_rows", 0, head_rows)
     writer.write("causal/swap/head_pairs", 0, head_pairs)
+    writer.write("causal/swap/distance", 0, distance)
+    writer.write("causal/swap/distance_pairs", 0, distance_pairs)
     writer.write("causal/refit/moments", 0, refits.finalize()["statistics/probe/tokens/moments"])
 
 
@@ -120,7 +126,7 @@ class _Batch:
         self.refits, self.places = refits, places
         self.rgb = normalise(views.batch.rgb, RGB_MEAN, RGB_STD)
         self.patches = self._patches(views.batch.depth)
-        self.swap = _Swap(self.patches, self._patches(views.other))
+        self.swap = _Swap(self.patches, self._patches(views.other), info.grid)
         refitted, before = self._refitted(len(tools.erasures)), _totals(info.num_prefix, self.swap.keep)
         self.logits = self._run(views.batch.depth, lambda name, tensor: before(name, refitted(name, tensor)))
         self.logits_swapped = self._run(views.other, _totals(info.num_prefix, self.swap.compare))
@@ -211,15 +217,17 @@ class _Batch:
 class _Swap:
     """Scores of a pass against those of one with another image's depth, layer by layer: one pass's are held at most."""
 
-    def __init__(self, depth: Tensor, other: Tensor) -> None:
+    def __init__(self, depth: Tensor, other: Tensor, grid: tuple[int, int]) -> None:
         """From patch depths (batch, P)."""
         delta, instead = (signed_difference(filled(z)).abs() for z in (depth, other))
         self.off = 1 - torch.eye(delta.shape[1], device=delta.device)
         self.change = (
             _centred((instead - delta) * self.off, self.off).double().flatten(1)[..., None]
         )  # (batch, P * P, 1)
+        self._rings = at_distance(grid, self.change)  # (P * P, R)
         self._before: deque[Tensor] = deque()
         self._rows: list[Tensor] = []  # of each layer: (batch, 1 + heads, 2), the head mean first
+        self._distance: list[Tensor] = []  # (batch, R)
 
     def keep(self, scores: Tensor) -> None:
         """A layer's of the pass with the image's own depth, (batch, heads, P, P)."""
@@ -230,6 +238,7 @@ class _Swap:
         moved = _centred((scores - self._before.popleft()) * self.off, self.off).double().flatten(2)
         moved = torch.cat([moved.mean(1, keepdim=True), moved], 1)
         self._rows.append(torch.stack([(moved @ self.change)[..., 0], (moved**2).sum(2)], -1))
+        self._distance.append((moved[:, 0] * self.change[..., 0]) @ self._rings)
 
     def rows(self) -> np.ndarray:
         """(batch, layers, 2): Σ (S' - S)(Δ' - Δ) and Σ (S' - S)² of the head mean."""
@@ -238,6 +247,14 @@ class _Swap:
     def head_rows(self) -> np.ndarray:
         """(batch, layers, heads, 2): the same of each head."""
         return torch.stack(self._rows, 1)[:, :, 1:].cpu().numpy()
+
+    def distance(self) -> np.ndarray:
+        """(batch, layers, R): Σ (S' - S)(Δ' - Δ) of the head mean over pairs at a distance."""
+        return torch.stack(self._distance, 1).cpu().numpy()
+
+    def distance_pairs(self) -> np.ndarray:
+        """(batch, R): Σ (Δ' - Δ)² over pairs at a distance."""
+        return (self.change[..., 0] ** 2 @ self._rings).cpu().numpy()
 
     def pairs(self) -> np.ndarray:
         """(batch,): Σ (Δ' - Δ)²."""

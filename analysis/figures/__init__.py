@@ -152,14 +152,16 @@ _SPECS = (
     FigureSpec(
         10,
         "does m4ch's score fall with the depth difference at every distance?",
-        ("literal", "gauge_fixed"),
+        ("literal", "gauge_fixed", "causal"),
         _by("maps", "draw10"),
         per_depth=True,
         about="Mean score before softmax between patches this far apart and this different in depth: all layers and "
         "heads pooled, then a small map a layer, on one scale. Below, the slope on |Δ| among pairs at one distance, "
         "with 95 % intervals. Needs `train dump RUN --data D` of m4ch.\n\n"
         "- literal: scores as the model computes them (the paper's).\n\n"
-        "- gauge_fixed: scores minus their mean over the keys of a query, which softmax cannot see.",
+        "- gauge_fixed: scores minus their mean over the keys of a query, which softmax cannot see.\n\n"
+        "- causal: the slope alone, when an image is given another image's depth and keeps its photograph. Needs "
+        "`train dump RUN --data D --causal 500`.",
     ),
     FigureSpec(
         11,
@@ -188,7 +190,7 @@ _SPECS = (
     FigureSpec(
         13,
         "do mdf1's and mgem's scores fall with the depth difference at every distance?",
-        ("literal", "gauge_fixed"),
+        ("literal", "gauge_fixed", "causal"),
         _by("maps", "draw13"),
         per_depth=True,
         about="Mean score before softmax between patches this far apart and this different in depth: all layers and "
@@ -196,7 +198,9 @@ _SPECS = (
         "with 95 % intervals. The blocks after the two branches have "
         "been fused; needs `train dump RUN --data D` of either.\n\n"
         "- literal: scores as the model computes them (the paper's).\n\n"
-        "- gauge_fixed: scores minus their mean over the keys of a query, which softmax cannot see.",
+        "- gauge_fixed: scores minus their mean over the keys of a query, which softmax cannot see.\n\n"
+        "- causal: the slope alone, when an image is given another image's depth and keeps its photograph. Needs "
+        "`train dump RUN --data D --causal 500`.",
     ),
     FigureSpec(
         14,

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.attention import bin_rule
 from analysis.figures import Drawn, caption
 from analysis.load import AnalysisError, Study, seed_of
-from analysis.maps import ALL, Quantity, cells, column_slopes
+from analysis.maps import ALL, Quantity, cells, column_slopes, swapped_slopes
 from analysis.style import PAGE, layer_ramp, look_of, new_figure, settings, zero_line
 from training.dumps.pairs import BIN_WIDTH
 
@@ -40,11 +40,15 @@ def draw6(study: Study, variant: str, depth: str | None) -> Drawn:
 
 
 def draw10(study: Study, variant: str, depth: str | None) -> Drawn:
-    return of_dumps(_dumps(study, depth, ("m4ch",)), cast(Quantity, variant))
+    return _scores(_dumps(study, depth, ("m4ch",)), variant)
 
 
 def draw13(study: Study, variant: str, depth: str | None) -> Drawn:
-    return of_dumps(_dumps(study, depth, ("mdf1", "mgem")), cast(Quantity, variant))
+    return _scores(_dumps(study, depth, ("mdf1", "mgem")), variant)
+
+
+def _scores(dumps: "list[Dump]", variant: str) -> Drawn:
+    return of_swaps(dumps) if variant == "causal" else of_dumps(dumps, cast(Quantity, variant))
 
 
 def _dumps(study: Study, depth: str | None, models: tuple[str, ...]) -> "list[Dump]":
@@ -81,6 +85,27 @@ def of_dumps(dumps: "list[Dump]", quantity: Quantity) -> Drawn:
         _draw_scale(figure, panels, scale, quantity)
     frames = {"": everything, "-slopes": pd.concat(slopes, ignore_index=True)}
     return Drawn(figure, frames, _caption(dumps, quantity, everything))
+
+
+def of_swaps(dumps: "list[Dump]") -> Drawn:
+    """What a swap of depth does to scores, by distance; frame: slopes."""
+    changed = [dump for dump in dumps if dump.info.num_causal]
+    if not changed:
+        models = " or ".join(dump.info.model for dump in dumps)
+        raise AnalysisError(
+            f"no dump of {models} holds changed depth: make one with 'train dump RUN --data SHARDS --causal 500'"
+        )
+    slopes = [swapped_slopes(dump).assign(seed=seed_of(dump), run=dump.info.run) for dump in changed]
+    with settings():
+        figure = new_figure(PAGE, 2.4)
+        _draw_slopes(figure.add_subplot(figure.add_gridspec(1, 3)[:2]), changed, slopes, "gauge_fixed")
+    images = caption.among((dump.info.num_causal for dump in changed), "image", behind=True)
+    text = (
+        "Slope of the head-mean score, minus its mean over a query's keys, on the change of |Δ| when an image is given "
+        f"another's depth and keeps its photograph, among pairs at one distance, rounded down: {images} of the dumps' "
+        f"{caption.of_dumps(changed)}; band: 95 % jackknife over groups of images, all layers."
+    )
+    return Drawn(figure, {"": pd.concat(slopes, ignore_index=True)}, text)
 
 
 @dataclass(frozen=True)

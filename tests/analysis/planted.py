@@ -10,7 +10,7 @@ import numpy as np
 
 from training.dumps.arrays import packed
 from training.dumps.from_raw import biased, softmax
-from training.dumps.pairs import partner, patch_distance
+from training.dumps.pairs import num_distances, partner, patch_distance
 from training.dumps.schema import MODES, OUTCOMES, PHI_HIDDEN, DumpInfo, Stream
 from training.dumps.scores import Bias
 from training.dumps.statistics import Statistics
@@ -221,6 +221,10 @@ def _write_causal(writer: DumpWriter, info: DumpInfo, slope: float, generator: n
     writer.write("causal/swap/rows", 0, rows)
     writer.write("causal/swap/head_pairs", 0, np.full(groups, 100.0))
     writer.write("causal/swap/head_rows", 0, np.full((groups, layers, heads, 2), 100.0 * slope))
+    by_distance = generator.uniform(5, 15, (groups, num_distances(info.grid)))
+    writer.write("causal/swap/distance_pairs", 0, by_distance)
+    noise = generator.normal(0, 0.01, (groups, layers, 1)) if slope else 0.0
+    writer.write("causal/swap/distance", 0, (slope + noise) * by_distance[:, None])
     writer.write("causal/base", 0, (generator.uniform(size=count) < 0.7).astype(np.uint8))
     outcomes = np.zeros((count, len(info.interventions), len(OUTCOMES)))
     if slope:

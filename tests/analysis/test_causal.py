@@ -9,9 +9,12 @@ import pytest
 import zarr
 from scipy import stats
 
+from analysis import style
 from analysis.causal import outcomes, readable_outcomes, readable_refitted, refitted, swap_slopes
-from analysis.load import AnalysisError
+from analysis.figures import FIGURES
+from analysis.load import AnalysisError, load
 from analysis.statistics import cluster_bootstrap
+from training.dumps.pairs import distances
 from training.dumps.schema import OUTCOMES
 from training.dumps.store import Dump, open_dump
 
@@ -28,6 +31,27 @@ def test_swaps_give_back_the_planted_slope(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.value, -0.2, atol=3e-3)
     assert ((found.low < -0.2) & (found.high > -0.2)).mean() >= 0.5
     assert (found.high < 0).all()
+
+
+def test_swaps_give_back_a_slope_planted_at_every_distance(tmp_path: Path) -> None:
+    """Steeper the farther, by layer; the figure draws these numbers, and holds the truth in its bands."""
+    planted_dump = dump(tmp_path, -0.2, num_causal=200, num_groups=50)
+    group = zarr.open_group(planted_dump.path, mode="a")
+    radii, _ = distances(planted.GRID)
+    pairs = planted_dump["causal/swap/distance_pairs"]
+    slopes = -0.1 * np.arange(1, planted.LAYERS + 1)[:, None] * np.floor(radii)
+    noise = np.random.default_rng(0).normal(0, 0.02, (50, planted.LAYERS, 1))
+    group["causal/swap/distance"][:] = (slopes + noise) * pairs[:, None]
+    drawn = FIGURES[10].drawn(load(planted_dump.path), "causal")
+    style.close(drawn.figure)
+    frame = drawn.frames[""]
+    assert "200 images of the dumps' 200 images" in drawn.caption
+    of_layers = frame[frame["layer"] != "all"]
+    truth = -0.1 * of_layers["layer"].astype(float) * of_layers["distance"]
+    np.testing.assert_allclose(of_layers["slope"], truth, atol=0.012)
+    assert of_layers["slope_low"].lt(truth).mean() >= 0.7 and of_layers["slope_high"].gt(truth).mean() >= 0.7
+    pooled = frame[frame["layer"] == "all"]
+    np.testing.assert_allclose(pooled["slope"], -0.25 * pooled["distance"], atol=0.012)
 
 
 def test_partners_are_drawn_together(tmp_path: Path) -> None:
@@ -98,6 +122,10 @@ def test_a_dump_without_changes_says_how_to_make_one(tmp_path: Path) -> None:
     for of in (swap_slopes, outcomes, refitted):
         with pytest.raises(AnalysisError, match=r"holds no changed depth: make it again with 'train dump .* --causal"):
             of(plain)
+    with pytest.raises(
+        AnalysisError, match=r"no dump of m4ch holds changed depth: make one with 'train dump .* --causal"
+    ):
+        FIGURES[10].drawn(load(plain.path), "causal")
 
 
 def test_the_command_prints_and_writes(tmp_path: Path, analyze) -> None:

@@ -195,6 +195,9 @@ def test_causal_rows_are_first_differences(made, rooms):
         # Nothing but the bias of the first block knows of depth there: its slope is the bias's own.
         slope = dump["causal/swap/head_rows"].sum(0)[0, :, 0] / dump["causal/swap/head_pairs"].sum()
         np.testing.assert_allclose(slope, model.alpha[0].item() * model.head_scale.numpy(), rtol=1e-3)
+        slopes = (dump["causal/swap/distance"][:, 0].sum(0)) / dump["causal/swap/distance_pairs"].sum(0)
+        np.testing.assert_allclose(slopes, model.alpha[0].item() * model.head_scale.numpy().mean(), rtol=1e-3)
+    np.testing.assert_allclose(dump["causal/swap/distance"].sum((0, 2)), rows[..., 0].sum(0), rtol=1e-6, atol=1e-9)
 
 
 def test_of_a_swap_no_more_than_one_pass_is_held_and_told(made):
@@ -203,7 +206,7 @@ def test_of_a_swap_no_more_than_one_pass_is_held_and_told(made):
     before, after = (abs(z[:, :, None] - z[:, None]) for z in (depth, other))
     offsets = torch.randn(3, 5, 4, 36, 1, dtype=torch.float64)
     layers = (-1, 0, 2)
-    swap = _Swap(depth, other)
+    swap = _Swap(depth, other, (6, 6))
     for slope, offset in zip(layers, offsets, strict=True):
         swap.keep(slope * before[:, None] + offset)
     for number, (slope, offset) in enumerate(zip(layers, offsets, strict=True)):
@@ -213,6 +216,10 @@ def test_of_a_swap_no_more_than_one_pass_is_held_and_told(made):
     expected = np.array(layers)[:, None] * swap.pairs()[:, None, None]
     np.testing.assert_allclose(swap.rows()[..., 0], expected[..., 0], atol=1e-9)
     np.testing.assert_allclose(swap.head_rows()[..., 0], np.broadcast_to(expected, (5, 3, 4)), atol=1e-9)
+    assert (swap.distance_pairs() > 0).all()
+    by_distance = np.array(layers)[:, None] * swap.distance_pairs()[:, None]
+    np.testing.assert_allclose(swap.distance(), by_distance, atol=1e-9)
+    np.testing.assert_allclose(swap.distance_pairs().sum(1), swap.pairs())
     without = info.model_copy(update={"num_causal": 0, "interventions": []})
     one_pass = 4 * SHARD * info.num_attention_layers * info.num_heads * (info.num_prefix + info.num_patches) ** 2
     assert estimated_memory(info) > one_pass

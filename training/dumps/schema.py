@@ -61,6 +61,8 @@ Layers count from 0 in the store (`layer_base`); figures show them from 1. "Pack
 | causal/swap/rows                      | (C, A, 2)              | f8    | Σ (S' - S)(Δ' - Δ), Σ (S' - S)²; head mean  |
 | causal/swap/head_rows                 | (G, A, H, 2)           | f8    | the same per head                           |
 | causal/swap/head_pairs                | (G,)                   | f8    | Σ (Δ' - Δ)²                                 |
+| causal/swap/distance                  | (G, A, R)              | f8    | Σ (S' - S)(Δ' - Δ) at a distance; head mean |
+| causal/swap/distance_pairs            | (G, R)                 | f8    | Σ (Δ' - Δ)² at a distance                   |
 | causal/refit/moments                  | (V, l + 1, packed D+3) | f8    | at the last block, depth erased at each; at |
 |                                       |                        |       | none                                        |
 
@@ -295,7 +297,7 @@ def _causal(info: DumpInfo) -> dict[str, Spec]:
     if c == 0:
         return {}
     last = info.stream("tokens")
-    groups = info.num_groups
+    groups, radii = info.num_groups, num_distances(info.grid)
     base = {"causal/base": Spec(shape=(c,), dtype="u1", by_image=True)} if info.labelled else {}
     return base | {
         "causal/outcomes": Spec(shape=(c, len(info.interventions), len(info.outcomes)), dtype="f4", by_image=True),
@@ -303,5 +305,7 @@ def _causal(info: DumpInfo) -> dict[str, Spec]:
         "causal/swap/rows": Spec(shape=(c, layers, 2), dtype="f8", by_image=True),
         "causal/swap/head_rows": Spec(shape=(groups, layers, info.num_heads, 2), dtype="f8"),
         "causal/swap/head_pairs": Spec(shape=(groups,), dtype="f8"),
+        "causal/swap/distance": Spec(shape=(groups, layers, radii), dtype="f8"),
+        "causal/swap/distance_pairs": Spec(shape=(groups, radii), dtype="f8"),
         "causal/refit/moments": Spec(shape=(NUM_FOLDS, last.num_layers + 1, packed_size(last.width + 3)), dtype="f8"),
     }
