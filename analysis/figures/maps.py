@@ -213,11 +213,16 @@ def _draw_scale(figure: Figure, panels: list[Axes], scale: _Scale, quantity: Qua
 
 
 def _ticks(low: float, high: float, reference: float) -> list[float]:
-    """1, 2 and 5 times powers of ten, none so near to the reference that their labels would touch."""
+    """1, 2 and 5 times powers of ten, or what lies between; none so near the reference that labels would touch."""
     powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     every = sorted(float(f"{times * 10**power:.0e}") for power in powers for times in (1, 2, 5))
+    between = sorted({float(f"{tick:.2g}") for tick in np.geomspace(low, high, 6)})  # where no two of those lie
     near = 0.06 * np.log(high / low)
-    return [tick for tick in every if low <= tick <= high and abs(np.log(tick / reference)) > near]
+    fitting = (
+        [tick for tick in ticks if low <= tick <= high and abs(np.log(tick / reference)) > near]
+        for ticks in (every, between)
+    )
+    return max(fitting, key=lambda ticks: min(len(ticks), 2))
 
 
 def _draw_slopes(axes: Axes, dumps: "list[Dump]", slopes: list[pd.DataFrame], quantity: Quantity) -> None:
@@ -267,5 +272,7 @@ def _caption(dumps: "list[Dump]", quantity: Quantity, frame: pd.DataFrame) -> st
     if quantity == "gauge_fixed":
         text += " Slopes hold centred scores against centred |Δ|; the map's height is |Δ| itself."
     if dumps[0].info.first_attention_layer:
-        text += f" Layers 1 to {dumps[0].info.first_attention_layer} have two branches and no scores of this kind."
+        last = dumps[0].info.first_attention_layer
+        which = f"Layers 1 to {last} have" if last > 1 else "Layer 1 has"
+        text += f" {which} two branches and no scores of this kind."
     return text

@@ -126,7 +126,7 @@ def _draw_panel(mse: Axes, selectivity: Axes, frame: pd.DataFrame) -> None:
             bars = np.abs(np.stack([line[name] - line[f"{name}_low"], line[f"{name}_high"] - line[name]]))
             axes.errorbar(line["layer"], line[name], yerr=bars, capsize=2, elinewidth=0.8, **stroke)
         if epoch != INITIAL:
-            mse.plot(line["layer"], line["mse_control"], color=GREY, linestyle=(0, (1, 1.5)), linewidth=0.9)
+            mse.plot(line["layer"], line["mse_control"], color=GREY, linestyle=(0, (1, 1.5)), linewidth=0.9, marker="_")
     for level in sorted(set(frame["mse_position"].round(12))):
         mse.axhline(level, color=GREY, linestyle=(0, (5, 3)), linewidth=0.9)
     zero_line(selectivity)
@@ -145,8 +145,8 @@ def _stroke(model: str, stream: str) -> dict[str, Any]:
     """A model's look; its branches are told apart by dash and by open markers."""
     look = look_of(model)
     dash = {"tokens": look.dash, "rgb": "-", "depth": (0, (2, 1.2))}[stream]
-    face = "white" if stream == "depth" else look.colour
-    return {"color": look.colour, "marker": look.marker, "linestyle": dash, "markerfacecolor": face}
+    is_open = {"markerfacecolor": "white", "markersize": 4.6, "markeredgewidth": 0.8} if stream == "depth" else {}
+    return {"color": look.colour, "marker": look.marker, "linestyle": dash, **is_open}
 
 
 def _legend(frame: pd.DataFrame) -> list[Line2D]:
@@ -159,7 +159,7 @@ def _legend(frame: pd.DataFrame) -> list[Line2D]:
         entries.append(Line2D([], [], color=GREY, linewidth=0.7, marker="o", label="untrained (epoch 0)"))
     return [
         *entries,
-        Line2D([], [], color=GREY, linestyle=(0, (1, 1.5)), label="another image's depth"),
+        Line2D([], [], color=GREY, linestyle=(0, (1, 1.5)), marker="_", label="another image's depth"),
         Line2D([], [], color=GREY, linestyle=(0, (5, 3)), label="position alone"),
     ]
 
