@@ -56,7 +56,7 @@ demo/table3/matrix.json: $(addsuffix /evaluations/val-final.json,$(DEMO_TUNED))
 	$(BIN)/train matrix $(DEMO_TUNED) --preset tiny --data demo/shards --out demo/table3
 
 demo/runs/%/dumps/latest.zarr: demo/runs/%/evaluations/val-final.json
-	$(BIN)/train dump demo/runs/$* --data demo/shards --images 1000 --raw 16 --causal 500
+	$(BIN)/train dump demo/runs/$* --data demo/shards --images 1000 --causal 500
 
 # Figure 5 follows the baseline over its epochs; epoch 0, untrained, is what other figures are held against.
 demo/runs/m3ch-pseudo/dumps/epochs: demo/runs/m3ch-pseudo/evaluations/val-final.json
@@ -101,8 +101,7 @@ study/runs/%/dumps/latest.zarr: study/runs/%/evaluations/val-final.json
 	$(BIN)/train dump study/runs/$* --data study/shards --images 2000 --causal 500
 
 study/runs/%/evaluations/noise: study/runs/%/evaluations/val-final.json study/pairs/index
-	$(BIN)/train evaluate study/runs/$* --data study/shards --noise pixel
-	$(BIN)/train evaluate study/runs/$* --data study/shards --noise patch
+	$(BIN)/train evaluate study/runs/$* --data study/shards --noise pixel --noise patch
 	$(BIN)/train gap study/runs/$* --data study/pairs
 	touch $@
 
