@@ -24,7 +24,7 @@ console = Console()
 
 Runs = Annotated[
     list[Path],
-    typer.Argument(metavar="RUN...", help="Run folders made by `train pretrain`; figures also take bare .zarr dumps."),
+    typer.Argument(metavar="RUN...", help="Run folders made by `train pretrain`, or bare .zarr dumps."),
 ]
 RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders made by `train pretrain`.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the files; made if it is not there.")]
@@ -93,6 +93,8 @@ def _add_figure(spec: FigureSpec) -> None:
         if spec.per_depth and (left_out := study.without(study.field(depth))):
             print(f"Not drawn, without a dump of {study.field(depth)} depth: {', '.join(left_out)}.")
 
+    if not spec.per_depth:
+        command.__annotations__["runs"] = RunFolders  # drawn from what runs logged and how they were evaluated
     title = f"Figure {spec.number}: {spec.title}" + "." * (not spec.title.endswith("?"))
     app.command(
         name,

@@ -101,7 +101,7 @@ def open_shards(data: Path | str, split: str, depth_field: str, labelled: bool =
         have = ", ".join(opened.index.depth)
         raise DataError(
             f"{data} has no '{depth_field}' depth, it has {have}: choose with --set data.depth=FIELD (pretrain) or "
-            "--depth FIELD (evaluate)"
+            "--depth FIELD"
         )
     return opened
 

@@ -20,6 +20,7 @@ Data = Annotated[
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder made by `train pretrain` or `train finetune`.")
 ]
+PretrainedRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `train pretrain`.")]
 RunOut = Annotated[Path, typer.Option("--out", help="Run folder to make: run.json, metrics.jsonl, checkpoints/.")]
 Settings = Annotated[
     list[str] | None,

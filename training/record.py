@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from training.options import CheckpointName, Data, RunFolder, console, meter
+from training.options import CheckpointName, Data, PretrainedRun, console, meter
 
 if TYPE_CHECKING:
     from training.dumps.schema import DumpInfo
 
 
 def dump(
-    run: RunFolder,
+    run: PretrainedRun,
     data: Data,
     out: Annotated[
         Path | None,
@@ -150,7 +150,7 @@ def _dumped(
 
 
 def export(
-    run: RunFolder,
+    run: PretrainedRun,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
     checkpoint: CheckpointName = "latest",
 ) -> None:

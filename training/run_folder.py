@@ -118,7 +118,7 @@ def load_model(run: Path, name: str) -> tuple[Config, RunRecord, checkpoint.Chec
     weights where the run kept an average."""
     record = parse(RunRecord, run / "run.json")
     if record.task != "classification":
-        raise TrainingError(f"{run} must be a run of train pretrain, train finetune made it: give the other kind")
+        raise TrainingError(f"{run} must be a run of train pretrain, not of train finetune: give what it began from")
     config = validate(_anywhere(record))
     saved = checkpoint.load(checkpoint.find(run, name))
     model = config.model.build()
@@ -130,7 +130,7 @@ def load_segmenter(run: Path, name: str) -> tuple[FinetuneConfig, RunRecord, che
     """The same of a fine-tuning run."""
     record = parse(RunRecord, run / "run.json")
     if record.task != "segmentation":
-        raise TrainingError(f"{run} must be a run of train finetune, train pretrain made it: give the other kind")
+        raise TrainingError(f"{run} must be a run of train finetune, train pretrain made it: fine-tune it first")
     config = validate_finetune(_anywhere(record))
     saved = checkpoint.load(checkpoint.find(run, name))
     model = Segmenter(config.model, config.head, config.augment.crop)
