@@ -1,7 +1,9 @@
-"""Files that appear together or not at all: made in a hidden folder beside the wanted one, moved when all are there."""
+"""Files that appear together or not at all: made in a hidden folder inside the wanted one, moved when all are there."""
 
+import errno
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+_HIDDEN = ".analyze-"
 _LISTED = ".files"  # what a page's folder holds of its own, a path a line
 
 
@@ -23,50 +26,65 @@ def all_or_nothing(folder: Path, whole: bool = False) -> Iterator[Path]:
     """A folder to write in, whose files go to `folder` once all is done; nothing does where an error ends it.
 
     `whole`: what an earlier one left in `folder` and this one does not write again is removed; nothing else is. What
-    killed ones left beside it is cleared away.
+    killed ones left is cleared away.
     """
-    if blocked := next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None):
-        raise AnalysisError(f"--out {blocked} is a file: choose a folder")
-    folder = folder.resolve()
+    if re.match(r"\w+:/", str(folder)):
+        raise AnalysisError(f"--out must be a folder of this machine, got {folder}: copy it from there")
     with ExitStack() as stack:
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder.parent):  # nobody clears away a folder that is not locked yet
-                _clear(folder)
-                made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-                stack.enter_context(_locked(made))
-        except OSError as error:
+            made = _begin(folder, stack)
+        except (OSError, RuntimeError) as error:
             raise _cannot_write(folder, error) from error
-        stack.callback(shutil.rmtree, made, ignore_errors=True)
         try:
             yield made
+        except OSError as error:
+            if error.filename and made not in Path(error.filename).parents:
+                raise  # of something that was read
+            raise _cannot_write(folder, error) from error
+        try:
             _move(made, folder, whole)
         except OSError as error:
-            if error.filename and folder.parent not in Path(error.filename).parents:
-                raise  # of something that was read
             raise _cannot_write(folder, error) from error
 
 
-def _cannot_write(folder: Path, error: OSError) -> AnalysisError:
-    return AnalysisError(f"cannot write to {folder} ({error.strerror or error}): make room, or choose another --out")
+def _begin(folder: Path, stack: ExitStack) -> Path:
+    """Make the hidden folder; the end of `stack` takes it away again, and `folder` where it was made for nothing."""
+    if blocked := next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None):
+        raise AnalysisError(f"--out {blocked} is a file: choose a folder")
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        stack.callback(_remove_empty, folder)
+    with _locked(folder):  # nobody clears away a folder that is not locked yet
+        for left in folder.glob(f"{_HIDDEN}*"):
+            with _locked(left, wait=False) as held:
+                if held:  # by nobody else: its maker is gone
+                    shutil.rmtree(left, ignore_errors=True)
+        made = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=folder))
+        stack.callback(shutil.rmtree, made, ignore_errors=True)
+        stack.enter_context(_locked(made))
+    return made
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 @contextmanager
-def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Held until the end, or the end of the process; BlockingIOError where another holds it and this is not to wait."""
+def _locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Whether it is held, until the end or that of the process: not where another holds it and this is not to wait,
+    nor where the file system has no locks.
+    """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        except OSError:
+            held = False
+        yield held
     finally:
         os.close(handle)
-
-
-def _clear(folder: Path) -> None:
-    """Remove hidden folders whose makers are gone: nobody holds their locks."""
-    for left in folder.parent.glob(f".{folder.name}.????????"):
-        with suppress(BlockingIOError), _locked(left, wait=False):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _move(made: Path, folder: Path, whole: bool) -> None:
@@ -77,10 +95,26 @@ def _move(made: Path, folder: Path, whole: bool) -> None:
         (made / _LISTED).write_text("\n".join(map(str, files)), "utf-8")
         files.append(Path(_LISTED))
     for file in files:
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(made / file, folder / file)
+        _replace(made / file, folder / file)
     for stale in set(filter(None, before)) - set(map(str, files)):
         (folder / stale).unlink(missing_ok=True)
+
+
+def _replace(made: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.replace(made, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = target.with_name(f".{target.name}.partial")  # a subfolder may lie on another disk
+        shutil.copyfile(made, beside)
+        os.replace(beside, target)
+
+
+def _cannot_write(folder: Path, error: OSError | RuntimeError) -> AnalysisError:
+    reason = getattr(error, "strerror", None) or error
+    return AnalysisError(f"cannot write to {folder} ({reason}): make room, or choose another --out")
 
 
 def write(path: Path, content: bytes | str) -> Path:

@@ -1,5 +1,7 @@
 """Figures: made, written whole, deterministic, without torch."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -149,14 +151,41 @@ def test_a_full_disk_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_what_a_killed_one_left_is_cleared_and_what_another_writes_is_not(tmp_path: Path) -> None:
-    (tmp_path / ".out.abcd1234").mkdir()
-    (tmp_path / ".out.abcd1234" / "part.csv").touch()
-    with output.all_or_nothing(tmp_path / "out") as first:
-        assert not (tmp_path / ".out.abcd1234").exists()
-        with output.all_or_nothing(tmp_path / "out") as second:
+    left = tmp_path / "out[1]" / ".analyze-abcd1234"
+    left.mkdir(parents=True)
+    (left / "part.csv").touch()
+    (left.with_name(".mine")).mkdir()
+    with output.all_or_nothing(tmp_path / "out[1]") as first:
+        assert not left.exists()
+        with output.all_or_nothing(tmp_path / "out[1]") as second:
             output.write(second / "b.csv", "b")
         output.write(first / "a.csv", "a")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.csv", "b.csv", "out"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".mine", "a.csv", "b.csv", "out[1]"]
+
+
+def test_a_place_that_cannot_be_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for wrong in (tmp_path / ("x" * 300), tmp_path / "loop" / "out", Path("s3://bucket/figures")):
+        refused = pytest.raises(AnalysisError, match=r"cannot write to |must be a folder of this machine")
+        with refused, output.all_or_nothing(wrong):
+            pass
+    with pytest.raises(FileNotFoundError), output.all_or_nothing(tmp_path / "new"):
+        (tmp_path / "runs" / "run.json").read_text()  # what is read is not what cannot be written
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
+
+
+def test_a_subfolder_may_lie_on_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.replace
+
+    def across(source: Path, target: Path) -> None:
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link", str(source))
+        whole(source, target)
+
+    monkeypatch.setattr(output.os, "replace", across)
+    with output.all_or_nothing(tmp_path) as made:
+        output.write(made / "figures" / "a.csv", "a")
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["a.csv"]
 
 
 def test_a_page_takes_away_what_the_last_one_left_and_nothing_else(tmp_path: Path) -> None:
