@@ -90,7 +90,7 @@ class Study:
     def panel_sets(self, depth: str) -> "list[list[Dump]]":
         """`last_dumps` in groups that share axes: one set of panels each."""
         sets: dict[str, list[Dump]] = {}
-        for dump in _last_of_each(self._of_depth(depth)):
+        for dump in _last_of_each(self._of_depth(depth, of_all_data=True)):
             sets.setdefault(str(axes_of(dump)), []).append(dump)
         return list(sets.values())
 
@@ -128,9 +128,12 @@ class Study:
         )
         return [name for study, name in given if (study, name) not in there]
 
-    def _of_depth(self, depth: str | None) -> "list[Dump]":
+    def _of_depth(self, depth: str | None, of_all_data: bool = False) -> "list[Dump]":
+        """Of a run that has dumps of its own val and of other shards, those of its own."""
         field = self.field(depth)
-        return [dump for dump in self.dumps if dump.info.depth_field == field]
+        found = [dump for dump in self.dumps if dump.info.depth_field == field]
+        own = {_origin(dump) for dump in found if dump.info.own_data and not of_all_data}
+        return [dump for dump in found if dump.info.own_data or _origin(dump) not in own]
 
 
 def load(paths: Iterable[Path | str] | Path | str, matrix: Path | str | None = None) -> Study:

@@ -107,6 +107,7 @@ def plan_dump(
         data=split.data,
         split=split.index.split,
         fingerprint=split.index.fingerprint,
+        own_data=split.index.fingerprint == record.shards.val_fingerprint,
         classes_sha256=record.shards.classes_sha256,
         class_names=list(split.index.class_names) if labelled else [],
         labelled=labelled,

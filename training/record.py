@@ -125,7 +125,7 @@ def _dumped(
         other += f"-{patch_depth}"
     split = open_shards(data, "val", field, labelled=False)
     if split.index.fingerprint != described.shards.val_fingerprint:
-        other += f"-{split.data.rsplit('/', 1)[-1]}"
+        other += f"-{split.data.rstrip('/').rsplit('/', 1)[-1]}-{split.index.fingerprint[:6]}"
     target = out or run / "dumps" / f"{checkpoint}{other}.zarr"
     info = plan_dump(
         config, described, saved, model, split, field, num_images=images, num_raw=raw, num_causal=causal,

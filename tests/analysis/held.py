@@ -49,6 +49,7 @@ def held(model: str = "mlin", *, offset: int = 0, num_raw: int = IMAGES) -> Held
     scores -= scores.mean(-1, keepdims=True)
     info = SimpleNamespace(
         model=model, run=model, study_hash=model, config={"seed": 0, "model": {"patch_depth": "mean"}}, epoch=5,
+        own_data=True,
         checkpoint="latest", fingerprint="f", split="val", depth_field="pseudo", standardisation={}, patch_depth="mean",
         bias=bias, has_bias=bias is not None, parts=("content", "total") if bias else ("content",), num_prefix=1,
         num_layers=LAYERS + FIRST, num_attention_layers=LAYERS, first_attention_layer=FIRST, num_heads=HEADS, grid=GRID,

@@ -109,6 +109,7 @@ def memory_dump(
         )
     info = SimpleNamespace(
         model=model, run=f"{model}-{seed}", config={"seed": seed}, study_hash=f"{model}-{depth}-{seed}", epoch=epoch,
+        own_data=True,
         fingerprint="val", split="val", depth_field=depth, standardisation={}, patch_depth="mean", classes_sha256="c",
         num_layers=first + len(streams["tokens"]), first_attention_layer=first, num_patches=patches,
         grid=(1, patches), num_images=images, num_raw=num_raw, gram_batch=block, streams=described,

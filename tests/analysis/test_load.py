@@ -149,11 +149,22 @@ def test_a_run_may_hold_dumps_with_several_depths(tmp_path: Path) -> None:
     assert [dump.info.num_images for dump in study.last_dumps("real")] == [80]
 
 
-def test_a_runs_dumps_of_other_data_are_refused_together(tmp_path: Path) -> None:
+def test_of_a_runs_dumps_those_of_its_own_data_are_drawn(tmp_path: Path) -> None:
     run = planted.write_run(tmp_path / "run", scores=planted.falling(planted.BETAS))
-    planted.write_dump(run / "dumps" / "other.zarr", planted.falling(planted.BETAS), fingerprint="other", num_images=80)
+    other = {"fingerprint": "other", "num_images": 80, "own_data": False}
+    planted.write_dump(run / "dumps" / "latest-nyu.zarr", planted.falling(planted.BETAS), **other)
+    study = analysis.load(run)
+    assert [dump.info.num_images for dump in study.last_dumps()] == [40]
+    assert [len(dumps) for dumps in study.panel_sets("pseudo")] == [1, 1]
+    bare = analysis.load(run / "dumps" / "latest-nyu.zarr")
+    assert [dump.info.num_images for dump in bare.last_dumps()] == [80]
+
+
+def test_dumps_of_other_data_are_refused_together(tmp_path: Path) -> None:
+    for name in ("val-fingerprint", "other"):
+        planted.write_dump(tmp_path / f"{name}.zarr", planted.falling(planted.BETAS), fingerprint=name, seed=len(name))
     with pytest.raises(AnalysisError, match="differ in data"):
-        analysis.load(run).last_dumps()
+        analysis.load(tmp_path.glob("*.zarr")).last_dumps()
 
 
 def test_dumps_of_two_depth_fields_need_a_choice(demo: list[Path]) -> None:

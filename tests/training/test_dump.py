@@ -60,7 +60,7 @@ def make(
 
 def record_of(name: str, config: Config, split: shards.Split) -> SimpleNamespace:
     """What a run says of itself that was trained on these classes."""
-    seen = SimpleNamespace(classes_sha256=classes_sha256(split))
+    seen = SimpleNamespace(classes_sha256=classes_sha256(split), val_fingerprint=split.index.fingerprint)
     return SimpleNamespace(name=name, config=config.model_dump(mode="json"), study_hash="h", shards=seen)
 
 

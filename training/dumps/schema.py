@@ -116,6 +116,7 @@ class DumpInfo(BaseModel):
     data: str
     split: str
     fingerprint: str
+    own_data: bool = True  # these are the shards that the run was validated on
     classes_sha256: str  # of the classes that the model tells apart
     class_names: list[str]  # empty where not `labelled`
     labelled: bool = True  # False: the data have no classes, or others than the model's
