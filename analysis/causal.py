@@ -36,7 +36,7 @@ def swap_slopes(dump: "Dump") -> Estimate:
     depths, so they are drawn together.
     """
     _check(dump)
-    across = dump["causal/swap/rows"][..., 0]
+    across = dump["causal/swap/rows"]
     pairs = np.broadcast_to(dump["causal/swap/pairs"][:, None], across.shape)
     rows = partners_together(np.stack([across, pairs], -1))
     return cluster_bootstrap(rows, lambda sums: ratio(sums[..., 0], sums[..., 1]))

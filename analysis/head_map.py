@@ -46,7 +46,7 @@ def head_intervals(dump: "Dump", part: str) -> HeadSlopes:
 
 def swap_intervals(dump: "Dump") -> HeadSlopes:
     """Slopes of the change of scores on the change of |Δ| where depth is swapped, `causal.swap_slopes` per head."""
-    across, pairs = dump["causal/swap/head_rows"][..., 0], dump["causal/swap/head_pairs"]
+    across, pairs = dump["causal/swap/head_rows"], dump["causal/swap/head_pairs"]
     sums = np.stack([across, np.broadcast_to(pairs[:, None, None], across.shape)], -1)
     # Groups of the dump that none of the few images is in are no groups.
     return _marked(sums[pairs > 0], lambda each: ratio(each[..., 0], each[..., 1]))

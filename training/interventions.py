@@ -62,7 +62,7 @@ def intervene(
     """Run every intervention on every batch and write the causal tier."""
     width = info.stream("tokens").width
     refits = ProbeMoments("tokens", len(tools.erasures) + 1, info.num_patches, width, tools.slopes.new_zeros(0))
-    head_rows = np.zeros((info.num_groups, info.num_attention_layers, info.num_heads, 2))
+    head_rows = np.zeros((info.num_groups, info.num_attention_layers, info.num_heads))
     head_pairs = np.zeros(info.num_groups)
     distance_pairs = np.zeros((info.num_groups, num_distances(info.grid)))
     distance = np.zeros((info.num_groups, info.num_attention_layers, distance_pairs.shape[1]))
@@ -226,7 +226,7 @@ class _Swap:
         )  # (batch, P * P, 1)
         self._rings = at_distance(grid, self.change)  # (P * P, R)
         self._before: deque[Tensor] = deque()
-        self._rows: list[Tensor] = []  # of each layer: (batch, 1 + heads, 2), the head mean first
+        self._rows: list[Tensor] = []  # of each layer: (batch, 1 + heads), the head mean first
         self._distance: list[Tensor] = []  # (batch, R)
 
     def keep(self, scores: Tensor) -> None:
@@ -237,15 +237,15 @@ class _Swap:
         """The same layer's of the other pass."""
         moved = _centred((scores - self._before.popleft()) * self.off, self.off).double().flatten(2)
         moved = torch.cat([moved.mean(1, keepdim=True), moved], 1)
-        self._rows.append(torch.stack([(moved @ self.change)[..., 0], (moved**2).sum(2)], -1))
+        self._rows.append((moved @ self.change)[..., 0])
         self._distance.append((moved[:, 0] * self.change[..., 0]) @ self._rings)
 
     def rows(self) -> np.ndarray:
-        """(batch, layers, 2): Σ (S' - S)(Δ' - Δ) and Σ (S' - S)² of the head mean."""
+        """(batch, layers): Σ (S' - S)(Δ' - Δ) of the head mean."""
         return torch.stack(self._rows, 1)[:, :, 0].cpu().numpy()
 
     def head_rows(self) -> np.ndarray:
-        """(batch, layers, heads, 2): the same of each head."""
+        """(batch, layers, heads): the same of each head."""
         return torch.stack(self._rows, 1)[:, :, 1:].cpu().numpy()
 
     def distance(self) -> np.ndarray:

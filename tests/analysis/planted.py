@@ -216,11 +216,11 @@ def _write_causal(writer: DumpWriter, info: DumpInfo, slope: float, generator: n
     count, layers, heads, groups = info.num_causal, info.num_attention_layers, info.num_heads, info.num_groups
     pairs = generator.uniform(50, 150, count)
     noise = generator.normal(0, 0.01, (count, layers)) if slope else np.zeros((count, layers))
-    rows = np.stack([(slope + noise) * pairs[:, None], (slope + noise) ** 2 * pairs[:, None]], -1)
+    rows = (slope + noise) * pairs[:, None]
     writer.write("causal/swap/pairs", 0, pairs)
     writer.write("causal/swap/rows", 0, rows)
     writer.write("causal/swap/head_pairs", 0, np.full(groups, 100.0))
-    writer.write("causal/swap/head_rows", 0, np.full((groups, layers, heads, 2), 100.0 * slope))
+    writer.write("causal/swap/head_rows", 0, np.full((groups, layers, heads), 100.0 * slope))
     by_distance = generator.uniform(5, 15, (groups, num_distances(info.grid)))
     writer.write("causal/swap/distance_pairs", 0, by_distance)
     noise = generator.normal(0, 0.01, (groups, layers, 1)) if slope else 0.0

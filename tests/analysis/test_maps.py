@@ -327,7 +327,7 @@ def test_claim_of_swapped_depth(tmp_path: Path, slope: float, turned: int, expec
         tmp_path / "d.zarr", planted.falling(BETAS), causal=slope, num_causal=10, interventions=["swap"]
     )
     rows = zarr.open_array(path / "causal/swap/rows", mode="r+")
-    rows[:, :turned] = np.asarray(rows[:, :turned]) * [-1, 1]
+    rows[:, :turned] = -np.asarray(rows[:, :turned])
     assert verdicts(path)["figure1-falls-when-swapped causal"] == expected
 
 

@@ -58,8 +58,8 @@ Layers count from 0 in the store (`layer_base`); figures show them from 1. "Pack
 | causal/base                           | (C,)                   | u1    | 1: right without any change; if `labelled`  |
 | causal/outcomes                       | (C, I, 4 or 3)         | f4    | `outcomes` of each of `interventions`       |
 | causal/swap/pairs                     | (C,)                   | f8    | Σ (Δ' - Δ)² centred, |Δ'| of another image  |
-| causal/swap/rows                      | (C, A, 2)              | f8    | Σ (S' - S)(Δ' - Δ), Σ (S' - S)²; head mean  |
-| causal/swap/head_rows                 | (G, A, H, 2)           | f8    | the same per head                           |
+| causal/swap/rows                      | (C, A)                 | f8    | Σ (S' - S)(Δ' - Δ) of the head mean         |
+| causal/swap/head_rows                 | (G, A, H)              | f8    | the same per head                           |
 | causal/swap/head_pairs                | (G,)                   | f8    | Σ (Δ' - Δ)²                                 |
 | causal/swap/distance                  | (G, A, R)              | f8    | Σ (S' - S)(Δ' - Δ) at a distance; head mean |
 | causal/swap/distance_pairs            | (G, R)                 | f8    | Σ (Δ' - Δ)² at a distance                   |
@@ -303,8 +303,8 @@ def _causal(info: DumpInfo) -> dict[str, Spec]:
     return base | {
         "causal/outcomes": Spec(shape=(c, len(info.interventions), len(info.outcomes)), dtype="f4", by_image=True),
         "causal/swap/pairs": Spec(shape=(c,), dtype="f8", by_image=True),
-        "causal/swap/rows": Spec(shape=(c, layers, 2), dtype="f8", by_image=True),
-        "causal/swap/head_rows": Spec(shape=(groups, layers, info.num_heads, 2), dtype="f8"),
+        "causal/swap/rows": Spec(shape=(c, layers), dtype="f8", by_image=True),
+        "causal/swap/head_rows": Spec(shape=(groups, layers, info.num_heads), dtype="f8"),
         "causal/swap/head_pairs": Spec(shape=(groups,), dtype="f8"),
         "causal/swap/distance": Spec(shape=(groups, layers, radii), dtype="f8"),
         "causal/swap/distance_pairs": Spec(shape=(groups, radii), dtype="f8"),
