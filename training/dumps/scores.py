@@ -57,7 +57,7 @@ class Reduced:
         batch, heads = scores.shape[:2]
         valid, count = _as(pairs.valid, scores)[:, None], _as(pairs.row_sums[..., 0], scores)[:, None]
         diagonal = scores.diagonal(0, 2, 3)
-        mean = (_dot(scores, valid[:, :, None]) - diagonal * valid) * valid / (count + (count == 0))
+        mean = ((scores @ valid[..., None])[..., 0] - diagonal * valid) * valid / (count + (count == 0))
         planes = room[:batch, : 2 * heads + 2]
         literal, centred = planes[:, :heads], planes[:, heads : 2 * heads]
         xp.subtract(scores, mean[..., None], out=centred)
@@ -122,7 +122,7 @@ def _rows(mean: Array, products: Array, diagonal: Array, squares: Array, pairs: 
 
 
 def _dot(a: Array, b: Array) -> Array:
-    """Products summed over the last axis, (..., n) and (..., n) -> (...), without holding them."""
+    """Products summed over the last axis, (..., n) and (..., n) -> (...), of one shape, without holding them."""
     return (a[..., None, :] @ b[..., None])[..., 0, 0]
 
 

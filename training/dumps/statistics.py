@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Write = Callable[[str, int | tuple[int, int], np.ndarray], None]  # array; first row and rows, or a place in it
 
 
-_AT_ONCE = 4  # images whose pairs are gone through together on a CPU: all of them stay in its cache
+_CACHE_BYTES = 16 << 20  # on a CPU as many images are gone through together as stay in its cache
 
 
 class _Part(NamedTuple):
@@ -54,8 +54,9 @@ class Statistics:
         self._inputs = Grams(1, info.gram_batch)
         self._rows: dict[str, dict[int, list[np.ndarray]]] = {}  # array -> layer -> rows of each part
         on_cpu = namespace(like) is np or like.device.type == "cpu"
-        self._at_once = _AT_ONCE if on_cpu else info.num_images
         self._room = empty_like(like, (0, 2 * heads + 2, patches, patches))
+        of_image = 4 * int(np.prod(self._room.shape[1:]))
+        self._at_once = max(1, _CACHE_BYTES // of_image) if on_cpu else info.num_images
         self.delta_squares = 0.0  # Σ centred |Δ|² over all pairs
 
     def begin(self, numbers: np.ndarray, depth: Array, other: Array, colour: Array) -> None:

@@ -123,7 +123,7 @@ class DumpWriter:
                 shutil.rmtree(replaced, ignore_errors=True)
                 os.replace(self.path, replaced)
                 os.replace(self.partial, self.path)
-                shutil.rmtree(replaced)
+                replaced.unlink() if replaced.is_symlink() else shutil.rmtree(replaced)
             else:
                 os.replace(self.partial, self.path)
         finally:
@@ -170,6 +170,8 @@ def _layout(name: str, spec: Spec) -> tuple[tuple[int, ...], tuple[int, ...] | N
         return (4, 1, *shape[2:]), (SHARD, *shape[1:])
     if name.endswith("/grams"):
         return (1, 1, *shape[2:]), None
+    if name.endswith("/summary"):
+        return (min(shape[0], _ROWS_PER_CHUNK), 1, *shape[2:]), None
     # Images, groups, folds or layers are read one after the other.
     bytes_per_row = max(1, int(np.prod(shape[1:])) * np.dtype(spec.dtype).itemsize)
     rows = max(1, _CHUNK_BYTES // bytes_per_row)
