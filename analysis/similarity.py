@@ -63,7 +63,8 @@ def against_other(values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarr
     """Of `image_cosines`, a statistic of mean cosines (..., layers) with another image's |Δ|, and how far that with an
     image's own exceeds it.
     """
-    rows = rows_of_mean(values)
+    paired = np.isfinite(values[..., [QUANTITIES.index(name) for name in ("delta", "other")]]).all(-1)
+    rows = rows_of_mean(np.where(paired[..., None], values, np.nan))
 
     def of(sums: np.ndarray, quantity: str) -> np.ndarray:
         return statistic(mean_of_sums(sums)[..., QUANTITIES.index(quantity)])

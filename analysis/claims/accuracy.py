@@ -23,6 +23,8 @@ def _accuracy_tie(study: Study, claim: Claim) -> Finding:
 def _difference(study: Study, claim: Claim) -> dict[str, Any]:
     """Accuracy of the claim's `better` minus that of its `worse`."""
     better, worse = claim["better"], claim["worse"]
+    if claim.get("measure") == "top5" and any(run.record.shards.num_classes <= 5 for run in study.runs):
+        raise AnalysisError("needs more than 5 classes: five guesses are always right of so few")
     grouped = groups(study)
     ours, theirs = (grouped.get((model, "none" if model == BASELINE else DEPTH), []) for model in (better, worse))
     difference = gap(ours, theirs, {"top1": "correct1", "top5": "correct5"}[claim.get("measure", "top1")])

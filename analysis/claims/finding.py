@@ -96,7 +96,12 @@ def beyond_null(verdict: Verdict, bounds: "ArrayLike", above: bool, what: str = 
     `bounds`: the intervals' ends nearest to 0 of value minus null if the claim holds. The text says where it does not.
     """
     near = np.atleast_1d(bounds)
-    holds = near > 0 if above else near < 0  # NaN, of too few images, does not hold
+    if np.isnan(near).any():
+        return (
+            "partly" if verdict == "reproduced" else verdict,
+            "; too few images to hold it against another image's depth",
+        )
+    holds = near > 0 if above else near < 0
     if holds.all():
         return verdict, ""
     where = f" in {int((~holds).sum())} of {holds.size} {what}" if what else ""

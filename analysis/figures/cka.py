@@ -173,10 +173,11 @@ def _caption(base: "Dump", others: "list[Dump]", frame: pd.DataFrame, variant: s
         f"{'s' * (blocks != 1)} of {block} images"
     )
     text += ", bars: 95 % intervals over blocks." if blocks > 1 else ": too few for intervals."
-    change = np.abs(frame["trimmed_change"]).max()
+    change = np.abs(frame.loc[frame["role"] == "model", "trimmed_change"]).max()
     if np.isfinite(change):
         text += (
-            " Without the 1 % of images with the highest norms in either model, debiased CKA changes by at most "
+            " Without the 1 % of a block's images (at least one) with the highest norms in either model, debiased CKA "
+            "of models changes by at most "
             f"{change:.2g} (`trimmed` in the CSV)."
         )
     drawn = set(frame["role"])
