@@ -10,6 +10,7 @@ from scipy import stats
 from training.dumps.arrays import Cells, packed, unpacked
 from training.dumps.pairs import (
     BIN_WIDTH,
+    DISTANCE_PAIRS,
     NUM_BINS,
     REGRESSORS,
     Pairs,
@@ -43,7 +44,7 @@ def made_pairs(images: int = 3, holes: bool = False, kind=np.asarray, seed: int 
 
 def reduced(scores, pairs: Pairs) -> Reduced:
     batch, heads, patches, _ = scores.shape
-    return Reduced.of(scores, pairs, np.empty((batch, 2 * heads + 2, patches, patches), scores.dtype))[0]
+    return Reduced.of(scores, pairs, np.empty((batch, 2 * heads + 3, patches, patches), scores.dtype))[0]
 
 
 def literal_pairs(depth: np.ndarray) -> list[tuple[int, int]]:
@@ -349,12 +350,13 @@ def test_groups_and_sums_are_of_the_same_scores():
         by_distance = store["statistics/content/distance"][..., DISTANCE_ROWS.index(name)]
         np.testing.assert_allclose(by_distance.sum(0), whole, atol=1e-9)
     by_distance = store["statistics/content/distance"].sum((0, 2))  # (layers, terms)
-    for name in ("s_delta", "c_delta"):
+    for name in ("s_delta", "c_delta", "c_other"):
         whole = store["statistics/content/rows"].sum(0)[..., ROWS.index(name)]
         np.testing.assert_allclose(by_distance[:, DISTANCE_ROWS.index(name)], whole, atol=1e-9)
     moments = unpacked(store["statistics/pairs/literal"]).sum(0), unpacked(store["statistics/pairs/centred"]).sum(0)
-    expected = [moments[0][0, 0], moments[0][0, 1], moments[0][1, 1], moments[1][0, 0]]
-    np.testing.assert_allclose(store["statistics/distance/pairs"].sum((0, 1)), expected)
+    other = moments[1][(REGRESSORS.index("other"),) * 2]
+    expected = [moments[0][0, 0], moments[0][0, 1], moments[0][1, 1], moments[1][0, 0], 0, other]
+    np.testing.assert_allclose(store["statistics/distance/pairs"].sum((0, 1)), expected, atol=1e-9)
     pattern = store["statistics/pattern/rows"].sum(0)[..., [PATTERN_ROWS.index(n) for n in ("pairs", "delta")]]
     np.testing.assert_allclose(store["statistics/pattern/distance"].sum((0, 2)), pattern)
     np.testing.assert_allclose(
@@ -365,6 +367,45 @@ def test_groups_and_sums_are_of_the_same_scores():
     for name in ("s", "s_delta", "c_delta", "c_other"):
         np.testing.assert_allclose(heads[..., ROWS.index(name)].mean(1), rows[..., ROWS.index(name)], atol=1e-9)
     np.testing.assert_allclose(store["statistics/content/bins/sum"].sum((2, 3)), heads[..., 0])
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_sums_at_a_distance_are_those_over_its_pairs(kind):
+    """Image by image, group by group; one image has a gap, and another reads it as its partner."""
+    of = world(9) | biases(9)
+    store = collected(9, step=4, kind=kind, of=of)
+    radii, number = distances(GRID)
+    groups = 4
+    sums = {name: np.zeros((groups, len(radii))) for name in (*DISTANCE_PAIRS, "delta_c")}
+    rows = {part: np.zeros((groups, LAYERS, len(radii), len(DISTANCE_ROWS))) for part in ("content", "total")}
+    biased = of["scores"] + of["head_scale"][:, None, None] * of["tables"][:, :, None]
+    scores = {"content": of["scores"].mean(2)[..., 1:, 1:], "total": biased.mean(2)[..., 1:, 1:]}
+    for n in range(9):
+        i, j = np.array(literal_pairs(of["depth"][n])).T
+        at = np.eye(len(radii))[number[i, j]].T
+        row = np.eye(PATCHES)[i].T
+
+        def centre(values, i=i, row=row):
+            return values - ((row @ values) / np.maximum(row.sum(1), 1))[i]
+
+        z, other = of["depth"][n], filled(of["depth"][[partner(n, 9)]])[0]
+        delta, null = abs(z[i] - z[j]), centre(abs(other[i] - other[j]))
+        terms = {
+            "n": 0 * delta + 1, "delta": delta, "delta_sq": delta**2, "delta_c": centre(delta),
+            "delta_c_sq": centre(delta) ** 2, "other_c": null, "other_c_sq": null**2,
+        }  # fmt: skip
+        for name, values in terms.items():
+            sums[name][n % groups] += at @ values
+        for part, layer in itertools.product(rows, range(LAYERS)):
+            s = scores[part][n, layer][i, j]
+            of_row = {"s": s, "s_delta": s * delta, "c": centre(s)}
+            of_row |= {"c_delta": centre(s) * centre(delta), "c_other": centre(s) * null}
+            rows[part][n % groups, layer] += np.stack([at @ of_row[name] for name in DISTANCE_ROWS], -1)
+    np.testing.assert_allclose(store["statistics/distance/delta"], sums["delta_c"], atol=1e-9)
+    expected = np.stack([sums[name] for name in DISTANCE_PAIRS], -1)
+    np.testing.assert_allclose(store["statistics/distance/pairs"], expected, atol=1e-9)
+    for part, each in rows.items():
+        np.testing.assert_allclose(store[f"statistics/{part}/distance"], each, atol=1e-9)
 
 
 def test_probe_moments_are_those_of_the_tokens():

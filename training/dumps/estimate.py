@@ -39,7 +39,7 @@ def _probe_bytes(info: DumpInfo, num_layers: int, width: int) -> int:
 
 def _batch_bytes(info: DumpInfo, num_images: int) -> int:
     """Pairs and what `Reduced` and `PatternSums` work in."""
-    planes = 8 * _PAIR_PLANES + 4 * (3 * info.num_heads + 2)
+    planes = 8 * _PAIR_PLANES + 4 * (3 * info.num_heads + 3)
     return int(min(SHARD, num_images) * info.num_patches**2 * planes)
 
 

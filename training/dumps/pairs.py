@@ -19,7 +19,8 @@ NUM_BINS = 41  # of |Δ|: [0, 4) in steps of 0.1 and one overflow bin
 # which keeps neither and is a weak null (Guillot and Rousset 2013).
 REGRESSORS = ("delta", "r", "colour", "signed", "other", "flipped", "shuffled")
 NULLS = REGRESSORS[4:]
-DISTANCE_PAIRS = ("n", "delta", "delta_sq", "delta_c_sq")  # over the pairs at one distance
+# Over the pairs at one distance; _c is centred, and `other` another image's |Δ|.
+DISTANCE_PAIRS = ("n", "delta", "delta_sq", "delta_c_sq", "other_c", "other_c_sq")
 
 
 def patch_distance(grid: tuple[int, int]) -> np.ndarray:
@@ -76,6 +77,11 @@ class Pairs:
     def delta_centred(self) -> Array:
         """The same, centred."""
         return self.centred[:, 0]
+
+    @property
+    def other_centred(self) -> Array:
+        """Another image's |Δ|, centred."""
+        return self.centred[:, REGRESSORS.index("other")]
 
     @classmethod
     def of(
@@ -190,7 +196,7 @@ class PairSums:
         count = pairs.cells.count
         self.sums.add("statistics/bins/count", ..., count.sum(0))
         self.sums.add("statistics/bins/images", ..., (count > 0).sum(0))
-        delta = pairs.delta_centred
+        delta, other = pairs.delta_centred, pairs.other_centred
         grams = namespace(delta).stack(
             [
                 self.whole_gram if whole else self._gram(w[None])[0]
@@ -198,10 +204,10 @@ class PairSums:
             ]
         )
         self.sums.scatter("statistics/distance/gram", groups, grams)
-        terms = (pairs.weight, pairs.delta, pairs.delta**2, delta**2, delta)
+        terms = (pairs.weight, pairs.delta, pairs.delta**2, delta**2, other, other**2, delta)
         found = namespace(delta).stack([each.reshape(len(groups), -1) @ self.indicator for each in terms], -1)
-        self.sums.scatter("statistics/distance/pairs", groups, found[..., :4])
-        self.sums.scatter("statistics/distance/delta", groups, found[..., 4])
+        self.sums.scatter("statistics/distance/pairs", groups, found[..., :-1])
+        self.sums.scatter("statistics/distance/delta", groups, found[..., -1])
         whole = groups[to_numpy(pairs.complete)]
         self.sums.scatter("statistics/two_way/images", whole, pairs.complete[pairs.complete])
         self.sums.scatter("statistics/two_way/delta_sum", whole, delta[pairs.complete])

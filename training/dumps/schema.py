@@ -20,8 +20,8 @@ Layers count from 0 in the store (`layer_base`); figures show them from 1. "Pack
 | statistics/two_way/delta_sum          | (G, P, P)              | f8    | Σ centred |Δ|                               |
 | statistics/distance/gram              | (G, R, R)              | f8    | D'D of centred indicators of distances      |
 | statistics/distance/delta             | (G, R)                 | f8    | Σ centred |Δ| at a distance                 |
-| statistics/distance/pairs             | (G, R, 4)              | f8    | pairs.DISTANCE_PAIRS                        |
-| statistics/<part>/distance            | (G, A, R, 4)           | f8    | scores.DISTANCE_ROWS of the head mean       |
+| statistics/distance/pairs             | (G, R, 6)              | f8    | pairs.DISTANCE_PAIRS                        |
+| statistics/<part>/distance            | (G, A, R, 5)           | f8    | scores.DISTANCE_ROWS of the head mean       |
 | statistics/pattern/distance           | (G, A, R, 2)           | f8    | Σ attention, Σ attention times |Δ|          |
 | statistics/<part>/rows                | (N, A, len(ROWS))      | f8    | scores.ROWS of the head mean                |
 | statistics/<part>/head_rows           | (G, A, H, len(ROWS))   | f8    | per head, summed over a group's images      |

@@ -19,8 +19,9 @@ ROWS = (
 )  # fmt: skip
 COSINES = ("literal_delta", "literal_r", "gauge_fixed_delta", "gauge_fixed_r")
 PATTERN_ROWS = ("pairs", "delta")
-# Over pairs at one distance, of the head mean: with `pairs.DISTANCE_PAIRS` a line through them, literal and centred.
-DISTANCE_ROWS = ("s", "s_delta", "c", "c_delta")
+# Over pairs at one distance, of the head mean: with `pairs.DISTANCE_PAIRS` a line through them, literal and centred,
+# and centred on another image's |Δ|.
+DISTANCE_ROWS = ("s", "s_delta", "c", "c_delta", "c_other")
 
 _ROUNDING = 1e-12  # of Σ S²: what centring a constant in fp32 leaves
 
@@ -50,7 +51,7 @@ class Reduced:
     def of(cls, scores: Array, pairs: Pairs, room: Array) -> tuple["Reduced", Array]:
         """From (batch, heads, P, P); also the centred scores, flat: (batch, heads, P * P), 0 where there is no pair.
 
-        These lie in `room` (batch, 2 heads + 2, P, P) or more, to be used again: fresh memory would cost more than the
+        These lie in `room` (batch, 2 heads + 3, P, P) or more, to be used again: fresh memory would cost more than the
         sums.
         """
         xp = namespace(scores)
@@ -58,17 +59,19 @@ class Reduced:
         valid, count = _as(pairs.valid, scores)[:, None], _as(pairs.row_sums[..., 0], scores)[:, None]
         diagonal = scores.diagonal(0, 2, 3)
         mean = ((scores @ valid[..., None])[..., 0] - diagonal * valid) * valid / (count + (count == 0))
-        planes = room[:batch, : 2 * heads + 2]
+        planes = room[:batch, : 2 * heads + 3]
         literal, centred = planes[:, :heads], planes[:, heads : 2 * heads]
         xp.subtract(scores, mean[..., None], out=centred)
         centred *= _as(pairs.weight, scores)[:, None]
         xp.add(centred, mean[..., None], out=literal)
         plane = centred.mean(1)
-        planes[:, -2] = (plane + mean.mean(1)[..., None]) * _as(pairs.delta, scores)
-        planes[:, -1] = plane * _as(pairs.delta_centred, scores)
-        cells = _double(pairs.cells.sum(planes.reshape(batch, 2 * heads + 2, -1)))
+        planes[:, -3] = (plane + mean.mean(1)[..., None]) * _as(pairs.delta, scores)
+        planes[:, -2] = plane * _as(pairs.delta_centred, scores)
+        planes[:, -1] = plane * _as(pairs.other_centred, scores)
+        cells = _double(pairs.cells.sum(planes.reshape(batch, 2 * heads + 3, -1)))
         rings = cells.reshape(*cells.shape[:2], NUM_BINS, -1).sum(2)
-        rings = (rings[:, :heads].mean(1), rings[:, -2], rings[:, heads : 2 * heads].mean(1), rings[:, -1])
+        literal_mean, centred_mean = rings[:, :heads].mean(1), rings[:, heads : 2 * heads].mean(1)
+        rings = (literal_mean, rings[:, -3], centred_mean, rings[:, -2], rings[:, -1])
         whole = centred if bool(pairs.complete.all()) else centred[pairs.complete]
         flat = centred.reshape(batch, heads, -1)
         reduced = cls(
