@@ -4,7 +4,8 @@ Cells are bins of |Δ| (0.1 z) by column: whole distances, r rounded down, to be
 compare pairs of exactly the same distance: deviations from the exact distance's means, pooled over the column, each
 pair with its own |Δ|. Intervals leave out one group of images at a time.
 Quantities: `attention` after softmax, bias included; `literal` scores; `gauge_fixed`, scores minus their mean over the
-keys of a query row, in slopes held against |Δ| minus its own.
+keys of a query row, in slopes held against |Δ| minus its own, and against another image's |Δ|: the null, which has
+what images share by position.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -64,7 +65,9 @@ def cells(dump: "Dump", quantity: Quantity) -> pd.DataFrame:
 def column_slopes(dump: "Dump", quantity: Quantity) -> pd.DataFrame:
     """One row a layer ("all": pooled) and column: slope on |Δ| at a distance, and r² of the column's line.
 
-    `relative`, of attention: the slope over the column's mean. `linearity`: of the count-weighted line through the
+    `relative`, of attention: the slope over the column's mean. `other`, of `gauge_fixed`: the slope on another image's
+    |Δ|, and `beyond`: `slope` minus it; both intervals are up to √2 too narrow where images and their partners are in
+    different groups (half the images is no multiple of the groups). `linearity`: of the count-weighted line through the
     column's shown cells. NaN, all of them, where fewer than LEAST_BINS are shown.
     """
     columns, of_column = _columns(dump)
@@ -72,6 +75,13 @@ def column_slopes(dump: "Dump", quantity: Quantity) -> pd.DataFrame:
     estimates = {"slope": grouped_jackknife(sums, lambda each: _slope(each, of_column))}
     if quantity == "attention":
         estimates["relative"] = grouped_jackknife(sums, lambda each: _relative(each, of_column))
+    if quantity == "gauge_fixed":
+        null = _null_sums(dump, sums)
+        estimates["other"] = grouped_jackknife(null, lambda each: _slope(each, of_column))
+        both = np.stack([null, sums], -4)  # a group is left out of both at once
+        estimates["beyond"] = grouped_jackknife(
+            both, lambda each: np.diff(_slope(each, of_column), axis=-3)[..., 0, :, :]
+        )
     frame = cells(dump, quantity)
     rows = []
     for place, layer in enumerate([ALL, *dump.info.attention_layers]):
@@ -164,6 +174,16 @@ def _line_sums(dump: "Dump", quantity: Quantity) -> np.ndarray:
     y = np.concatenate([y.mean(1, keepdims=True), y], 1)
     mine = [np.broadcast_to(each[:, None], y.shape[:-1]) for each in own]
     return np.stack([*mine, y[..., 0], y[..., 1]], -1)
+
+
+def _null_sums(dump: "Dump", sums: np.ndarray) -> np.ndarray:
+    """The gauge-fixed `sums` of lines, with another image's centred |Δ| for x."""
+    pairs = dump["statistics/distance/pairs"]
+    x, xx = (pairs[..., DISTANCE_PAIRS.index(name)] for name in ("other_c", "other_c_sq"))
+    xy = dump[f"statistics/{dump.info.parts[-1]}/distance"][..., DISTANCE_ROWS.index("c_other")]
+    xy = np.concatenate([xy.mean(1, keepdims=True), xy], 1)
+    x, xx = (np.broadcast_to(each[:, None], xy.shape) for each in (x, xx))
+    return np.stack([sums[..., 0], x, xx, sums[..., 3], xy], -1)
 
 
 def _slope(sums: np.ndarray, of_column: np.ndarray) -> np.ndarray:

@@ -85,11 +85,12 @@ def _columns_fall(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
     if columns[f"{name}_high"].isna().any():
         return Finding("not tested", "needs at least 2 groups of images")
     verdict, observed = share((columns[f"{name}_high"] < 0).to_numpy(), "distances")
-    return Finding(
-        verdict,
-        observed,
-        f"slopes {span(columns[name].to_numpy())}; highest bound {signed(columns[f'{name}_high'].max())}",
-    )
+    interval = f"slopes {span(columns[name].to_numpy())}; highest bound {signed(columns[f'{name}_high'].max())}"
+    if "beyond" in columns:
+        verdict, reason = beyond_null(verdict, columns["beyond_high"].to_numpy(), above=False, what="distances")
+        observed += reason
+        interval += f"; {OTHER} {span(columns['other'].to_numpy())}"
+    return Finding(verdict, observed, interval)
 
 
 def _columns_linear(dump: "Dump", variant: Variant, claim: Claim) -> Finding:

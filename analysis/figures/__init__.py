@@ -159,7 +159,8 @@ _SPECS = (
         "heads pooled, then a small map a layer, on one scale. Below, the slope on |Δ| among pairs at one distance, "
         "with 95 % intervals. Needs `train dump RUN --data D` of m4ch.\n\n"
         "- literal: scores as the model computes them (the paper's).\n\n"
-        "- gauge_fixed: scores minus their mean over the keys of a query, which softmax cannot see.\n\n"
+        "- gauge_fixed: scores minus their mean over the keys of a query, which softmax cannot see; in grey, the slope "
+        "on another image's depth.\n\n"
         "- causal: the slope alone, when an image is given another image's depth and keeps its photograph. Needs "
         "`train dump RUN --data D --causal 500`.",
     ),
@@ -198,7 +199,8 @@ _SPECS = (
         "with 95 % intervals. The blocks after the two branches have "
         "been fused; needs `train dump RUN --data D` of either.\n\n"
         "- literal: scores as the model computes them (the paper's).\n\n"
-        "- gauge_fixed: scores minus their mean over the keys of a query, which softmax cannot see.\n\n"
+        "- gauge_fixed: scores minus their mean over the keys of a query, which softmax cannot see; in grey, the slope "
+        "on another image's depth.\n\n"
         "- causal: the slope alone, when an image is given another image's depth and keeps its photograph. Needs "
         "`train dump RUN --data D --causal 500`.",
     ),

@@ -21,7 +21,7 @@ from analysis.attention import bin_rule
 from analysis.figures import Drawn, caption
 from analysis.load import AnalysisError, Study, seed_of
 from analysis.maps import ALL, Quantity, cells, column_slopes, swapped_slopes
-from analysis.style import PAGE, layer_ramp, look_of, new_figure, settings, zero_line
+from analysis.style import GREY, PAGE, layer_ramp, look_of, new_figure, settings, zero_line
 from training.dumps.pairs import BIN_WIDTH
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _ticks(low: float, high: float, reference: float) -> list[float]:
 
 
 def _draw_slopes(axes: Axes, dumps: "list[Dump]", slopes: list[pd.DataFrame], quantity: Quantity) -> None:
-    """All layers with interval; of one model its layers too."""
+    """All layers with interval; of one model its layers too. Grey: all layers on another image's |Δ|, where known."""
     name = "relative" if quantity == "attention" else "slope"
     zero_line(axes)
     for dump, frame in zip(dumps, slopes, strict=True):
@@ -243,6 +243,12 @@ def _draw_slopes(axes: Axes, dumps: "list[Dump]", slopes: list[pd.DataFrame], qu
         axes.plot(
             x, pooled[name], color=look.colour, marker=look.marker, linestyle=look.dash, label=f"{dump.info.model}, all"
         )
+        if "other" in pooled:
+            label = "another\nimage's depth" if dump is dumps[0] else None  # beside layers' names there is little room
+            axes.fill_between(
+                x, pooled["other_low"], pooled["other_high"], color=GREY, alpha=0.25, linewidth=0, zorder=0
+            )
+            axes.plot(x, pooled["other"], color=GREY, linestyle=look.dash, linewidth=0.8, zorder=1, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("distance (patches)")
     axes.set_ylabel("slope over mean (1 per z)" if name == "relative" else "slope (score per 1 z)")
@@ -270,7 +276,10 @@ def _caption(dumps: "list[Dump]", quantity: Quantity, frame: pd.DataFrame) -> st
         keys = dumps[0].info.num_prefix + dumps[0].info.num_patches
         text += f" White line in the scale: 1/{keys}, attention that is the same to all keys."
     if quantity == "gauge_fixed":
-        text += " Slopes hold centred scores against centred |Δ|; the map's height is |Δ| itself."
+        text += (
+            " Slopes hold centred scores against centred |Δ|; the map's height is |Δ| itself. Grey: slopes of the same "
+            "scores, all layers, on another image's |Δ|, the null: it has what images share by position."
+        )
     if dumps[0].info.first_attention_layer:
         last = dumps[0].info.first_attention_layer
         which = f"Layers 1 to {last} have" if last > 1 else "Layer 1 has"

@@ -8,10 +8,13 @@ import numpy as np
 import planted
 import pytest
 import zarr
+from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, same_color
+from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
 from scipy.stats import binned_statistic_2d
+from scipy.stats import t as student
 
 import analysis
 from analysis import style
@@ -21,13 +24,14 @@ from analysis.figures import FIGURES
 from analysis.load import AnalysisError, Study
 from analysis.maps import ALL, LEAST_BINS, cells, column_slopes, relative_slopes
 from analysis.nulls import null_slope
-from training.dumps.pairs import patch_distance
+from training.dumps.pairs import partner, patch_distance
 from training.dumps.store import Dump, open_dump
 
 BETAS = planted.BETAS
 R = patch_distance(planted.GRID)
 QUERY, KEY = np.nonzero(R > 0)
 WHOLE = np.floor(R[QUERY, KEY] + 1e-9)
+ROWS = np.divmod(np.arange(16), 4)[0]
 
 
 def dump_of(path: Path, scores: planted.ScoreMaker = planted.falling(BETAS), **options: Any) -> Dump:
@@ -102,6 +106,42 @@ def test_column_slopes_equal_explicit_least_squares(tmp_path: Path, quantity: st
             assert row["slope"] == pytest.approx(fit[0], rel=1e-9)
 
 
+def test_the_null_of_columns_is_least_squares_on_another_images_depth(tmp_path: Path) -> None:
+    """With `beyond` the difference to a column's own slope; its interval is that of pairs of slopes."""
+    maker = by_distance(lambda r: -0.2 * r, effect=3.0)
+    depths = np.random.default_rng(2).normal(0, 0.7, (6, 16)) + 0.4 * ROWS
+    dump = dump_of(tmp_path / "d.zarr", maker, num_images=6, depths=depths)
+    off = ~np.eye(16, dtype=bool)
+
+    def centred(values: np.ndarray) -> np.ndarray:
+        return (values - (values * off).sum(-1, keepdims=True) / 15)[..., QUERY, KEY]
+
+    own = abs(depths[:, :, None] - depths[:, None])
+    scores = centred(maker(own, np.random.default_rng(1)).mean(2))
+    x = {"slope": centred(own), "other": centred(own)[[partner(n, 6) for n in range(6)]]}
+    exact, place = np.unique(R[QUERY, KEY].round(9), return_inverse=True)
+
+    def fit(images: list[int], name: str, layer: int | str, column: int) -> float:
+        chosen = column == WHOLE
+        dummies = np.tile(np.eye(len(exact))[place[chosen]], (len(images), 1))
+        values = scores.mean(1) if layer == ALL else scores[:, int(layer) - 1]
+        design = np.column_stack([x[name][images][:, chosen].ravel(), dummies])
+        return float(np.linalg.lstsq(design, values[images][:, chosen].ravel(), rcond=None)[0][0])
+
+    frame = column_slopes(dump, "gauge_fixed").dropna()
+    assert {ALL, 2} <= set(frame["layer"])
+    for _, row in frame[frame["layer"].isin([ALL, 2])].iterrows():
+        at = (row["layer"], row["distance"])
+        whole = fit([*range(6)], "other", *at)
+        assert row["other"] == pytest.approx(whole, rel=1e-9)
+        assert row["beyond"] == pytest.approx(row["slope"] - whole, rel=1e-9)
+        left = [[k for k in range(6) if k != n] for n in range(6)]
+        differences = np.array([fit(kept, "slope", *at) - fit(kept, "other", *at) for kept in left])
+        half = student.ppf(0.975, 5) * np.sqrt(5 * differences.var())
+        assert row["beyond_high"] - row["beyond"] == pytest.approx(half, rel=1e-6)
+    assert not {"other", "beyond"} & {*column_slopes(dump, "literal"), *column_slopes(dump, "attention")}
+
+
 def test_gauge_fixed_columns_fall_where_scores_do(tmp_path: Path) -> None:
     """Photographs differ in contrast: |Δ| minus its row's mean has to be held against scores minus theirs."""
     contrast = np.exp(np.random.default_rng(0).normal(0, 0.5, (40, 1)))
@@ -150,6 +190,11 @@ def drawn(number: int, paths: list[Path], variant: str | None = None) -> Any:
     return found
 
 
+def null_lines(axes: Axes) -> list[Line2D]:
+    """Grey, and not the line at 0."""
+    return [line for line in axes.lines if same_color(line.get_color(), style.GREY) and len(line.get_xdata()) > 2]
+
+
 @pytest.mark.parametrize(
     ("number", "variant", "models", "panels"),
     [
@@ -159,6 +204,7 @@ def drawn(number: int, paths: list[Path], variant: str | None = None) -> Any:
         (10, "gauge_fixed", ("m4ch",), 5),
         (13, "literal", ("mdf1", "mgem"), 6),
         (13, "gauge_fixed", ("mgem",), 3),
+        (13, "gauge_fixed", ("mdf1", "mgem"), 6),
     ],
 )
 def test_maps_share_one_scale(tmp_path: Path, number: int, variant: str, models: tuple, panels: int) -> None:
@@ -176,8 +222,17 @@ def test_maps_share_one_scale(tmp_path: Path, number: int, variant: str, models:
     shown = frame.loc[frame["shown"], "mean"]
     assert low <= shown.min() and shown.max() <= high
     assert set(frame["model"]) == set(models) == set(found.frames["-slopes"]["model"])
+    of_null = null_lines(found.figure.axes[-2])
+    assert len(of_null) == len(models) * (variant == "gauge_fixed")
     if variant == "gauge_fixed":
-        assert low == -high and "against centred |Δ|" in found.caption
+        assert low == -high and "against centred |Δ|" in found.caption and "Grey" in found.caption
+        slopes = found.frames["-slopes"]
+        for line, model in zip(of_null, models, strict=True):
+            pooled = slopes[(slopes["model"] == model) & (slopes["layer"] == ALL)]
+            np.testing.assert_array_equal(line.get_ydata(), pooled["other"])
+            np.testing.assert_array_equal(line.get_xdata(), pooled["distance"] + 0.5)
+        assert of_null[0].get_label() == "another\nimage's depth"
+        assert all(line.get_label().startswith("_") for line in of_null[1:])  # in the legend once
     elif number == 6:
         assert isinstance(maps[0].norm, LogNorm) and low < 1 / 17 < high
         labels = [label.get_text() for label in found.figure.axes[-1].get_yticklabels()]
@@ -273,6 +328,31 @@ def test_claims_of_falling_columns(tmp_path: Path, scores: planted.ScoreMaker, e
     assert [found[name] for name in names] == [expected] * 4
     if expected == "reproduced":
         assert {found[f"{name[:-8]} gauge_fixed"] for name in names[:3]} == {expected}
+
+
+FALL_CLAIMS = {"m4ch": "figure10-falls", "mdf1": "figure13-mdf1-falls", "mgem": "figure13-mgem-falls"}
+
+
+@pytest.mark.parametrize(("follows_depth", "expected"), [(False, "partly"), (True, "reproduced")])
+def test_a_fall_that_another_images_depth_gives_too_is_partly_reproduced(
+    tmp_path: Path, follows_depth: bool, expected: str
+) -> None:
+    """Depth rises along the rows of every image; scores fall along the rows, or with the image's own |Δ|."""
+
+    def by_position(delta: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        shape = (len(delta), planted.LAYERS, planted.HEADS, 16, 16)
+        return -0.4 * abs(ROWS[:, None] - ROWS) + generator.normal(0, 0.3, shape)
+
+    depths = 0.5 * ROWS + np.random.default_rng(4).normal(0, 0.2, (40, 16))
+    scores = planted.falling([0.8] * 4) if follows_depth else by_position
+    paths = [planted.write_dump(tmp_path / f"{m}.zarr", scores, model=m, depths=depths) for m in FALL_CLAIMS]
+    found = {f"{claim.id} {claim.variant}": claim for claim in judge(analysis.load(paths))}
+    for name in FALL_CLAIMS.values():
+        literal, fixed = found[f"{name} literal"], found[f"{name} gauge_fixed"]
+        assert (literal.verdict, fixed.verdict) == ("reproduced", expected)
+        assert ("; not beyond another image's depth in " in fixed.observed) != follows_depth
+        assert "on another image's depth −" in fixed.interval
+        assert "another image" not in literal.observed + literal.interval
 
 
 def bent(where: Callable[[np.ndarray], np.ndarray]) -> planted.ScoreMaker:
