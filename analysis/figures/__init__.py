@@ -62,6 +62,16 @@ def _by(module: str, name: str = "draw") -> Draw:
     return draw
 
 
+_MAPS = (
+    "Mean score before softmax between patches this far apart and this different in depth: all layers and heads "
+    "pooled, then a small map a layer, on one scale. Below, the slope on |Δ| among pairs at one distance, with 95 % "
+    "intervals. {needs}\n\n"
+    "- literal: scores as the model computes them (the paper's).\n\n"
+    "- gauge_fixed: scores minus their mean over the keys of a query, which softmax cannot see; in grey, the slope on "
+    "another image's depth.\n\n"
+    "- causal: the slope alone, when an image is given another image's depth and keeps its photograph. Needs "
+    "`train dump RUN --data D --causal 500`."
+)
 _SPECS = (
     FigureSpec(
         1,
@@ -155,14 +165,7 @@ _SPECS = (
         ("literal", "gauge_fixed", "causal"),
         _by("maps", "draw10"),
         per_depth=True,
-        about="Mean score before softmax between patches this far apart and this different in depth: all layers and "
-        "heads pooled, then a small map a layer, on one scale. Below, the slope on |Δ| among pairs at one distance, "
-        "with 95 % intervals. Needs `train dump RUN --data D` of m4ch.\n\n"
-        "- literal: scores as the model computes them (the paper's).\n\n"
-        "- gauge_fixed: scores minus their mean over the keys of a query, which softmax cannot see; in grey, the slope "
-        "on another image's depth.\n\n"
-        "- causal: the slope alone, when an image is given another image's depth and keeps its photograph. Needs "
-        "`train dump RUN --data D --causal 500`.",
+        about=_MAPS.format(needs="Needs `train dump RUN --data D` of m4ch."),
     ),
     FigureSpec(
         11,
@@ -194,15 +197,9 @@ _SPECS = (
         ("literal", "gauge_fixed", "causal"),
         _by("maps", "draw13"),
         per_depth=True,
-        about="Mean score before softmax between patches this far apart and this different in depth: all layers and "
-        "heads pooled, then a small map a layer, on one scale. Below, the slope on |Δ| among pairs at one distance, "
-        "with 95 % intervals. The blocks after the two branches have "
-        "been fused; needs `train dump RUN --data D` of either.\n\n"
-        "- literal: scores as the model computes them (the paper's).\n\n"
-        "- gauge_fixed: scores minus their mean over the keys of a query, which softmax cannot see; in grey, the slope "
-        "on another image's depth.\n\n"
-        "- causal: the slope alone, when an image is given another image's depth and keeps its photograph. Needs "
-        "`train dump RUN --data D --causal 500`.",
+        about=_MAPS.format(
+            needs="The blocks after the two branches have been fused; needs `train dump RUN --data D` of either."
+        ),
     ),
     FigureSpec(
         14,
