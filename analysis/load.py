@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.records import EndLine, Evaluation, Matrix, Run, load_run
+from training.records import Matrix, Run, load_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -228,70 +228,6 @@ def _refuse_duplicates(runs: list[Run]) -> None:
                 "give one of them"
             )
         known[key] = run
-
-
-def comparable_runs(study: Study) -> list[Run]:
-    """The runs, or a refusal that names two which saw different data."""
-    if not study.runs:
-        raise AnalysisError("tables and the report read run folders; none was given (a bare .zarr serves figures only)")
-    first = study.runs[0]
-    for run in study.runs[1:]:
-        for split in ("val", "train"):
-            ours, theirs = (getattr(each.record.shards, f"{split}_fingerprint") for each in (first, run))
-            if ours != theirs:
-                raise AnalysisError(
-                    f"{first.folder} and {run.folder} have different {split} shards (fingerprints {ours[:12]} and "
-                    f"{theirs[:12]}): compare runs on the same shards"
-                )
-    return study.runs
-
-
-def final_evaluation(run: Run) -> Evaluation:
-    """The run's latest evaluation on val with the depth it was trained on."""
-    field = run.record.shards.depth_field
-    own = [e for e in run.evaluations if e.split == "val" and e.depth_field == field]
-    if not own:
-        raise AnalysisError(
-            f"{run.folder} has no evaluation on val with {field} depth: make it with "
-            f"'train evaluate {run.folder} --data {run.record.shards.path}'"
-        )
-    last = max(own, key=lambda evaluation: evaluation.epoch)
-    if last.fingerprint != run.record.shards.val_fingerprint:
-        raise AnalysisError(f"{run.folder}: its last evaluation is of other val shards than the run's: evaluate again")
-    for name, share in (("correct1", last.top1), ("correct5", last.top5)):
-        outcome = getattr(last, name)
-        hits = outcome.count("1")
-        whole = len(outcome) == last.num_samples == hits + outcome.count("0")
-        if not whole or abs(hits / max(1, last.num_samples) - share) > 1e-6:
-            raise AnalysisError(
-                f"{run.folder}: the evaluation of epoch {last.epoch} is damaged, {name} does not agree with the rest: "
-                f"evaluate again with 'train evaluate {run.folder} --data {run.record.shards.path}'"
-            )
-    return last
-
-
-def train_hours(run: Run) -> float | None:
-    """Hours in training steps; None while the run has not ended."""
-    ends = run.lines(EndLine)
-    return ends[-1].train_seconds / 3600 if ends else None
-
-
-def recipe_differences(runs: list[Run]) -> list[str]:
-    """Keys of the configuration, apart from model, depth and seed, in which runs differ: `optim.epochs: 10 or 20`."""
-    flat: dict[str, dict[str, None]] = {}
-    for run in runs:
-        config = {k: v for k, v in run.record.config.items() if k not in ("model", "seed", "runtime")}
-        size = {k: v for k, v in run.record.config.get("model", {}).items() if k in _SIZE}
-        for section, content in {**config, "model": size}.items():
-            items = content.items() if isinstance(content, dict) else [(None, content)]
-            for key, value in items:
-                if (section, key) != ("data", "depth"):
-                    name = f"{section}.{key}" if key else section
-                    flat.setdefault(name, {})[json.dumps(value)] = None
-    return [f"{name}: {' or '.join(values)}" for name, values in sorted(flat.items()) if len(values) > 1]
-
-
-_SIZE = ("image_size", "patch_size", "width", "depth", "heads", "mlp_ratio", "num_classes")
 
 
 def axes_of(dump: "Dump") -> dict[str, Any]:

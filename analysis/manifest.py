@@ -10,7 +10,8 @@ import pandas as pd
 
 from analysis import html
 from analysis.claims import DEPTH
-from analysis.load import Study, depth_of, final_evaluation, recipe_differences
+from analysis.load import Study, depth_of
+from analysis.runs import final_evaluation, recipe_differences
 
 
 def revision() -> str:

@@ -14,11 +14,12 @@ from analysis.explorer import explorer_section
 from analysis.figures.headline import depth_figure
 from analysis.figures.training import training_curves
 from analysis.head_map import head_section
-from analysis.load import BASELINE, AnalysisError, Study, comparable_runs, depth_order, final_evaluation
+from analysis.load import BASELINE, AnalysisError, Study, depth_order
 from analysis.manifest import limitations, manifest, revision
 from analysis.packing import palettes
 from analysis.report_figures import Drawings, figure_sections
 from analysis.report_tables import causal_section, table3_section, tables_section
+from analysis.runs import comparable_runs, final_evaluation
 from analysis.style import close
 
 TITLE = "What do Vision Transformers do with depth?"

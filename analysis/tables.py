@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 import data_manifests
-from analysis.load import BASELINE, AnalysisError, Study, comparable_runs, depth_of, final_evaluation, train_hours
+from analysis.load import BASELINE, AnalysisError, Study, depth_of
+from analysis.runs import comparable_runs, final_evaluation, train_hours
 from analysis.statistics import mcnemar, paired_difference, wilson
 from training.dumps.schema import PHI_HIDDEN
 from training.records import Run

@@ -3,7 +3,8 @@
 from typing import Any
 
 from analysis.claims.finding import DEPTH, Claim, Finding, Rule, Verdict, of_records, side
-from analysis.load import BASELINE, AnalysisError, Study, recipe_differences
+from analysis.load import BASELINE, AnalysisError, Study
+from analysis.runs import recipe_differences
 from analysis.tables import gap, groups, points
 
 

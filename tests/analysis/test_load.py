@@ -12,7 +12,8 @@ import analysis
 from analysis import style
 from analysis.attention import VARIANTS, slopes
 from analysis.figures import FIGURES
-from analysis.load import AnalysisError, final_evaluation, recipe_differences
+from analysis.load import AnalysisError
+from analysis.runs import final_evaluation, recipe_differences
 from training.dumps.schema import SCHEMA_VERSION
 from training.dumps.store import Dump, DumpError, DumpWriter
 from training.records import RecordError
