@@ -217,7 +217,7 @@ _SPARE = (
     "seed",
     "paper parameters",
     "paper GMACs",
-    "paper, over m3ch",
+    "paper, M over m3ch",
     "paper top-5",
     "mean |Δ logit|",
     "KL, nats",

@@ -80,8 +80,8 @@ def causal_section(study: Study, out: Path) -> str:
         html.paragraph(
             "The same images with another image's depth (swap), flat depth (zero, mean) or other depth of their own "
             "(real); with depth kept out of blocks' scores (ablate, erase_scores) or erased from a block's output "
-            "(erase_depth). Such input is off the training distribution. What a swap does to scores is Figure 1's "
-            "causal variant."
+            "(erase_depth). Such input is off the training distribution. What a swap does to scores: Figures 1, 10 "
+            "and 13, causal."
         ),
         html.tabs(panels) if panels else html.lacking(lacking),
     )

@@ -74,9 +74,9 @@ def notes1(frame: pd.DataFrame) -> str:
     text = (
         "GMACs count matmuls and convolutions of one image. The biases of mlin and mmlp are made of neither: what they "
         "cost as the paper writes them is counted apart, in millions of elementwise operations, and is part of the "
-        "GMACs over m3ch. Training is the time in steps on the machine in the manifest. The paper's columns appear for "
-        "models of its size; it does not say what it counts, and its 17.58 for m3ch has about 0.02 in it that are no "
-        "products, so compare differences."
+        "millions over m3ch. Training is the time in steps on the machine in the manifest. The paper's columns appear "
+        "for models of its size; it does not say what it counts, and its 17.58 for m3ch has about 0.02 in it that are "
+        "no products, so compare differences."
     )
     if "mgem" in set(frame["model"]):
         text += (
@@ -168,28 +168,30 @@ def table2(study: Study) -> pd.DataFrame:
 
 
 def readable1(frame: pd.DataFrame) -> pd.DataFrame:
-    """Table 1 as people read it, all text."""
-    return pd.DataFrame(
+    """Table 1 as people read it, all text; without the paper's columns where no model is of its size."""
+    shown = pd.DataFrame(
         {
             "model": frame["model"],
             "parameters": [f"{value:,}" for value in frame["parameters"]],
-            "over m3ch": _over(frame, "over_m3ch", "+,d"),
+            "over m3ch": _over(frame["model"], frame["over_m3ch"], "+,d"),
             "GMACs": [f"{value:.4g}" for value in frame["gmacs"]],
-            "bias, M operations": [_text(value / 1e6 or None, ".3g") for value in frame["bias_operations"]],
-            "GMACs over m3ch": _over(frame, "gmacs_over_m3ch", "+.3g"),
+            "M over m3ch": _over(frame["model"], 1e3 * frame["gmacs_over_m3ch"], "+,.4g"),
+            "of a bias": [_text(value / 1e6 or None, ".3g") for value in frame["bias_operations"]],
             "training": [duration(value) for value in frame["hours"]],
             "paper parameters": [_text(value, ",d") for value in frame["paper_parameters"]],
             "paper GMACs": [_text(value, ".2f") for value in frame["paper_gmacs"]],
-            "paper, over m3ch": _over(frame, "paper_gmacs_over_m3ch", "+.2f"),
+            "paper, M over m3ch": _over(frame["model"], 1e3 * frame["paper_gmacs_over_m3ch"], "+,.0f"),
             "paper hours": [_text(value, "g") for value in frame["paper_hours"]],
         }
     )
+    if frame["paper_parameters"].isna().all():
+        return shown[[column for column in shown if not column.startswith("paper")]]
+    return shown
 
 
-def _over(frame: pd.DataFrame, column: str, form: str) -> list[str]:
-    """A difference to m3ch, which has none to itself."""
-    pairs = zip(frame["model"], frame[column], strict=True)
-    return ["–" if model == BASELINE else _text(value, form) for model, value in pairs]
+def _over(models: pd.Series, values: pd.Series, form: str) -> list[str]:
+    """Differences to m3ch, which has none to itself."""
+    return ["–" if model == BASELINE else _text(value, form) for model, value in zip(models, values, strict=True)]
 
 
 def readable2(frame: pd.DataFrame) -> pd.DataFrame:
