@@ -159,8 +159,12 @@ def test_a_dump_replaces_a_dump_and_nothing_else(dumped, run, rooms, tmp_path):
         fails_in_one_line(done, "exists and is no dump")
     assert (tmp_path / "mine" / "data").read_text() == (tmp_path / "file").read_text() == "precious"
     assert (run / "run.json").exists()
-    assert command("train", "dump", run, "--data", rooms, "--images", 5).returncode == 0
-    assert open_dump(run / "dumps" / "latest.zarr").info.num_images == 5
+    held = open_dump(run / "dumps" / "latest.zarr").info
+    done = command("train", "dump", run, "--data", rooms, "--images", 5)
+    fails_in_one_line(done, "of this checkpoint, and 5 images, 5 raw, 0 causal were asked for")
+    assert open_dump(run / "dumps" / "latest.zarr").info == held
+    assert command("train", "dump", run, "--data", rooms, "--causal", 4).returncode == 0
+    assert open_dump(run / "dumps" / "latest.zarr").info.num_causal == 4
 
 
 @pytest.fixture
@@ -201,7 +205,7 @@ def test_images_without_classes_tell_all_but_accuracy(dumped, run, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "has no classes: the dump has no labels" in done.stdout
     assert open_dump(run / "dumps" / "latest.zarr").info == dumped.info
-    path = run / "dumps" / "latest-real-unlabelled.zarr"
+    (path,) = (run / "dumps").glob("latest-real-unlabelled-??????.zarr")
     found = open_dump(path)
     assert not found.info.labelled and found.info.outcomes == ("kl", "logit_mae", "changed")
     assert found.info.num_causal == 8 and "causal/base" not in arrays(found.info)
