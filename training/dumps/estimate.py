@@ -24,8 +24,8 @@ def estimated_memory(info: DumpInfo) -> int:
     sums = sum(s.num_bytes for n, s in once.items() if not n.startswith(apart))
     probes = sum(_probe_bytes(info, s.num_layers, s.width) for s in info.streams)
     packed = sum(s.num_bytes for n, s in specs.items() if n.startswith("statistics/probe"))
-    widths = [s.num_layers * info.num_patches * s.width for s in info.streams] + [3 * info.image_size**2]
-    features = 4 * info.gram_batch * (sum(widths) + max(widths))  # of blocks and of photographs, one centred apart
+    widths = [info.num_patches * s.width for s in info.streams for _ in range(s.num_layers)] + [3 * info.image_size**2]
+    features = 4 * info.gram_batch * (sum(widths) + max(widths))  # of blocks and of photographs, one being centred
     raw = sum(s.num_bytes for n, s in specs.items() if n.startswith("raw/"))
     raw_batch = 2 * raw * min(SHARD, info.num_raw) // max(1, info.num_raw)  # of each layer, and put together
     observing = features + probes + _batch_bytes(info, info.num_images) + raw_batch
