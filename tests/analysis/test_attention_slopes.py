@@ -170,3 +170,28 @@ def test_one_image_has_no_interval(tmp_path: Path) -> None:
     estimate = layer_slopes(dump, "literal")
     assert np.isfinite(estimate.value).all()
     assert np.isnan(estimate.low).all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_intervals_of_slopes_are_those_of_clustered_errors(tmp_path: Path, variant: Variant) -> None:
+    """Images as clusters, degrees of freedom not corrected; with pairs taken for independent errors are far smaller."""
+    count, make = 60, planted.falling(BETAS, image_noise=0.3)
+    dump = open_dump(planted.write_dump(tmp_path / "d.zarr", make, num_images=count))
+    z = planted.patch_depths(count)
+    content = make(abs(z[:, :, None] - z[:, None]), np.random.default_rng(1))
+    i, j = np.nonzero(~np.eye(16, dtype=bool))
+    image = np.repeat(np.arange(count), len(i))
+    found = layer_slopes(dump, variant)
+    for layer in range(planted.LAYERS):
+        y, x = content[:, layer].mean(1)[:, i, j].ravel(), abs(z[:, i] - z[:, j]).ravel()
+        if variant == "gauge_fixed":
+            row = (image * 16 + np.tile(i, count)).astype(int)
+            y, x = (each - (np.bincount(row, each) / np.bincount(row))[row] for each in (y, x))
+        design = np.column_stack([x, np.ones_like(x)])
+        clustered, naive = (
+            sm.OLS(y, design).fit(**how).bse[0]
+            for how in ({"cov_type": "cluster", "cov_kwds": {"groups": image, "use_correction": False}}, {})
+        )
+        error = (found.high[layer] - found.low[layer]) / (2 * 1.96)
+        assert error == pytest.approx(clustered, rel=0.15)
+        assert clustered > 2 * naive
