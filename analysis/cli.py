@@ -1,13 +1,13 @@
 """analyze: report, a command a figure (analysis/figures), table1 to 3, causal. Heavy imports come late."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from analysis.figures import FIGURES, FigureSpec
+from pipeline import errors
+from pipeline.terminal import make_console, print_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,7 @@ app = typer.Typer(
     help="Stage 3: figures, tables and a report from what runs leave behind. Needs no model, no torch, no network.\n\n"
     "Start with `analyze report runs/* --out report`, then open report/index.html.",
 )
-console = Console()
+console = make_console()
 
 
 Runs = Annotated[
@@ -240,14 +240,14 @@ def _print_table(title: str, readable: "pd.DataFrame") -> None:
         for column in columns:
             shown.add_column(column, no_wrap=True)
         for row in readable[columns].itertuples(index=False):
-            shown.add_row(*(text.replace("[", "\\[") for text in row))
+            shown.add_row(*row)
         needed = console.measure(shown, options=console.options.update(width=1000)).maximum
         if needed <= console.width or not console.is_terminal or not spare:
             break
         if spare in columns:
             columns.remove(spare)
             left_out.append(spare)
-    Console(file=console.file, width=max(needed, console.width)).print(shown)
+    print_table(console, shown)
     if left_out:
         print(f"Not shown in {console.width} columns: {', '.join(left_out)}. --out DIR writes all.")
 
@@ -258,16 +258,8 @@ def _list(folder: Path | None, paths: list[Path]) -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake ends in one line and exit code 1 (2 for misuse of the command line)."""
-    try:
-        app()
-    except (ValueError, OSError) as error:
-        ours = type(error).__module__.split(".")[0] in ("analysis", "training")
-        if not ours and not isinstance(error, OSError):
-            raise  # a defect, not a user's mistake: show where
-        message = " ".join(str(error).split())
-        Console(stderr=True, soft_wrap=True).print(f"error: {message}", style="red", markup=False, highlight=False)
-        sys.exit(1)
+    """Entry point."""
+    errors.main(app)
 
 
 if __name__ == "__main__":

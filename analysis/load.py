@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import UserError
 from training.records import Matrix, Run, load_run
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ DEPTH_FIELDS = ("pseudo", "real", "raw", "exact")
 BASELINE = "m3ch"  # reads no depth: the partner of every other model
 
 
-class AnalysisError(ValueError):
+class AnalysisError(UserError):
     """What was given cannot be analysed together; one line that names it and the fix."""
 
 

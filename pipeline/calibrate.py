@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from pipeline import shards
+from pipeline.errors import UserError
 from pipeline.label import Depths, Labeller
 from pipeline.plan import Plan
 from pipeline.progress import Meter
@@ -20,7 +21,7 @@ from pipeline.standardize import Moments, Standardisation
 Constants = dict[str, Standardisation]  # by depth field
 
 
-class CalibrationError(ValueError):
+class CalibrationError(UserError):
     """No constants can be had; one line that says why."""
 
 

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline import shards
+from pipeline.errors import UserError
 from pipeline.shards import Store
 
 _EVERYONE = 1 << 62  # the length of a lock over all ranks
 
 
-class JobError(ValueError):
+class JobError(UserError):
     """The job cannot start or did not end well; one line that names the cause and the fix."""
 
 

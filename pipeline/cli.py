@@ -3,15 +3,15 @@
 Heavy imports happen inside the commands.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from pipeline import errors
 from pipeline.options import JobOptions, for_repair, labelling
+from pipeline.terminal import make_console
 
 if TYPE_CHECKING:
     from pipeline.sources import Source
@@ -23,9 +23,7 @@ app = typer.Typer(
     help="Stage 1: photographs in, RGB-D shards out. A teacher estimates depth for every image, once.\n\n"
     "Start with `precompute-depth folder PHOTOS OUT --teacher toy`, then `precompute-depth inspect OUT`.",
 )
-console = Console()
-
-_INTERRUPTED = 130  # what a shell calls a process ended by Ctrl-C
+console = make_console()
 
 Out = Annotated[
     str,
@@ -222,7 +220,7 @@ def verify(
         mark(shards, found)
         for line in commands(shards):
             console.print(f"repairing: precompute-depth {' '.join(line)}", highlight=False, soft_wrap=True)
-            if app(for_repair(line, shards), standalone_mode=False) == _INTERRUPTED:
+            if app(for_repair(line, shards), standalone_mode=False) == errors.INTERRUPTED:
                 raise KeyboardInterrupt
         before, found = found.problems, check(shards, console)
         if found.problems == before:
@@ -303,23 +301,8 @@ def _label(source: "Source", out: str, job: JobOptions) -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake ends in one line and exit code 1 (2 for misuse of the command line)."""
-    # Idle OpenMP threads spin by default, which starves whatever else runs: a loader's workers, another run. Sleeping
-    # costs a little where nothing else does (tests/benchmarks/contention.json).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        app()
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, KeyboardInterrupt) or stop.code == _INTERRUPTED:
-            Console(stderr=True).print("interrupted: the same line again goes on where this stopped")
-            sys.exit(_INTERRUPTED)
-        raise
-    except (ValueError, OSError) as error:
-        ours = type(error).__module__.split(".")[0] == "pipeline"
-        if not ours and not isinstance(error, OSError):
-            raise  # a defect, not a user's mistake: show where
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(1)
+    """Entry point."""
+    errors.main(app, interrupted="interrupted: the same line again goes on where this stopped")
 
 
 if __name__ == "__main__":

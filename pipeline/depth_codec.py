@@ -19,6 +19,8 @@ import numpy as np
 from numcodecs import Zstd
 from numpy.typing import NDArray
 
+from pipeline.errors import UserError
+
 EXTENSION = "pdz"
 PSEUDO_STEP = 2.0**-8  # in z; bfloat16 autocast rounds a z just above 1 by up to twice as much as this does
 METRIC_STEP_M = 0.001  # in metres: divide by the standard deviation that z was made with
@@ -30,7 +32,7 @@ _INVALID, _MAX_LEVEL = -32768, 32767
 _ZSTD = Zstd(level=3, checksum=True)
 
 
-class CodecError(ValueError):
+class CodecError(UserError):
     """A map that cannot be stored, or bytes that are not a depth map this version can read."""
 
 

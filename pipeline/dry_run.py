@@ -24,6 +24,7 @@ from pipeline.shards import Reject
 from pipeline.shards.storage import LocalStore
 from pipeline.sources import Photograph, Source
 from pipeline.standardize import Moments, Standardisation
+from pipeline.terminal import print_table
 
 if TYPE_CHECKING:
     from pipeline.teachers import Teacher
@@ -58,7 +59,7 @@ def estimate(
             for reject in rejects[:3]:
                 line = f"would reject {reject.source}: {reject.reason}"
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(table)
+    print_table(console, table)
     console.print(f"dry run: nothing was written to {out}", highlight=False, soft_wrap=True)
 
 

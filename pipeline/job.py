@@ -27,6 +27,7 @@ from pipeline.shards import Store
 from pipeline.shards.storage import LocalStore
 from pipeline.sources import Source, SourceError
 from pipeline.split_job import SplitJob, SplitSummary
+from pipeline.terminal import make_console
 
 if TYPE_CHECKING:
     from pipeline.teachers import Teacher
@@ -61,7 +62,7 @@ def run(
     The rank that finds every shard finished writes the index. `command` is the line to repeat, for verify --repair.
     Raises JobError, SourceError, CalibrationError.
     """
-    console = console or Console()
+    console = console or make_console()
     check(source, teacher, options)
     store = shards.open_store(out)
     refuse_foreign(store)

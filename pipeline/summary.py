@@ -7,6 +7,7 @@ from rich.table import Table
 
 from pipeline.ranks import Rank
 from pipeline.split_job import SplitSummary
+from pipeline.terminal import print_table
 
 
 def show(summaries: Sequence[SplitSummary], out: str, rank: Rank, console: Console) -> None:
@@ -18,7 +19,7 @@ def show(summaries: Sequence[SplitSummary], out: str, rank: Rank, console: Conso
             s.split, f"{s.listed:,}", f"{s.kept:,}", f"{s.rejected:,}", f"{s.num_shards:,}", f"{s.bytes / 1e6:,.1f}",
             rate, alone,
         )  # fmt: skip
-    console.print(table)
+    print_table(console, table)
     for s in summaries:
         if s.written_now:
             console.print(f"{s.split}: {bottleneck(s)}", highlight=False, soft_wrap=True)

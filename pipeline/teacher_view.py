@@ -4,8 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import UserError
 
-class TeacherError(ValueError):
+
+class TeacherError(UserError):
     """The teacher cannot be used; one line that names it and the fix."""
 
 

@@ -7,15 +7,17 @@ import sys
 import pytest
 from running import ROOT
 
+# What all stages share: files whole or not at all, errors and the end of a command, the terminal.
+SHARED = {"pipeline.files", "pipeline.errors", "pipeline.terminal"}
 PACKAGES = ("pipeline", "training", "analysis", "data_manifests")
 ALLOWED = {
     "pipeline": {"pipeline", "data_manifests"},
-    "training": {"training", "data_manifests", "pipeline.shards", "pipeline.teachers"},
-    "analysis": {"analysis", "data_manifests", "training.dumps", "training.records"},
+    "training": {"training", "data_manifests", "pipeline.shards", "pipeline.teachers"} | SHARED,
+    "analysis": {"analysis", "data_manifests", "training.dumps", "training.records"} | SHARED,
     "data_manifests": {"data_manifests"},
 }
 TORCH_FREE = (
-    "pipeline.shards", "pipeline.job", "pipeline.inspect", "pipeline.verify", "pipeline.dry_run",
+    *sorted(SHARED), "pipeline.shards", "pipeline.job", "pipeline.inspect", "pipeline.verify", "pipeline.dry_run",
     "pipeline.sources.imagenet", "pipeline.sources.nyu", "pipeline.cli", "training.records", "training.dumps.from_raw",
     "training.dumps.store", "training.cli", "analysis", "analysis.report", "analysis.cli",
 )  # fmt: skip

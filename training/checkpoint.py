@@ -20,8 +20,10 @@ from typing import Any
 
 import torch
 
+from pipeline.errors import UserError
 
-class CheckpointError(ValueError):
+
+class CheckpointError(UserError):
     """A checkpoint is missing, damaged or cannot be written; one line that names it and the fix."""
 
 

@@ -1,16 +1,15 @@
 """train: pretrain | finetune | teacher, and what measure.py and record.py hold. Heavy imports come late."""
 
 import multiprocessing
-import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from pipeline import errors
+from pipeline.terminal import print_table
 from training import measure, record
 from training.options import (
     Data,
@@ -209,7 +208,7 @@ def _run(
         from training.dry_run import dry_run as try_out
 
         if table := try_out(config, task, out):
-            console.print(table)
+            print_table(console, table)
         return
     from training.loop import train
 
@@ -221,30 +220,17 @@ def _run(
 
 
 def main() -> None:
-    """Entry point: a user's mistake ends in one line and exit code 1 (2 for misuse of the command line)."""
-    # Idle OpenMP threads spin by default, which starves whatever else runs: a loader's workers, another run. Sleeping
-    # costs a little where nothing else does (tests/benchmarks/contention.json).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    """Entry point."""
     try:
-        app()
-    except (ValueError, OSError) as error:
-        ours = type(error).__module__.split(".")[0] in ("pipeline", "training")
-        if not ours and not isinstance(error, OSError):
-            raise  # a defect, not a user's mistake: show where
-        console_error(error)
-        sys.exit(getattr(error, "exit_code", 1))
-    except RuntimeError as error:
-        complaint = _of_the_machine(error)
-        if complaint is None:
-            raise
-        console_error(complaint)
-        sys.exit(1)
+        errors.main(app, _of_the_machine)
     finally:
         _end_workers()
 
 
-def _of_the_machine(error: RuntimeError) -> Exception | None:
+def _of_the_machine(error: Exception) -> Exception | None:
     """What to say where memory or a worker is lacking, not the code at fault."""
+    if not isinstance(error, RuntimeError):
+        return None
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return MemoryError("memory does not hold a batch: --set runtime.micro_batch lower (gradients are accumulated)")
     # torch reports a dead worker wherever the main thread happens to be.
@@ -261,10 +247,6 @@ def _end_workers() -> None:
     for worker in multiprocessing.active_children():
         worker.kill()
         worker.join()
-
-
-def console_error(error: Exception) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

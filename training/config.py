@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
+from pipeline.errors import UserError
 from training.models import MONIKERS, ModelConfig
 
 PRESETS = Path(__file__).parent / "presets"
@@ -30,7 +31,7 @@ Epoch = Annotated[int, Field(ge=0, le=1_000_000)]
 DepthField = Literal["pseudo", "real", "raw", "exact", "online"]
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration that cannot be; one line that names the key and the fix."""
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline import shards
+from pipeline.errors import UserError
 from training.augment import RGB_MEAN, RGB_STD, generator, geometry, normalise
 from training.config import Config
 from training.crossing import RESAMPLES, crossing, interval, resampled_means
@@ -33,7 +34,7 @@ READINGS = ("z", "inverse")
 _BATCH = 64
 
 
-class GapError(ValueError):
+class GapError(UserError):
     """The gap cannot be measured; one line that names the cause and the fix."""
 
 

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
+from pipeline.errors import UserError
+from pipeline.terminal import print_table
 from training import checkpoint, run_log
 from training.meter import Meter
 from training.models.attention import set_attention
@@ -28,7 +30,7 @@ from training.task import Found, Machine, Task
 from training.trackers import check_trackers
 
 
-class Stopped(ValueError):
+class Stopped(UserError):
     """A signal asked the run to stop and a checkpoint was saved; the exit code is the signal's, for schedulers."""
 
     def __init__(self, message: str, number: int) -> None:
@@ -100,7 +102,7 @@ class _Training:
         report = None
         if config.init is not None and saved is None:
             report = self.task.initialise(model)
-            self.console.print(report.table())
+            print_table(self.console, report.table())
         self.training = TrainingStep(config, model, *choose_device(config, ranks.local_rank), ranks, self.share)
         self.teacher = self.training.objective.teacher
         self.record = self.task.describe(out.name, model, self.machine, report, self.teacher)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from pipeline.errors import UserError
+from pipeline.terminal import print_table
 from training.options import (
     CheckpointName,
     Data,
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from training.records import Gap, SegmentationEvaluation
 
 
-class MeasureError(ValueError):
+class MeasureError(UserError):
     """What was asked does not suit the run; one line that names the fix."""
 
 
@@ -255,7 +257,7 @@ def _sweeps(
         table = Table("sigma", "top-1", "top-5", "loss", title=f"{result.model}, {field} depth, {noise.kind} noise")
         for row in zip(result.sigmas, result.top1, result.top5, result.loss, strict=True):
             table.add_row(f"{row[0]:g}", f"{row[1]:.2%}", f"{row[2]:.2%}", f"{row[3]:.4f}")
-        console.print(table)
+        print_table(console, table)
         console.print(f"written to {path}", highlight=False, soft_wrap=True)
 
 
@@ -290,7 +292,7 @@ def _gap_table(result: "Gap") -> None:
         within = shown(c.low) if c.low == c.high else f"{shown(c.low)} to {shown(c.high)}"
         found = ("undefined", "") if c.undefined else (shown(c.sigma_star), within)
         table.add_row(c.noise, reading, c.output, f"{c.e_star:.4g}", *found)
-    console.print(table)
+    print_table(console, table)
     if any(c.undefined for c in result.crossings):
         console.print("sigma* is undefined: what this model says does not change with depth", highlight=False)
     elif any(c.sigma_star is None for c in result.crossings):
@@ -340,5 +342,5 @@ def matrix(
     result = made(rows, data)
     write_json(out / "matrix.json", result)
     for table in tables(result):
-        console.print(table)
+        print_table(console, table)
     console.print(f"written to {out / 'matrix.json'}", highlight=False, soft_wrap=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline import shards
+from pipeline.errors import UserError
 from training.augment import RGB_MEAN, RGB_STD, generator, normalise
 from training.config import Config
 from training.data import eval_loader
@@ -28,7 +29,7 @@ SIGMAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 _MOST_SIGMAS = 100
 
 
-class NoiseError(ValueError):
+class NoiseError(UserError):
     """Noise that cannot be; one line that names the option and the fix."""
 
 

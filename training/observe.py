@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.errors import UserError
 from training.augment import RGB_MEAN, RGB_STD, normalise
 from training.batch import Batch
 from training.dumps.schema import MODES, DumpInfo
@@ -16,7 +17,7 @@ from training.models.patch_depth import patch_depth
 from training.models.vit import VisionTransformer
 
 
-class DumpFailed(ValueError):
+class DumpFailed(UserError):
     """The dump cannot be made; one line that says why."""
 
 

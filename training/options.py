@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from pipeline.terminal import make_console, print_table
 
 if TYPE_CHECKING:
     from training.records import SegmentationEvaluation
 
-console = Console()
+console = make_console()
 
 Data = Annotated[
     str, typer.Option("--data", help="Shards made by precompute-depth (holding train/ and val/): a folder or a URL.")
@@ -39,7 +40,7 @@ CheckpointName = Annotated[str, typer.Option("--checkpoint", help="latest, best,
 def result_table(model: str, depth: str, count: int, top1: float, top5: float, where: str) -> None:
     table = Table("model", "depth", "samples", "top-1", "top-5")
     table.add_row(model, depth, f"{count:,}", f"{top1:.2%}", f"{top5:.2%}")
-    console.print(table)
+    print_table(console, table)
     console.print(f"written to {where}", highlight=False, soft_wrap=True)
 
 
@@ -51,7 +52,7 @@ def segmentation_table(result: "SegmentationEvaluation", where: str) -> None:
                 result.model, result.depth_field, f"{result.num_samples:,}", f"{scores.miou:.2%}",
                 f"{scores.pixel_accuracy:.2%}", seen,
             )  # fmt: skip
-    console.print(table)
+    print_table(console, table)
     chosen = {
         "best-on-val": ", chosen by scenes set aside from the training split",
         "best-on-test": ", chosen by the test split",
@@ -69,7 +70,7 @@ def classes_table(result: "SegmentationEvaluation") -> None:
     total = max(1, sum(map(sum, scores.confusion)))
     for name, iou, row in zip(result.classes, scores.class_iou, scores.confusion, strict=True):
         table.add_row(name, "–" if iou is None else f"{iou:.1%}", f"{sum(row) / total:.2%}")
-    console.print(table)
+    print_table(console, table)
 
 
 def meter(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:

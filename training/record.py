@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from pipeline.terminal import print_table
 from training.options import CheckpointName, Data, PretrainedRun, console, meter
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def dump(
         size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
         counts = (f"{number:,}" for number in (info.num_images, info.num_raw, info.num_causal))
         table.add_row(info.checkpoint, *counts, f"{info.max_fused_difference:.1e}", f"{size / 1e6:,.1f}", str(target))
-    console.print(table)
+    print_table(console, table)
 
 
 @contextmanager

@@ -18,11 +18,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
+from pipeline.errors import UserError
+
 SCHEMA_VERSION = 2
 Share = Annotated[float, Field(ge=0, le=1)]  # and no NaN
 
 
-class RecordError(ValueError):
+class RecordError(UserError):
     """A run's file is missing, damaged or newer than this version; the message names it."""
 
 

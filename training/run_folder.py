@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import shards
+from pipeline.errors import UserError
 from training import checkpoint, run_log
 from training.config import Config, validate
 from training.models.attention import set_attention
@@ -27,7 +28,7 @@ from training.task import Machine
 AnyConfig = Config | FinetuneConfig
 
 
-class TrainingError(ValueError):
+class TrainingError(UserError):
     """The run cannot start or go on; one line that names the cause and the fix."""
 
 

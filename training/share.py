@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass
 
+from pipeline.errors import UserError
 from training.config import Config
 from training.segmentation.config import FinetuneConfig
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """The shards do not have what the run needs; one line that names it and the fix."""
 
 

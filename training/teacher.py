@@ -23,13 +23,13 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline import shards
 from pipeline.teachers import TeacherError, resolve_device
+from pipeline.terminal import make_console
 from training.depth_metrics import measure
 
 _PATCH_PX = 14
@@ -238,7 +238,7 @@ def fit(
 
 def _shown(batches: Iterator[Any], steps: int, batch_size: int, losses: deque[Tensor]) -> Iterator[Any]:
     """The batches, with a bar on a terminal and a line every ten seconds elsewhere."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     columns = TextColumn("scenes {task.fields[text]}"), BarColumn(), TimeRemainingColumn()
     started = last_line = time.perf_counter()
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

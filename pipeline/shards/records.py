@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from pipeline.errors import UserError
 from pipeline.shards.storage import Store
 from pipeline.standardize import Moments, Standardisation
 
@@ -20,7 +21,7 @@ VOID = 255
 INDEX_REJECTS = 1000  # the index lists this many rejects; each shard's JSON lists all of its own
 
 
-class ShardError(ValueError):
+class ShardError(UserError):
     """A shard, its JSON or an index is missing, damaged, or of a newer schema; the message names it and the fix."""
 
 

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import UserError
+
 
 @dataclass(frozen=True)
 class Photograph:
@@ -30,7 +32,7 @@ class Photograph:
     seg: NDArray[np.uint8] | None = None  # (height, width), 255 = void
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
     """The source as a whole cannot be used; one line that names it and the fix."""
 
 

@@ -22,6 +22,7 @@ import zarr
 from pydantic import ValidationError
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from pipeline.errors import UserError
 from training.dumps.schema import KEY_BYTES, SCHEMA_VERSION, DumpInfo, Spec, arrays
 
 SHARD = 16  # images of raw scores and outputs in a file; batches begin at multiples of it
@@ -31,7 +32,7 @@ _CHECKSUM = "sha256"  # of the other attributes
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class DumpError(ValueError):
+class DumpError(UserError):
     """A dump is missing, incomplete, damaged or newer than this version; the message names what and the fix."""
 
 

@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
 from training.models.score_bias import ScoreBias
 
 Taps = Callable[[str, Tensor], Tensor]
@@ -54,7 +55,7 @@ class Recorder(dict[str, Tensor]):
         return tensor
 
 
-class AttentionError(ValueError):
+class AttentionError(UserError):
     """The attention that was asked for cannot run here; one line that says why."""
 
 

@@ -11,12 +11,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
 from training.models.attention import Attention, Taps
 from training.models.positions import Grid, resampled
 from training.models.score_bias import ScoreBias
 
 
-class ModelError(ValueError):
+class ModelError(UserError):
     """Weights and model do not belong together."""
 
 

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import UserError
 from training.records import Matrix, MatrixCell, MatrixDifference, SegmentationEvaluation, SegmentationScores
 from training.segmentation.scores import class_iou
 
@@ -20,7 +21,7 @@ Depth = Literal["real", "pseudo"]
 DEPTHS: tuple[Depth, ...] = get_args(Depth)
 
 
-class MatrixError(ValueError):
+class MatrixError(UserError):
     """The runs given make no table; one line that names them and the fix."""
 
 

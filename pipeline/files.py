@@ -1,0 +1,319 @@
+"""Files and folders that appear whole or not at all, what a kill leaves of them, and what in a folder is no data.
+
+All three stages write by it, so that one rule holds for all: what is made lies under a hidden name of its own beside
+the wanted one, is flushed to the disk, and takes the wanted name at the end. Below the folder that a user names no link
+is followed for writing: a folder may be somebody else's, links and all. Imports nothing heavy.
+
+    .NAME.<8 hex digits>.partial   being made; its maker holds a lock, which ends with the process
+    .NAME.<8 hex digits>.old       what NAME was, between two renames
+"""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.errors import UserError
+
+_HIDDEN = re.compile(r"\.(?P<name>.+?)(?:\.[0-9a-f]{8})?\.(?P<kind>partial|old|removed|replaced)")
+_LITTER = re.compile(
+    r"\.DS_Store|\._.*|\.git(keep|ignore|attributes)?|Thumbs\.db|ehthumbs\.db|desktop\.ini|Icon\r|__MACOSX|@eaDir|#recycle"
+    r"|\.(AppleDouble|Trashes|Spotlight-V100|fseventsd|directory|localized|ipynb_checkpoints|cache|thumbnails|snapshot)"
+    r"|\.(nfs|fuse_hidden|Trash|~lock\.|goutputstream|syncthing\.|stfolder|dropbox).*|\$RECYCLE\.BIN"
+    r"|lost\+found|System Volume Information|.*~|\.?#.*|\..*\.sw[a-p]|.*\.(bak|orig|tmp)",
+    re.IGNORECASE,
+)
+
+
+class WriteError(UserError):
+    """Something cannot be written, and nothing was changed; one line that names it, the cause and the fix."""
+
+
+class ReadError(ValueError):
+    """A file is there and cannot be what it should be: for the caller to name, with the fix."""
+
+
+# --- looking -------------------------------------------------------------------------------------------------------
+
+
+def is_litter(name: str) -> bool:
+    """Whether a name is what systems, clouds, editors and git leave behind anywhere: nobody's data."""
+    return _LITTER.fullmatch(name) is not None
+
+
+def listed(folder: Path, ending: str = "") -> list[Path]:
+    """What lies in a folder and ends so, by name, without hidden files and litter; nothing where there is no folder."""
+    try:
+        names = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / n for n in names if n.endswith(ending) and not n.startswith(".") and not is_litter(n)]
+
+
+def whole(path: Path) -> Path:
+    """`path`, or what it was, where a kill between two renames has left that aside; `path` where there is neither."""
+    if not os.path.lexists(path):
+        for found in _hidden_of(path, ("old", "replaced")):
+            return found
+    return path
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """A regular file's bytes; ReadError where it is something else (a pipe would wait for ever) or claims over `most`.
+
+    OSError as usual.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ReadError("a folder" if stat.S_ISDIR(status.st_mode) else "no regular file")
+        if status.st_size > most:
+            raise ReadError(f"{status.st_size:,} bytes, more than {most:,}")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(most)
+    finally:
+        os.close(descriptor)
+
+
+def parsed_json(data: bytes | str) -> Any:
+    """JSON from outside: whatever is wrong with it, however deeply it is nested, is one ReadError."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ReadError("nested too deeply") from None
+    except ValueError as error:  # also of bytes that are no text, and of numbers of thousands of digits
+        raise ReadError(str(error).splitlines()[0]) from None
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+def folder_in(root: Path, *names: str) -> Path:
+    """root/name/..., made where it is not there. `root` may be a link; below it a link is refused, not followed."""
+    folder = root
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            folder = folder / name
+            if folder.is_symlink():
+                raise WriteError(
+                    f"{folder} is a link to {os.readlink(folder)}, and nothing is written through links inside {root}: "
+                    "put a folder in its place"
+                )
+            folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return folder
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """`with writing(path) as file:` a seekable binary file that takes the place of `path` once the block ends well.
+
+    Where it ends badly nothing changes. A link at `path` is replaced, not followed. WriteError where it cannot be.
+    """
+    try:
+        partial, file = _opened(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        try:
+            with file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(partial, path)
+        except OSError as error:
+            if error.filename not in (None, str(partial), str(path)):
+                raise  # of something else that was read
+            raise cannot_write(path, error) from error
+        sync(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, content: bytes | str) -> Path:
+    """Put `content` (text as UTF-8) at `path`, whole or not at all."""
+    with writing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """`with making(folder) as made:` a hidden folder that takes the place of `folder` once the block ends well.
+
+    WriteError where another process makes the same folder, and where it cannot be made. Sweep `folder.parent` first.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for other in _hidden_of(folder, ("partial",)):
+            if not _abandoned(other):
+                raise WriteError(f"another process is writing {folder}: wait for it, or choose another place")
+        made = _beside(folder, "partial")
+        made.mkdir()
+        lock = _locked(made)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        try:
+            yield made
+            put(made, folder)
+        except OSError as error:
+            if error.filename is not None and made not in Path(os.fsdecode(error.filename)).parents:
+                raise
+            raise cannot_write(folder, error) from error
+    except BaseException:
+        remove(made)
+        raise
+    finally:
+        os.close(lock)
+
+
+def put(made: Path, folder: Path) -> None:
+    """Let a finished folder take the place of another: to the disk first, the other aside, deleted last."""
+    sync_tree(made)
+    old = _beside(folder, "old")
+    try:
+        if os.path.lexists(folder):
+            os.replace(folder, old)
+        os.replace(made, folder)
+    except BaseException:
+        if os.path.lexists(old) and not os.path.lexists(folder):
+            os.replace(old, folder)
+        raise
+    sync(folder.parent)
+    remove(old)
+
+
+def take_away(path: Path) -> None:
+    """Delete a file or folder; renamed first, so that no half of it ever has its name."""
+    removed = _beside(path, "removed")
+    os.replace(path, removed)
+    remove(removed)
+
+
+def remove(path: Path) -> None:
+    """Delete what is at `path`, if anything; of a link the link alone. What cannot be deleted is left to a sweep."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Put right what killed writers left in a folder: finish or undo their replacements, delete their halves.
+
+    What a living process is making stays.
+    """
+    with suppress(OSError):
+        for hidden in sorted(os.listdir(folder)):
+            found, path = _HIDDEN.fullmatch(hidden), folder / hidden
+            if found is None:
+                continue
+            kind, name = found["kind"], folder / found["name"]
+            if kind in ("old", "replaced") and not os.path.lexists(name):
+                os.replace(path, name)
+            elif kind != "partial" or _abandoned(path):
+                remove(path)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name is one that writers here use until all is done."""
+    return _HIDDEN.fullmatch(name) is not None
+
+
+# --- locks and the disk --------------------------------------------------------------------------------------------
+
+
+def lock_file(path: Path) -> int:
+    """An open descriptor of a lock file that holds nothing, made where it is not there; never through a link."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush a folder to the disk with all that is in it."""
+    for where, _, names in os.walk(folder):
+        for name in names:
+            sync(Path(where) / name)
+        sync(Path(where))
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's entries, to the disk; some file systems know no such thing for folders."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def cannot_write(path: Path, error: OSError) -> WriteError:
+    """What to tell of a failed write."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    fix = "make room" if full else "make that place writable"
+    return WriteError(f"cannot write {path} ({error.strerror or error}): {fix}, or choose another")
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}")
+
+
+def _hidden_of(path: Path, kinds: Iterable[str]) -> list[Path]:
+    """Hidden files of `path`, newest first."""
+    found = []
+    with suppress(OSError):
+        for hidden in os.listdir(path.parent):
+            match = _HIDDEN.fullmatch(hidden)
+            if match and match["name"] == path.name and match["kind"] in kinds:
+                found.append(path.with_name(hidden))
+    return sorted(found, key=lambda each: os.lstat(each).st_mtime_ns, reverse=True)
+
+
+def _opened(path: Path) -> tuple[Path, IO[bytes]]:
+    """A new file beside `path`, locked; not one that a sweep took away before it was."""
+    while True:
+        partial = _beside(path, "partial")
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        _lock(descriptor)
+        if os.fstat(descriptor).st_nlink:
+            return partial, open(descriptor, "w+b")
+        os.close(descriptor)
+
+
+def _locked(folder: Path) -> int:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _lock(descriptor)
+    return descriptor
+
+
+def _lock(descriptor: int) -> None:
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _abandoned(path: Path) -> bool:
+    """Whether no process holds it. Without locks that cannot be known: then it is not."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return True  # gone, or a link, which no writer makes
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
