@@ -8,15 +8,17 @@ import errno
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline import shards
+from pipeline import files, shards
 from pipeline.errors import UserError
 from pipeline.shards import Store
 
+_PLANNED = re.compile(r"(train|val)\.(units|ends|json)")
 _EVERYONE = 1 << 62  # the length of a lock over all ranks
 
 
@@ -69,7 +71,7 @@ class Hold:
                 return False
             for store in (self.out, self.out / "plan"):
                 for name in store.sizes():
-                    if name == "job.json" or store is not self.out:
+                    if name == "job.json" or _PLANNED.fullmatch(name):
                         store.delete(name)
             return True
         finally:
@@ -101,7 +103,10 @@ def only_rank(out: Store, rank: int, world_size: int) -> Iterator[Hold]:
     if out.local is None:
         yield Hold(out, None, rank, world_size)
         return
-    descriptor = os.open(out.local / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        descriptor = files.lock_file(out.local / ".lock")
+    except OSError as error:
+        raise files.cannot_write(out.local / ".lock", error) from error
     try:
         hold = Hold(out, descriptor, rank, world_size)
         deadline = time.monotonic() + 1  # another rank may be looking whether it is alone
@@ -151,8 +156,8 @@ def begun_differently(where: str, changed: list[str]) -> str:
 def read_json(store: Store, name: str) -> dict[str, Any]:
     """A small JSON of the job's own; JobError where it is damaged."""
     try:
-        content = json.loads(store.read(name))
-    except ValueError:
+        content = files.parsed_json(store.read(name))
+    except files.ReadError:
         content = None
     if not isinstance(content, dict):
         raise JobError(f"{store}/{name} is damaged: restore it, or move {store} away and start again")

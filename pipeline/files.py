@@ -23,7 +23,12 @@ from typing import IO, Any
 
 from pipeline.errors import UserError
 
-_HIDDEN = re.compile(r"\.(?P<name>.+?)(?:\.[0-9a-f]{8})?\.(?P<kind>partial|old|removed|replaced)")
+_HIDDEN = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>partial|old|removed)")
+_EARLIER = re.compile(  # as earlier versions named them, of names that are surely ours
+    r"\.(?P<name>(?:best|(?:step|epoch)-\d+|[^.].*\.zarr)(?=\.(?:partial|old|removed|replaced)\Z)"
+    r"|[a-z0-9-]+\.(?:json|jsonl|tar|units|ends|damaged|png)(?=\.(?:.+-\d+-\d+\.)?partial\Z))"
+    r"\.(?:.+-\d+-\d+\.)?(?P<kind>partial|old|removed|replaced)"
+)
 _LITTER = re.compile(
     r"\.DS_Store|\._.*|\.git(keep|ignore|attributes)?|Thumbs\.db|ehthumbs\.db|desktop\.ini|Icon\r|__MACOSX|@eaDir|#recycle"
     r"|\.(AppleDouble|Trashes|Spotlight-V100|fseventsd|directory|localized|ipynb_checkpoints|cache|thumbnails|snapshot)"
@@ -94,6 +99,28 @@ def parsed_json(data: bytes | str) -> Any:
         raise ReadError(str(error).splitlines()[0]) from None
 
 
+def too_deep(value: Any, deepest: int = 16) -> bool:
+    """Whether dicts and lists are nested deeper than any configuration: walking them could exhaust the stack."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(deepest):
+        inner = (v for each in level for v in (each.values() if isinstance(each, dict) else each))
+        level = [v for v in inner if isinstance(v, dict | list)]
+    return bool(level)
+
+
+def reason(error: Exception) -> str:
+    """What is wrong with something that was read, on one line: for a ValidationError its first field and value."""
+    if not hasattr(error, "errors"):
+        return " ".join(str(error).split())[:200]
+    first = error.errors(include_url=False)[0]
+    where, told = ".".join(map(str, first["loc"])), str(first["msg"]).removeprefix("Value error, ")
+    try:
+        value = f"{first['input']!r:.40}"
+    except (RecursionError, ValueError):
+        value = type(first["input"]).__name__
+    return f"{where}: {told}, got {value}" if where else told
+
+
 # --- writing -------------------------------------------------------------------------------------------------------
 
 
@@ -113,6 +140,17 @@ def folder_in(root: Path, *names: str) -> Path:
     except OSError as error:
         raise cannot_write(folder, error) from error
     return folder
+
+
+def check_writable(path: Path) -> None:
+    """WriteError where nothing could be written at `path`: to be asked before hours of work. Makes no folder."""
+    folder = next(p for p in (path.parent, *path.absolute().parents) if p.exists())
+    try:
+        partial, file = _opened(folder / path.name)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    file.close()
+    partial.unlink()
 
 
 @contextmanager
@@ -153,13 +191,15 @@ def write_whole(path: Path, content: bytes | str) -> Path:
 def making(folder: Path) -> Iterator[Path]:
     """`with making(folder) as made:` a hidden folder that takes the place of `folder` once the block ends well.
 
-    WriteError where another process makes the same folder, and where it cannot be made. Sweep `folder.parent` first.
+    WriteError where another process makes the same folder, and where it cannot be made. What killed makers of this
+    folder left is put right first.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for other in _hidden_of(folder, ("partial",)):
-            if not _abandoned(other):
-                raise WriteError(f"another process is writing {folder}: wait for it, or choose another place")
+        for hidden in os.listdir(folder.parent):
+            _mend(folder.parent, hidden, folder.name)
+        if _hidden_of(folder, ("partial",)):
+            raise WriteError(f"another process is writing {folder}: wait for it, or choose another place")
         made = _beside(folder, "partial")
         made.mkdir()
         lock = _locked(made)
@@ -219,19 +259,27 @@ def sweep(folder: Path) -> None:
     """
     with suppress(OSError):
         for hidden in sorted(os.listdir(folder)):
-            found, path = _HIDDEN.fullmatch(hidden), folder / hidden
-            if found is None:
-                continue
-            kind, name = found["kind"], folder / found["name"]
-            if kind in ("old", "replaced") and not os.path.lexists(name):
-                os.replace(path, name)
-            elif kind != "partial" or _abandoned(path):
-                remove(path)
+            _mend(folder, hidden)
+
+
+def _mend(folder: Path, hidden: str, of: str | None = None) -> None:
+    found, path = _matched(hidden), folder / hidden
+    if found is None or of not in (None, found["name"]):
+        return
+    kind, name = found["kind"], folder / found["name"]
+    if kind in ("old", "replaced") and not os.path.lexists(name):
+        os.replace(path, name)
+    elif kind != "partial" or _abandoned(path):
+        remove(path)
+
+
+def _matched(name: str) -> re.Match[str] | None:
+    return _HIDDEN.fullmatch(name) or _EARLIER.fullmatch(name)
 
 
 def is_hidden(name: str) -> bool:
     """Whether a name is one that writers here use until all is done."""
-    return _HIDDEN.fullmatch(name) is not None
+    return _matched(name) is not None
 
 
 # --- locks and the disk --------------------------------------------------------------------------------------------
@@ -276,7 +324,7 @@ def _hidden_of(path: Path, kinds: Iterable[str]) -> list[Path]:
     found = []
     with suppress(OSError):
         for hidden in os.listdir(path.parent):
-            match = _HIDDEN.fullmatch(hidden)
+            match = _matched(hidden)
             if match and match["name"] == path.name and match["kind"] in kinds:
                 found.append(path.with_name(hidden))
     return sorted(found, key=lambda each: os.lstat(each).st_mtime_ns, reverse=True)

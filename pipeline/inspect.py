@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline import shards
+from pipeline import files, shards
 from pipeline.shards import DEPTH_FIELDS, Sample, Split
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ _Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 def contact_sheet(data: Path | str, split_name: str, num_samples: int, out: Path) -> None:
     """Write `sheet` of a split as a PNG."""
+    files.check_writable(out)
     image = sheet(shards.open_split(data, split_name), num_samples)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    image.save(partial, "PNG")
-    partial.replace(out)
+    files.folder_in(out.parent)
+    with files.writing(out) as file:
+        image.save(file, "PNG")
 
 
 def sheet(split: Split, num_samples: int) -> Image.Image:
@@ -69,7 +69,9 @@ def sheet(split: Split, num_samples: int) -> Image.Image:
 
 
 def _fields(split: Split) -> list[str]:
-    return [field for field in DEPTH_FIELDS if field in split.index.depth]
+    """The known ones in their order, then whatever else there is."""
+    known = {field: place for place, field in enumerate(DEPTH_FIELDS)}
+    return sorted(split.index.depth, key=lambda field: (known.get(field, len(known)), field))
 
 
 def _header(columns: Sequence[str], width: int, tile: int, font: _Font) -> Image.Image:
@@ -254,6 +256,6 @@ def _draw_histogram(axes: "Axes", values: dict[str, NDArray[np.float32]]) -> Non
     for field, field_values in values.items():
         if field_values.size:
             density = np.histogram(field_values, edges)[0] / (field_values.size * (edges[1] - edges[0]))
-            colour, style = _LINES[field]
+            colour, style = _LINES.get(field, ("#56B4E9", "-."))
             label = f"{field}: mean {field_values.mean():.2f}, std {field_values.std():.2f}"
             axes.stairs(density, edges, color=colour, linestyle=style, linewidth=1.3, label=label)

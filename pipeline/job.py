@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from pipeline import calibrate, index, plan, shards
+from pipeline import calibrate, files, index, plan, shards
 from pipeline.calibrate import parse_stats
 from pipeline.claim import Hold, JobError, begun_differently, claim, differences, only_rank, read_json
 from pipeline.label import Labeller
@@ -70,7 +70,7 @@ def run(
     settled = shards.exists(store, "stats.json")
     known = {} if settled else calibrate.borrowed(options.stats_from, teacher_facts)
     if store.local is not None:
-        store.local.mkdir(parents=True, exist_ok=True)
+        files.folder_in(store.local)
 
     def waiting() -> None:
         console.print(f"{rank}: another rank prepares the job, waiting", highlight=False)
@@ -173,7 +173,8 @@ def refuse_foreign(store: Store) -> None:
     elif not store.local.is_dir():
         raise JobError(f"{store} is a file: choose a folder to write")
     else:
-        names = {p.name for p in store.local.iterdir() if p.suffix != ".partial" and p.name != ".lock"}
+        found = {p.name for p in store.local.iterdir() if not files.is_hidden(p.name) and not files.is_litter(p.name)}
+        names = found - {".lock"}
     if names and "job.json" not in names and not shards.exists(store, "job.json"):
         raise JobError(f"{store} is not empty ({min(names)}) and holds no precompute-depth job: choose another folder")
 

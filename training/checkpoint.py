@@ -9,17 +9,17 @@ Each folder holds `state.pt` and `checkpoint.json` (step, epoch, sha256 of the s
 
 import hashlib
 import json
-import os
 import pickle
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 
+from pipeline import files
 from pipeline.errors import UserError
 
 
@@ -27,12 +27,15 @@ class CheckpointError(UserError):
     """A checkpoint is missing, damaged or cannot be written; one line that names it and the fix."""
 
 
+FOLDERS = ("checkpoints", "evaluations", "dumps")  # of a run, that are swept
+
+
 @dataclass(frozen=True)
 class CheckpointInfo:
-    step: int
-    epoch: int  # whole epochs done
-    sha256: str
-    study_hash: str
+    step: Annotated[int, Field(ge=0, le=10**15)]
+    epoch: Annotated[int, Field(ge=0, le=10**9)]  # whole epochs done
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    study_hash: Annotated[str, Field(max_length=64)]
 
 
 @dataclass(frozen=True)
@@ -44,76 +47,45 @@ class Checkpoint:
     state: dict[str, Any]
 
     @property
+    def name(self) -> str:
+        """latest's own name: `step-<n>`, `epoch-<n>`, `best`; also where a kill has left the folder aside."""
+        return re.sub(r"^\.((?:step|epoch)-\d+|best)\..*", r"\1", self.folder.name)
+
+    @property
     def weights(self) -> dict[str, torch.Tensor]:
         """What is evaluated: the average where there is one."""
         return self.state.get("ema") or self.state["model"]
 
 
 def save(folder: Path, state: dict[str, Any], *, step: int, epoch: int, study_hash: str) -> None:
-    """Write into a hidden sibling, flush, rename."""
-    partial = _hidden(folder, "partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    """Write the folder, whole or not at all."""
     try:
-        try:
-            partial.mkdir(parents=True)
-            with open(partial / "state.pt", "wb") as file:
+        with files.making(folder) as made:
+            with open(made / "state.pt", "wb") as file:
                 torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            info = CheckpointInfo(step, epoch, _sha256(partial / "state.pt"), study_hash)
-            with open(partial / "checkpoint.json", "w") as text:
-                json.dump(asdict(info), text)
-                text.flush()
-                os.fsync(text.fileno())
-            _sync(partial)
-        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError of its own
-            if "DataLoader worker" in str(error):  # torch tells of a dead worker wherever the main thread is
-                raise
-            reason = getattr(error, "strerror", None) or "is the disk full?"
-            raise CheckpointError(
-                f"cannot write checkpoint {folder} ({reason}): make room, then add --resume; earlier ones are untouched"
-            ) from error
-        replace_folder(folder, partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def replace_folder(folder: Path, made: Path) -> None:
-    """Put `made` in the place of `folder`; what was there is moved aside first and deleted last."""
-    old = _hidden(folder, "old")
-    try:
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(folder, old)
-        os.replace(made, folder)
-        _sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-        raise
+            info = CheckpointInfo(step, epoch, _sha256(made / "state.pt"), study_hash)
+            (made / "checkpoint.json").write_text(json.dumps(asdict(info)))
+    except (OSError, RuntimeError, files.WriteError) as error:  # torch turns a full disk into a RuntimeError of its own
+        if "DataLoader worker" in str(error):  # torch tells of a dead worker wherever the main thread is
+            raise
+        cause = error.__cause__ if isinstance(error, files.WriteError) else error
+        reason = getattr(cause, "strerror", None) or "is the disk full?"
+        raise CheckpointError(
+            f"cannot write checkpoint {folder} ({reason}): make room, then add --resume; earlier ones are untouched"
+        ) from error
 
 
 def sweep(run: Path) -> None:
-    """Put right what killed writers left: finish or undo replacements, delete halves. For the one writer, at start."""
-    for hidden in (run / "checkpoints").glob(".*"):
-        name, kind = hidden.name[1:].rsplit(".", 1)
-        if kind == "old" and not (hidden.parent / name).exists():
-            os.replace(hidden, hidden.parent / name)
-        elif kind in ("old", "partial", "removed"):
-            shutil.rmtree(hidden, ignore_errors=True)
+    """Put right what killed writers left in a run's folders. For the one writer, at its start."""
+    for folder in (run, *(run / name for name in FOLDERS)):
+        if folder == run or not folder.is_symlink():
+            files.sweep(folder)
 
 
 def load(folder: Path) -> Checkpoint:
     """Read and check a checkpoint; tensors land on the CPU."""
-    try:
-        info = CheckpointInfo(**json.loads((folder / "checkpoint.json").read_text()))
-    except FileNotFoundError:
-        raise CheckpointError(f"checkpoint {folder} does not exist or is incomplete") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
-        raise CheckpointError(f"checkpoint {folder} is damaged (checkpoint.json): delete that folder") from None
-    if not (folder / "state.pt").exists() or _sha256(folder / "state.pt") != info.sha256:
+    info = read_info(folder)
+    if not (folder / "state.pt").is_file() or _sha256(folder / "state.pt") != info.sha256:
         raise CheckpointError(f"checkpoint {folder} is damaged (state.pt differs from its hash): delete that folder")
     try:
         return Checkpoint(folder, info, torch.load(folder / "state.pt", map_location="cpu", weights_only=True))
@@ -121,6 +93,18 @@ def load(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"checkpoint {folder} is damaged (state.pt is no checkpoint): delete that folder"
         ) from error
+
+
+def read_info(folder: Path) -> CheckpointInfo:
+    """A checkpoint's checkpoint.json, looked at field by field."""
+    try:
+        return TypeAdapter(CheckpointInfo).validate_python(
+            files.parsed_json(files.read_bytes(folder / "checkpoint.json", 1 << 20))
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"checkpoint {folder} does not exist or is incomplete") from None
+    except (files.ReadError, ValidationError):
+        raise CheckpointError(f"checkpoint {folder} is damaged (checkpoint.json): delete that folder") from None
 
 
 def load_newest(run: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -147,11 +131,10 @@ def find(run: Path, name: str) -> Path:
         if steps:
             return checkpoints / f"step-{steps[-1]}"
     elif re.fullmatch(r"best|(epoch|step)-\d+", name):
-        # A writer that was killed between two renames leaves the earlier one aside.
-        for folder in (checkpoints / name, _hidden(checkpoints / name, "old")):
-            if folder.is_dir():
-                return folder
-    have = ", ".join(sorted(p.name for p in checkpoints.glob("[!.]*"))) if checkpoints.is_dir() else ""
+        folder = files.whole(checkpoints / name)
+        if folder.is_dir():
+            return folder
+    have = ", ".join(path.name for path in files.listed(checkpoints) if path.is_dir())
     if not have:
         raise CheckpointError(f"run {run} holds no checkpoint: train it first, or give the folder it was trained into")
     raise CheckpointError(f"run {run} has no checkpoint '{name}', it has {have}: give one of these")
@@ -159,29 +142,14 @@ def find(run: Path, name: str) -> Path:
 
 def steps_of(run: Path) -> list[int]:
     """Steps of the resumable checkpoints, ascending."""
-    found = (run / "checkpoints").glob("step-*")
-    return sorted(int(path.name.removeprefix("step-")) for path in found if re.fullmatch(r"step-\d+", path.name))
+    found = files.listed(run / "checkpoints")
+    return sorted(int(path.name.removeprefix("step-")) for path in found if re.fullmatch(r"step-\d{1,15}", path.name))
 
 
 def prune(run: Path, keep: int) -> None:
     """Delete all but the newest `keep` resumable checkpoints."""
     for step in steps_of(run)[:-keep]:
-        folder = run / "checkpoints" / f"step-{step}"
-        removed = _hidden(folder, "removed")  # renamed first: no half folder ever has a checkpoint's name
-        os.replace(folder, removed)
-        shutil.rmtree(removed, ignore_errors=True)
-
-
-def _hidden(folder: Path, kind: str) -> Path:
-    return folder.with_name(f".{folder.name}.{kind}")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        files.take_away(run / "checkpoints" / f"step-{step}")
 
 
 def _sha256(path: Path) -> str:

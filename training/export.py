@@ -6,8 +6,6 @@ What is added (the run and its checkpoint, the study, the shards it saw) is for 
 """
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.checkpoint import replace_folder
+from pipeline import files
 from training.models import ModelConfig
 from training.models.vit import ModelError, VisionTransformer, VitConfig, load_checked
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FORMAT, SCHEMA_VERSION = "pseudodepth", 1
+_MOST_BYTES = 16 << 20  # of config.json
 
 
 def export(model: VisionTransformer, config: VitConfig, folder: Path, extra: dict[str, Any]) -> None:
@@ -30,35 +29,34 @@ def export(model: VisionTransformer, config: VitConfig, folder: Path, extra: dic
         raise ModelError(f"{folder} exists and is no exported model: choose another folder")
     reserved = sorted({"format", "schema_version", "model"} & extra.keys())
     assert not reserved, f"config.json has its own {reserved}"
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with files.making(folder) as made:
         state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-        save_file(state, partial / WEIGHTS, metadata={"format": "pt"})
+        try:
+            save_file(state, made / WEIGHTS, metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk is one too
+            raise ModelError(f"cannot write {folder} ({error}): make room, or choose another folder") from error
         head = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "model": config.model_dump(mode="json")}
-        (partial / CONFIG).write_text(json.dumps(head | extra, indent=2) + "\n", "utf-8")
-        for path in partial.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        replace_folder(folder, partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        (made / CONFIG).write_text(json.dumps(head | extra, indent=2) + "\n", "utf-8")
 
 
 def is_export(folder: Path) -> bool:
+    return _config(folder).get("format") == FORMAT
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """config.json, or nothing where it is none."""
     try:
-        return json.loads((folder / CONFIG).read_text("utf-8"))["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        found = files.parsed_json(files.read_bytes(folder / CONFIG, _MOST_BYTES))
+    except (OSError, files.ReadError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_export(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """What the model is, and its weights on the CPU."""
     if not is_export(folder):
         raise ModelError(f"{folder} must be a folder that `train export` wrote ({WEIGHTS} and {CONFIG})")
-    values = json.loads((folder / CONFIG).read_text("utf-8"))
+    values = _config(folder)
     if values.get("schema_version") != SCHEMA_VERSION:
         raise ModelError(
             f"{folder} has schema version {values.get('schema_version')}, this version reads {SCHEMA_VERSION}: "

@@ -8,6 +8,8 @@ import torch
 from rich.console import Console
 from torch.profiler import ProfilerActivity
 
+from pipeline import files
+
 _SKIPPED, _WARM, _WATCHED = 3, 2, 5  # steps
 
 
@@ -26,8 +28,9 @@ def profiler(out: Path, console: Console) -> Iterator[torch.profiler.profile]:
         shown = True
         if console.quiet:
             return
-        (out / "profile").mkdir(parents=True, exist_ok=True)
-        watched.export_chrome_trace(str(out / "profile" / "trace.json"))
+        trace = files.folder_in(out, "profile") / "trace.json"
+        files.remove(trace)  # a link would be followed
+        watched.export_chrome_trace(str(trace))
         by = "self_device_time_total" if on_gpu else "self_cpu_time_total"
         table = watched.key_averages().table(sort_by=by, row_limit=15, max_name_column_width=50)
         console.print(table, highlight=False, markup=False, soft_wrap=True)

@@ -1,15 +1,17 @@
 """What a run finds in its folder: nothing, a run to go on with, a finished one, or somebody else's."""
 
 import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
+from pipeline import files
 from training import checkpoint, run_log
 from training.records import AnyEvaluation, EndLine, RunRecord, parse, read_evaluation, read_metrics
 from training.run_folder import TrainingError
 
 _LOCK = ".lock"
+FINAL = "evaluations/val-final.json"  # what a run ends with
 
 
 class Hold:
@@ -17,19 +19,19 @@ class Hold:
 
     def __init__(self, out: Path) -> None:
         self._out = out
-        self._file: IO[str] | None = None
+        self._lock: int | None = None
 
     def take(self) -> None:
         """Make the folder and lock it; TrainingError where another job of this file system has it."""
-        if self._file is not None:
+        if self._lock is not None:
             return
         try:
             self._out.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._out / _LOCK, "w")  # noqa: SIM115 (closed by release)
+            self._lock = files.lock_file(self._out / _LOCK)
         except OSError as error:
             raise TrainingError(f"cannot make {self._out} ({error.strerror}): choose another --out") from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise TrainingError(
                 f"another job is training in {self._out}: wait for it, or choose another --out"
@@ -38,8 +40,9 @@ class Hold:
             pass  # a file system without locks
 
     def release(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def earlier_checkpoint(out: Path, resume: bool, hold: Hold, say: Callable[[str], None]) -> checkpoint.Checkpoint | None:
@@ -71,8 +74,8 @@ def earlier_checkpoint(out: Path, resume: bool, hold: Hold, say: Callable[[str],
 
 
 def _is_ours(name: str) -> bool:
-    """What a run leaves that was killed before it had begun."""
-    return name == _LOCK or (name.startswith(".") and name.endswith(".partial"))
+    """What a run leaves that was killed before it had begun, and what is nobody's."""
+    return name == _LOCK or files.is_hidden(name) or files.is_litter(name)
 
 
 def begin_or_refuse(out: Path, record: RunRecord, hold: Hold) -> RunRecord:
@@ -80,7 +83,7 @@ def begin_or_refuse(out: Path, record: RunRecord, hold: Hold) -> RunRecord:
     hold.take()
     path = out / "run.json"
     if not path.exists():
-        run_log.write_json(path, record)
+        run_log.write_json(out, path.name, record)
         return record
     earlier = parse(RunRecord, path)
     refuse_changes(earlier, record)
@@ -112,12 +115,8 @@ def refuse_changes(earlier: RunRecord, now: RunRecord) -> None:
         raise TrainingError(f"cannot resume {now.name}: {'; '.join(changed)}. Use what it began with, or another --out")
 
 
-def final_evaluation(out: Path) -> Path:
-    return out / "evaluations" / "val-final.json"
-
-
 def finished(out: Path) -> AnyEvaluation | None:
     """The final evaluation of a run that wrote its last line."""
     lines = read_metrics(out / "metrics.jsonl")
-    path = final_evaluation(out)
+    path = out / FINAL
     return read_evaluation(path) if path.exists() and lines and isinstance(lines[-1], EndLine) else None

@@ -16,22 +16,16 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline import files
 from training.config import Study
-from training.records import MetricsLine, RecordError, read_metrics
+from training.records import MetricsLine, read_metrics
 from training.trackers import TensorBoard, Tracker, open_trackers, scalars
 
 
-def write_json(path: Path, record: BaseModel) -> None:
-    """Atomically."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(record.model_dump_json(indent=1), "utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        if partial.parent.is_dir():
-            partial.unlink(missing_ok=True)
-        raise RecordError(f"cannot write {path} ({error.strerror}): make room there, then repeat the line") from error
+def write_json(run: Path, name: str, record: BaseModel) -> Path:
+    """Write RUN/NAME (`evaluations/val-final.json`), whole or not at all, through no link below RUN; where it lies."""
+    *folders, file = name.split("/")
+    return files.write_whole(files.folder_in(run, *folders) / file, record.model_dump_json(indent=1))
 
 
 class RunLog:
@@ -48,9 +42,7 @@ class RunLog:
             return
         path = out / "metrics.jsonl"
         kept = [line for line in read_metrics(path)[:num_lines] if line.step <= resume_step]
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text("".join(_line(entry) for entry in kept), "utf-8")
-        os.replace(partial, path)
+        files.write_whole(path, "".join(_line(entry) for entry in kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self.num_lines = len(kept)
         self._trackers = open_trackers(config, out, resume_step)

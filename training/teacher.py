@@ -11,7 +11,6 @@ import math
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline import shards
+from pipeline import files, shards
 from pipeline.teachers import TeacherError, resolve_device
 from pipeline.terminal import make_console
 from training.depth_metrics import measure
@@ -275,9 +274,7 @@ def _estimates(model: nn.Module, rooms: Rooms, size_px: int) -> Iterator[tuple[n
 
 def save(model: transformers.PreTrainedModel, out: Path, size_px: int, facts: dict[str, Any]) -> None:
     """Write everything beside `out`, then put it in its place: `out` never holds half a teacher."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        made = Path(scratch) / "teacher"
+    with files.making(out) as made:
         transformers.utils.logging.disable_progress_bar()
         model.to("cpu", memory_format=torch.contiguous_format).save_pretrained(made)
         transformers.DPTImageProcessor(
@@ -285,6 +282,3 @@ def save(model: transformers.PreTrainedModel, out: Path, size_px: int, facts: di
             image_mean=list(_IMAGENET_MEAN), image_std=list(_IMAGENET_STD), do_pad=False,
         ).save_pretrained(made)  # fmt: skip
         (made / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
-        if out.exists():
-            os.replace(out, Path(scratch) / "old")
-        os.replace(made, out)

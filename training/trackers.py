@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline import files
 from training.config import ConfigError, Study
 from training.records import EndLine, MetricsLine, ParametersLine
 
@@ -21,7 +22,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         # Hides what an earlier life of the run logged from this step on, as metrics.jsonl drops it.
-        self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=resume_step)
+        self._writer = SummaryWriter(str(files.folder_in(out, "tensorboard")), purge_step=resume_step)
 
     def log(self, values: dict[str, float], step: int) -> None:
         for name, value in values.items():

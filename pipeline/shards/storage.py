@@ -7,15 +7,16 @@ object is uploaded from a finished temporary file.
 import hashlib
 import os
 import shutil
-import socket
+import stat
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-_PARTIAL = ".partial"
+from pipeline import files
+
+_MOST_BYTES = 4 << 30  # of what is read whole: the JSON of a shard of ten million samples
 
 
 class StorageError(OSError):
@@ -81,25 +82,30 @@ def open_store(location: "str | os.PathLike[str] | Store") -> Store:
 
 
 class LocalStore:
-    def __init__(self, folder: Path) -> None:
+    """A folder of this machine. `inside` are the names by which it was reached from the folder that was named."""
+
+    def __init__(self, folder: Path, inside: tuple[str, ...] = ()) -> None:
         self.local: Path | None = folder
-        self.folder = folder
+        self.folder, self._inside = folder, inside
 
     def __str__(self) -> str:
         return str(self.folder)
 
     def __truediv__(self, name: str) -> "LocalStore":
-        return LocalStore(self.folder / name)
+        return LocalStore(self.folder / name, (*self._inside, name))
 
     def sizes(self) -> dict[str, int]:
         try:
             with os.scandir(self.folder) as entries:
-                return {e.name: e.stat().st_size for e in entries if e.is_file() and not e.name.endswith(_PARTIAL)}
+                return {e.name: e.stat().st_size for e in entries if not _is_nobodys(e.name) and e.is_file()}
         except FileNotFoundError:
             return {}
 
     def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
+        try:
+            return files.read_bytes(self.folder / name, _MOST_BYTES)
+        except files.ReadError as error:
+            raise StorageError(f"{self.folder / name} is no file that can be read: {error}") from None
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         with open(self.folder / name, "rb") as file:
@@ -107,33 +113,28 @@ class LocalStore:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        root = self.folder.parents[len(self._inside) - 1] if self._inside else self.folder
         # Two processes may write the same file (the same bytes): each beside it, under a name of its own.
-        partial = self.folder / f".{name}.{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}{_PARTIAL}"
-        try:
-            with open(partial, "w+b") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.replace(partial, self.folder / name)
-            except FileNotFoundError:
-                if not (self.folder / name).exists():  # else another process published it and swept ours away
-                    raise
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with files.writing(files.folder_in(root, *self._inside) / name) as file:
+            yield file
 
     def sweep(self) -> None:
-        """Remove what killed writers left; for when everything that belongs here is here."""
-        for partial in self.folder.glob(f".*{_PARTIAL}"):
-            partial.unlink(missing_ok=True)
+        """Remove what killed writers left."""
+        files.sweep(self.folder)
 
     def delete(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)
 
     def local_copy(self, name: str) -> IO[bytes]:
-        return open(self.folder / name, "rb")
+        descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for ever
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise StorageError(f"{self.folder / name} must be a file")
+        return open(descriptor, "rb")
+
+
+def _is_nobodys(name: str) -> bool:
+    return files.is_hidden(name) or files.is_litter(name)
 
 
 class RemoteStore:

@@ -83,13 +83,13 @@ def test_a_sweep_takes_links_away_and_not_what_they_lead_to(tmp_path):
     (tmp_path / "victim" / "a").write_text("precious")
     run = tmp_path / "run"
     run.mkdir()
-    for name in (".x.partial", ".x.old", ".y.removed", "..partial"):
+    for name in (".best.partial", ".best.old", ".step-3.removed", ".notes.old", ".x.0123abcd.old"):
         (run / name).symlink_to(tmp_path / "victim")
     (run / ".z.0123abcd.partial").mkdir()
     (run / ".z.0123abcd.partial" / "inner").symlink_to(tmp_path / "victim")
     files.sweep(run)
     assert (tmp_path / "victim" / "a").read_text() == "precious"
-    assert sorted(os.listdir(run)) == ["..partial", "x"]  # put back as the link it was; a name of nobody's
+    assert sorted(os.listdir(run)) == [".notes.old", "best", "x"]  # put back as the links they were; not ours
 
 
 def test_a_living_writer_is_left_alone_and_a_dead_one_swept(tmp_path):

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from pipeline.files import WriteError
 from training import export
 from training.config import resolve
 from training.models import MONIKERS
@@ -54,7 +55,7 @@ def test_an_export_is_whole_or_not_there(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(export, "save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(WriteError, match=r"cannot write .*disk full.*choose another"):
         export.export(model, model.config, tmp_path / "out", {})
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 

@@ -1,5 +1,6 @@
 """What goes wrong in practice, done: kills at bad moments, signals, full disks, damaged checkpoints, lost processes."""
 
+import errno
 import os
 import resource
 import shutil
@@ -71,11 +72,11 @@ def test_a_replaced_checkpoint_is_never_without_a_whole_one(tmp_path):
     def failing(source, target):
         if Path(target) == folder and ".partial" in str(source):
             found.append(checkpoint.load(checkpoint.find(tmp_path, "best")).info.step)
-            raise OSError("no")
+            raise OSError(errno.EIO, "no")
         replace(source, target)
 
     found: list[int] = []
-    with patch("training.checkpoint.os.replace", failing), pytest.raises(OSError, match="no"):
+    with patch("pipeline.files.os.replace", failing), pytest.raises(checkpoint.CheckpointError, match="no"):
         checkpoint.save(folder, {"x": torch.ones(1)}, step=2, epoch=0, study_hash="a")
     assert found == [1]
     assert checkpoint.load(folder).info.step == 1
@@ -125,15 +126,17 @@ if module.__name__ == "training.checkpoint":
             write(state, file)
         module.torch.save = torn
     if where in ("replace", "replaced", "prune"):
-        replace = module.os.replace
+        replace = module.files.os.replace
         def around(source, target):
             name = os.path.basename(target)
             if where == "replace" and name == what:
                 die()
             replace(source, target)
-            if (where, what, name) in (("replaced", "best", ".best.old"), ("prune", "12", ".step-9.removed")):
+            aside = {"replaced best": (".best.", ".old"), "prune 12": (".step-9.", ".removed")}
+            start, end = aside.get(os.environ["DIE_AT"], ("never", ""))
+            if name.startswith(start) and name.endswith(end):
                 die()
-        module.os.replace = around
+        module.files.os.replace = around
 """
 
 

@@ -338,7 +338,7 @@ def evaluation_of(rooms, scales=()) -> SegmentationEvaluation:
 
 def test_an_evaluation_survives_its_record(rooms, tmp_path):
     result = evaluation_of(rooms, (1.0,))
-    write_json(tmp_path / "evaluations" / "val-raw-best.json", result)
+    write_json(tmp_path, "evaluations/val-raw-best.json", result)
     again = read_evaluation(tmp_path / "evaluations" / "val-raw-best.json")
     assert again == result
     assert again.num_samples == len(again.keys) == len(again.single.per_image) == 70

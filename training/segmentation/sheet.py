@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline import shards
+from pipeline import files, shards
 from training.segmentation.batch import SegBatch
 from training.segmentation.scores import confusion, counts_of, mean_iou
 
@@ -68,9 +68,8 @@ class Sheet:
         handles.append(Patch(facecolor=_VOID, edgecolor="0.6", label="void"))
         figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=7, frameon=False)
         figure.suptitle(title, fontsize=10)
-        partial = path.with_name(f".{path.name}.partial")
-        figure.savefig(partial, format="png")
-        partial.replace(path)
+        with files.writing(path) as file:
+            figure.savefig(file, format="png")
 
 
 def _own_iou(label: NDArray[np.uint8], guess: NDArray[np.uint8], num_classes: int) -> float:
