@@ -14,7 +14,7 @@ from rich.table import Table
 from training.models.attention import set_attention
 from training.ranks import Ranks
 from training.resume import Hold, earlier_checkpoint
-from training.run_folder import AnyConfig, choose_device, count_macs, describe_device
+from training.run_folder import AnyConfig, choose_device, count_macs, describe_device, slow_precision
 from training.share import Share
 from training.step import TrainingStep
 from training.task import Task
@@ -50,7 +50,9 @@ def dry_run(config: AnyConfig, task: Callable[[], Task], out: Path) -> Table | N
     snapshots = sum(epoch <= config.optim.epochs for epoch in config.runtime.snapshot_epochs) + 1
     disk = config.runtime.keep_checkpoints * _num_bytes(training.state()) + snapshots * weights
     free = shutil.disk_usage(next(p for p in (out, *out.absolute().parents) if p.exists())).free
-    table = Table("what", "value", title=f"dry run: {config.model.name} on {work.num_train:,} images, {config.preset}")
+    precision = slow_precision(config, device)
+    title = f"dry run: {config.model.name} on {work.num_train:,} images, {config.preset}"
+    table = Table("what", "value", title=title, caption=precision)
     batch, ways = config.optim.batch_size, f"{ranks.world_size} x {share.pieces} x {share.piece}"
     for what, value in (
         ("parameters, multiply-accumulates an image", f"{parameters:,}, {count_macs(config) / 1e9:.2f} G"),

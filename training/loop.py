@@ -14,16 +14,17 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
+from pipeline import files
 from pipeline.errors import UserError
 from pipeline.terminal import print_table
 from training import checkpoint, run_log
 from training.meter import Meter
 from training.models.attention import set_attention
 from training.profiling import profiler
-from training.ranks import Ranks
+from training.ranks import Ranks, started
 from training.records import AnyEvaluation, EndLine, ParametersLine
-from training.resume import Hold, begin_or_refuse, earlier_checkpoint, final_evaluation, finished
-from training.run_folder import AnyConfig, TrainingError, choose_device, describe_device
+from training.resume import FINAL, Hold, begin_or_refuse, earlier_checkpoint, finished
+from training.run_folder import AnyConfig, TrainingError, choose_device, describe_device, slow_precision
 from training.share import Share
 from training.step import StepSummary, TrainingStep
 from training.task import Found, Machine, Task
@@ -89,6 +90,12 @@ class _Training:
     ) -> None:
         self.config, self.out, self.ranks, self.profile = config, out, ranks, profile
         self.console = console if ranks.first else Console(quiet=True)
+        if (found := started()) and found.by_slurm:
+            self.console.print(
+                f"rank {ranks.rank} of {ranks.world_size}, as SLURM's variables say: this srun's tasks train one model "
+                "together. For one process: srun --ntasks 1",
+                soft_wrap=True,
+            )
         check_trackers(config)
         self.task = task()
         self.machine = Machine(*choose_device(config, ranks.local_rank), ranks, self._stop_together)
@@ -150,6 +157,8 @@ class _Training:
             highlight=False,
             soft_wrap=True,
         )
+        if note := slow_precision(self.config, self.machine.device):
+            self.console.print(note, soft_wrap=True)
         self.log = run_log.RunLog(self.config, self.out, self.num_lines, self.step, self.ranks.first)
         if self.ranks.first and self.log.num_lines < self.num_lines:
             lost = self.num_lines - self.log.num_lines
@@ -261,7 +270,7 @@ class _Training:
         self.log.write(
             EndLine(step=self.step, epoch=epoch, train_seconds=self.meter.train_seconds, total_seconds=total)
         )
-        run_log.write_json(final_evaluation(self.out), result)
+        run_log.write_json(self.out, FINAL, result)
         return result
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
@@ -287,7 +296,7 @@ class _Training:
     def _write_checkpoint(self, name: str, state: dict[str, Any]) -> None:
         if self.ranks.first:
             checkpoint.save(
-                self.out / "checkpoints" / name,
+                files.folder_in(self.out, "checkpoints") / name,
                 state,
                 step=self.step,
                 epoch=self.task.epochs_done(self.step),

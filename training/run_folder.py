@@ -50,6 +50,16 @@ def choose_device(
     return device, nullcontext
 
 
+def slow_precision(config: AnyConfig, device: torch.device) -> str | None:
+    """What to say of bf16 on a CPU, where it is asked for."""
+    if device.type != "cpu" or config.runtime.precision != "bf16":
+        return None
+    return (
+        "note: bf16 on a CPU rounds to three digits and is slower than fp32 (training took 9 times as long, "
+        "docs in README): --set runtime.precision=auto takes fp32 here"
+    )
+
+
 def describe_device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 

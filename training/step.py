@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.errors import UserError
 from training.augment import generator
 from training.config import Config
 from training.models.vit import load_checked
@@ -25,7 +26,7 @@ from training.segmentation.config import FinetuneConfig
 from training.share import Share
 
 
-class NonFinite(ValueError):
+class NonFinite(UserError):
     """A loss or gradient that is no number; one line that names step and samples."""
 
 

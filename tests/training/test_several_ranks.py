@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import command, fails_in_one_line
+from running import command, fails_in_one_line, spawn
 from runs import SMALL, arguments, assert_same_run, final_state, patched, start, wait_for, without_timings
 
 from training import checkpoint, records
 from training.config import resolve
+from training.ranks import RanksError, started
 from training.share import DataError, Share
 
 # Two ranks of one piece hold the mixing groups that one rank of two pieces holds.
@@ -166,3 +167,43 @@ def test_shares_that_cannot_be_are_refused(rooms, tmp_path):
         Share.of(config, 0, 2)
     settings = [*SMALL, "runtime.micro_batch=12"]
     fails_in_one_line(command("train", *arguments(rooms, tmp_path / "run", settings=settings)), "micro_batch 12")
+
+
+@pytest.mark.slow
+def test_the_tasks_of_an_srun_are_the_ranks_of_one_run(pair, rooms, tmp_path):
+    """Without torchrun: SLURM's variables as srun sets them, on one machine. The same weights as under torchrun."""
+    out = tmp_path / "srun"
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost"} | {"SLURM_JOB_ID": str(os.getpid())}
+    tasks = [
+        start([*arguments(rooms, out, settings=PAIR), "--resume"], SLURM_PROCID=str(n), SLURM_LOCALID=str(n), **step)
+        for n in range(2)
+    ]
+    said = [task.communicate(timeout=120) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], said
+    first = said[0][0].splitlines()[0]
+    assert first.startswith("rank 0 of 2, as SLURM's variables say") and "srun --ntasks 1" in said[0][0]
+    assert_same_run(out, pair)
+    alone = spawn("train", "gap", out, "--data", rooms, SLURM_PROCID="0", SLURM_LOCALID="0", **step)
+    fails_in_one_line(alone, "by one process", "srun --ntasks 1")
+
+
+def test_who_is_one_of_several_is_read_from_the_environment():
+    step = {
+        "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "4242",
+        "SLURM_STEP_NODELIST": "gpu[03-05,11]-a,login",
+    }  # fmt: skip
+    found = started(step)
+    assert found is not None and found.meet_at == "tcp://gpu03-a:24242"
+    assert (found.ranks.rank, found.ranks.world_size) == (5, 8)
+    assert started(step | {"MASTER_ADDR": "n1", "MASTER_PORT": "77"}).meet_at == "tcp://n1:77"
+    # A batch script is one process, whatever the number of tasks it may start; so is a step of one task.
+    assert started({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}) is None
+    assert started(step | {"SLURM_STEP_NUM_TASKS": "1"}) is None
+    assert started({}) is None
+    torchrun = started(step | {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"})
+    assert torchrun is not None and torchrun.ranks.world_size == 2 and not torchrun.by_slurm
+    for lacking in ("SLURM_PROCID", "SLURM_STEP_NODELIST"):
+        with pytest.raises(RanksError, match=f"cannot be read .*{lacking}"):
+            started({name: value for name, value in step.items() if name != lacking})
+    for nodes, first in (("a", "a"), ("a,b", "a"), ("n[7,9]", "n7"), ("n[007-012]", "n007")):
+        assert started(step | {"SLURM_STEP_NODELIST": nodes}).meet_at == f"tcp://{first}:24242"
