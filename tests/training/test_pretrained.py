@@ -1,5 +1,6 @@
 """Weights from elsewhere: the same logits, every variant from each source, and one line where it cannot be."""
 
+import argparse
 import io
 import json
 import math
@@ -21,6 +22,7 @@ from training.models import MONIKERS
 from training.models.pretrained import initialise, load
 from training.models.vit import ModelError
 from training.models.weights import weights_of_timm
+from training.records import study_hash
 
 TINY = ("model.image_size=32", "model.width=24", "model.depth=2", "model.heads=3")
 
@@ -179,6 +181,27 @@ def test_wrappers_and_prefixes_are_seen_through(wrapper, tmp_path):
     torch.testing.assert_close(ours(rgb, depth), theirs(rgb), rtol=1e-5, atol=1e-5)
 
 
+def test_torchs_averaged_model_and_timms_training_checkpoint_start_a_model(tmp_path):
+    """As their own code writes them: torch's counts its updates, timm's keeps its command line (a Namespace)."""
+    plain, model = redrawn(timm_vit()), tiny("m3ch").build()
+    average = torch.optim.swa_utils.AveragedModel(plain)
+    average.update_parameters(redrawn(timm_vit(), seed=1))
+    torch.save(average.state_dict(), tmp_path / "average.pt")
+    torch.save({"model_ema": average.state_dict(), "epoch": 3}, tmp_path / "reference.pt")
+    optimizer = torch.optim.AdamW(plain.parameters())
+    arguments = argparse.Namespace(model="vit", output="out", lr=1e-3, mean=(0.5, 0.5, 0.5), resume=None)
+    saver = timm.utils.CheckpointSaver(plain, optimizer, args=arguments, checkpoint_dir=tmp_path, recovery_dir=tmp_path)
+    saver.save_checkpoint(0, 1.0)
+    for name, theirs in (("average.pt", average.module), ("reference.pt", average.module), ("last.pth.tar", plain)):
+        initialise(model, str(tmp_path / name))
+        rgb, depth = inputs()
+        torch.testing.assert_close(model.eval()(rgb, depth), theirs.eval()(rgb), rtol=1e-5, atol=1e-5)
+    state = plain.state_dict()
+    torch.save(state | {f"module.{name}": value for name, value in state.items()}, tmp_path / "twice.pt")
+    with pytest.raises(ModelError, match="the same names under several prefixes"):
+        initialise(model, str(tmp_path / "twice.pt"))
+
+
 @pytest.mark.parametrize("moniker", MONIKERS)
 def test_our_own_runs_files_and_exports_come_back_whole(moniker, tmp_path):
     config = resolve("tiny", moniker, TINY, 5)
@@ -204,7 +227,8 @@ def write_run(folder, record, model, config):
         "num_classes": 5, "classes_sha256": "x", "depth_field": "pseudo", "standardisation": {}, "teacher": None,
     }  # fmt: skip
     rest = {
-        "name": "run", "created": "x", "preset": "tiny", "model": config.model.name, "seed": 0, "study_hash": "x",
+        "name": "run", "created": "x", "preset": "tiny", "model": config.model.name, "seed": 0,
+        "study_hash": study_hash(record["config"]),
         "shards": shards, "num_parameters": 1, "macs": 1, "steps_per_epoch": 1, "num_steps": 1, "git": {},
         "versions": {}, "machine": {},
     }  # fmt: skip

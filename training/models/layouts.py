@@ -14,6 +14,7 @@ from torch import Tensor
 from training.models.vit import ModelError
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # an average is what its authors evaluated
+_COUNTER = "n_averaged"  # what torch's AveragedModel keeps beside the weights
 _PREFIX = re.compile(r"^(module\.|_orig_mod\.|backbone\.)+")
 _INDEX = re.compile(r"blocks\.(0|[1-9][0-9]{0,3})\.")  # bounded: a name must not cost time or memory
 _BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
@@ -54,13 +55,15 @@ _LESS = {
 
 
 def unwrapped(content: Any, where: str) -> dict[str, Tensor]:
-    """The state dict in what a file holds: wrappers (state_dict, model, their averages) and prefixes removed."""
+    """The state dict in what a file holds, without wrappers (state_dict, averages, AveragedModel) and prefixes."""
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
             break
     if not isinstance(content, Mapping) or not content:
         raise ModelError(f"{where} must hold named weights, got {type(content).__name__}: save its state dict alone")
+    if _COUNTER in content and all(name == _COUNTER or str(name).startswith("module.") for name in content):
+        content = {name: value for name, value in content.items() if name != _COUNTER}
     for name, value in content.items():
         if not isinstance(name, str) or not name.isprintable() or len(name) > 200:
             got = ascii(name)[:80] if isinstance(name, str) else f"a {type(name).__name__}"
@@ -69,7 +72,10 @@ def unwrapped(content: Any, where: str) -> dict[str, Tensor]:
             raise ModelError(
                 f"{where} must hold named weights, got {type(value).__name__} under {name!r}: save its state dict alone"
             )
-    return {_PREFIX.sub("", name): value for name, value in content.items()}
+    state = {_PREFIX.sub("", name): value for name, value in content.items()}
+    if len(state) < len(content):
+        raise ModelError(f"{where} must name each weight once, got the same names under several prefixes")
+    return state
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:

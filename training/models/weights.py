@@ -1,5 +1,6 @@
 """Weights from elsewhere, read and told apart: timm's, a file, a run of ours, an exported model of ours."""
 
+import argparse
 import hashlib
 import pickle
 import re
@@ -62,7 +63,9 @@ def content_of(path: Path) -> Any:
             warnings.simplefilter("ignore")  # torch's, of pickles it then refuses and of tensors that we refuse
             if path.suffix == ".safetensors":
                 return load_file(path)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # timm's training checkpoints keep their command line; a Namespace holds values and runs nothing.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         if re.search("unsupported global|TorchScript archive", str(error), re.IGNORECASE):
             raise ModelError(

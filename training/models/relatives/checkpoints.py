@@ -13,7 +13,6 @@ A classifier for another number of classes starts fresh too. Everything else tha
 shape is refused, and so are constants (RoPE's angles, the decay) that differ from ours.
 """
 
-import argparse
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -90,16 +89,15 @@ def load_authors(
 
 def _read(path: Path) -> dict[str, Tensor]:
     """Names without prefixes to tensors; a training checkpoint's other contents are dropped."""
-    # timm's training script, which the authors' pre-training grew from, stores its arguments; a Namespace is inert.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        content = content_of(path)
+    content = content_of(path)
     inner: Any = content
     while inner is not None:
         content = inner
         known = [content[name] for name in _WRAPPERS if name in content] if isinstance(content, Mapping) else []
         inner = next((value for value in known if isinstance(value, Mapping)), None)
-    state = {_PREFIX.sub("", name): value for name, value in unwrapped(content, str(path)).items()}
-    if len(state) < len(content):
+    named = unwrapped(content, str(path))
+    state = {_PREFIX.sub("", name): value for name, value in named.items()}
+    if len(state) < len(named):
         raise ModelError(f"{path} must name each weight once, got the same names under several prefixes: {_FIX}")
     return state
 
