@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.errors import UserError
+
 DEFAULT_TEACHER = "depth-anything/Depth-Anything-V2-Small-hf"
+_PLACE_OF_OUT: dict[str, int] = {}  # in the line of each labelling command
 _TEACHER, _BYTES, _RUN = "Teacher", "What is written", "How this run works"
 
 
@@ -127,6 +130,7 @@ def labelling(app: typer.Typer, **defaults: Any) -> Callable[[Callable[..., None
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         app.command()(command)
+        _PLACE_OF_OUT[function.__name__] = 1 + sum(p.name == "src" for p in own)
         return command
 
     return register
@@ -150,5 +154,7 @@ def _line(name: str, parameters: list[inspect.Parameter], given: dict[str, Any])
 
 def for_repair(line: Sequence[str], out: str) -> list[str]:
     """A recorded line, for the folder as it is called now, one process, and the rejects that were accepted before."""
-    place = 1 if line[0] in ("toyrooms", "digits") else 2
+    if line[0] not in _PLACE_OF_OUT:
+        raise UserError(f"the plan of {out} names no command that labels ({line[0]!r}): run the one that made it again")
+    place = _PLACE_OF_OUT[line[0]]
     return [*line[:place], out, *line[place + 1 :], "--rank", "0", "--world-size", "1", "--max-rejects", "1"]

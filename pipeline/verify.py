@@ -207,7 +207,11 @@ def commands(data: str) -> list[list[str]]:
     for split in shards.SPLITS:
         if shards.exists(store, f"{split}.json"):
             line = plan.facts(store, split).get("command")
-            if line and line not in lines:
+            if not line:
+                continue
+            if not (isinstance(line, list) and all(isinstance(word, str) for word in line)):
+                raise JobError(f"{store}/{split}.json names no command that labels: run the one that made {data} again")
+            if line not in lines:
                 lines.append(line)
     if not lines:
         raise JobError(

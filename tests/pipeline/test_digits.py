@@ -136,7 +136,7 @@ def test_damaged_shards_are_made_again(tmp_path):
     data[offset + 30] ^= 1
     tar.write_bytes(data)
     assert command("precompute-depth", "verify", out).returncode == 1
-    assert command("precompute-depth", "verify", out, "--repair").returncode == 0
+    assert command("precompute-depth", "verify", out, "--repair", "--yes").returncode == 0
     assert contents(out) == before
     assert json.loads((out / "train" / "index.json").read_text())["source"] == "digits"
 

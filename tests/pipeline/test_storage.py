@@ -75,7 +75,7 @@ def test_s3_holds_the_same_bytes_from_two_ranks_one_interrupted(
     fails_in_one_line(label(photos, url, random_teacher, "--seed", 3), "options.seed was 0, now 3")
     bucket.pipe_file("bucket/sets/photos/val/shard-000000.tar", b"spoiled")
     assert command("precompute-depth", "verify", url).returncode == 1
-    done = command("precompute-depth", "verify", url, "--repair")
+    done = command("precompute-depth", "verify", url, "--repair", "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     assert stored(bucket, "bucket/sets/photos") == contents(labelled_once)
     done = command("precompute-depth", "inspect", url, "--out", tmp_path / "sheet.png")

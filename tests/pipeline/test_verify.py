@@ -204,7 +204,7 @@ def test_repair_redoes_what_is_damaged_and_nothing_else(labelled, damage):
     untouched = whole.stat().st_mtime_ns
     damage(labelled)
     assert command("precompute-depth", "verify", labelled).returncode == 1
-    done = command("precompute-depth", "verify", labelled, "--repair")
+    done = command("precompute-depth", "verify", labelled, "--repair", "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all as the index says" in done.stdout
     assert contents(labelled) == before
@@ -221,7 +221,7 @@ def test_a_repair_without_its_source_loses_nothing(labelled, photos, random_teac
     before = contents(labelled)
     flip_bit(labelled)
     damaged = (labelled / "train" / "shard-000001.tar").read_bytes()
-    done = command("precompute-depth", "verify", labelled, "--repair")
+    done = command("precompute-depth", "verify", labelled, "--repair", "--yes")
     assert done.returncode == 1
     assert "gone does not exist" in done.stderr
     assert (labelled / "train" / "shard-000001.tar").read_bytes() == damaged
@@ -236,7 +236,7 @@ def test_a_repair_accepts_the_rejects_that_were_accepted_before(photos, random_t
     assert label(photos, out, random_teacher).returncode == 1  # too many rejects; the shards are kept
     before = contents(out)
     flip_bit(out)
-    done = command("precompute-depth", "verify", out, "--repair")
+    done = command("precompute-depth", "verify", out, "--repair", "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     assert contents(out) == before
 
@@ -244,13 +244,13 @@ def test_a_repair_accepts_the_rejects_that_were_accepted_before(photos, random_t
 def test_a_damaged_plan_is_named_by_a_repair(labelled):
     flip_bit(labelled)
     (labelled / "plan" / "train.json").write_text("[]")
-    done = command("precompute-depth", "verify", labelled, "--repair")
+    done = command("precompute-depth", "verify", labelled, "--repair", "--yes")
     fails_in_one_line(done, "plan/train.json is damaged")
 
 
 def test_an_intact_data_set_needs_no_repair(labelled):
     before = contents(labelled)
-    done = command("precompute-depth", "verify", labelled, "--repair")
+    done = command("precompute-depth", "verify", labelled, "--repair", "--yes")
     assert done.returncode == 0
     assert "repairing" not in done.stdout
     assert contents(labelled) == before
