@@ -69,6 +69,7 @@ def _depth_field(study: Study, depth: str | None) -> str:
 def _last_sweep(run: Run, kind: str, field: str) -> NoiseSweep | None:
     own = [sweep for sweep in run.noise_sweeps if sweep.noise == kind and sweep.depth_field == field]
     own = [sweep for sweep in own if sweep.split == "val"] or own
+    own = [sweep for sweep in own if sweep.fingerprint == run.record.shards.val_fingerprint] or own
     if not own:
         return None
     epoch = max(sweep.epoch for sweep in own)
@@ -179,10 +180,18 @@ def top1_at(swept: Swept, sigma: float, minus: Swept | None = None) -> Estimate:
 def gaps(study: Study) -> list[tuple[Run, Gap]]:
     """The last checkpoint's gap of every run that has one, by model and seed; refuses what was not measured alike."""
     found: list[tuple[Run, Gap]] = []
+    last = {
+        run.folder: [gap for gap in run.gaps if gap.epoch == max(each.epoch for each in run.gaps)]
+        for run in study.runs
+        if run.gaps and depth_of(run) in ("none", "pseudo")
+    }
+    data = [{str(gap.fingerprints) for gap in of_run} for of_run in last.values()]
+    shared = set.intersection(*data) if data else set()  # of several data sets, those that all runs were measured on
     for run in study.runs:
-        if not run.gaps or depth_of(run) not in ("none", "pseudo"):
+        if run.folder not in last:
             continue
-        gap = max(run.gaps, key=lambda gap: gap.epoch)
+        alike = [gap for gap in last[run.folder] if str(gap.fingerprints) in shared] or last[run.folder]
+        gap = max(alike, key=lambda gap: (gap.num_images, gap.real_field == "real", gap.data))
         if found:
             first_run, first = found[0]
             for what, name in (("images", "fingerprints"), ("real depth", "real_field"), ("noise seeds", "noise_seed")):

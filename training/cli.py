@@ -21,6 +21,8 @@ from training.options import (
     console,
     result_table,
     segmentation_table,
+    told,
+    written,
 )
 
 if TYPE_CHECKING:
@@ -162,7 +164,7 @@ def finetune(
 
     config, start = prepared(
         data, out, preset=preset, init=init, model=model, depth=depth, head=head, rule=select, settings=settings or [],
-        resume=resume, allow_missing=allow_missing or [], allow_unexpected=allow_unexpected or [],
+        resume=resume, allow_missing=allow_missing or [], allow_unexpected=allow_unexpected or [], say=told,
     )  # fmt: skip
     _run(config, lambda: FineTuning(config, data, start), out, resume, dry_run, profile)
 
@@ -214,9 +216,11 @@ def _run(
 
     result = train(config, task, out, resume=resume, console=console, profile=profile)
     if isinstance(result, Evaluation):
-        result_table(result.model, result.depth_field, result.num_samples, result.top1, result.top5, str(out))
+        result_table(result.model, result.depth_field, result.num_samples, result.top1, result.top5)
+        written(out)
     elif isinstance(result, SegmentationEvaluation):
-        segmentation_table(result, str(out))
+        segmentation_table(result)
+        written(out)
 
 
 def main() -> None:

@@ -6,8 +6,6 @@ logging) may change.
 """
 
 import difflib
-import hashlib
-import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, mode
 
 from pipeline.errors import UserError
 from training.models import MONIKERS, ModelConfig
+from training.records import study_hash
 
 PRESETS = Path(__file__).parent / "presets"
 _Value = TypeVar("_Value")
@@ -122,7 +121,7 @@ class Study(Section):
         return self.model_dump(mode="json", exclude={"runtime"})
 
     def study_hash(self) -> str:
-        return hashlib.sha256(json.dumps(self.study(), sort_keys=True).encode()).hexdigest()[:16]
+        return study_hash(self.study())
 
 
 class Config(Study):

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -97,7 +97,13 @@ def evaluate(
 
 
 def as_evaluation(
-    outcome: Outcome, config: Config, split: shards.Split, depth_field: str, name: str, epoch: int
+    outcome: Outcome,
+    config: Config,
+    split: shards.Split,
+    depth_field: str,
+    name: str,
+    epoch: int,
+    other_depth: Sequence[str] = (),
 ) -> Evaluation:
     return Evaluation(
         model=config.model.name,
@@ -113,6 +119,7 @@ def as_evaluation(
         loss=outcome.loss,
         correct1="".join("01"[hit] for hit in outcome.correct1),
         correct5="".join("01"[hit] for hit in outcome.correct5),
+        other_depth=list(other_depth),
     )
 
 

@@ -246,6 +246,7 @@ def as_record(
     seed: int,
     checkpoint: str,
     epoch: int,
+    other_depth: Sequence[str] = (),
 ) -> Gap:
     curves, crossings = solve(distances, sigmas, seed)
     return Gap(
@@ -265,4 +266,5 @@ def as_record(
         inverse_std=inverse.std,
         curves=curves,
         crossings=crossings,
+        other_depth=list(other_depth),
     )

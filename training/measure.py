@@ -1,8 +1,8 @@
 """train: evaluate | gap | matrix. What finished runs are asked."""
 
-import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -10,20 +10,30 @@ from rich.table import Table
 from pipeline.errors import UserError
 from pipeline.terminal import print_table
 from training.options import (
+    AcceptOther,
     CheckpointName,
     Data,
     RunFolder,
     Settings,
     classes_table,
     console,
+    foreign_name,
     meter,
+    refuse_ranks,
     result_table,
     segmentation_table,
+    told,
+    written,
 )
 
 if TYPE_CHECKING:
-    from pipeline.shards import DepthField
-    from training.records import Gap, SegmentationEvaluation
+    import torch
+    from pydantic import BaseModel
+
+    from pipeline.shards import Split
+    from training.provenance import AcceptOtherDepth
+    from training.records import Gap, SegmentationEvaluation, ShardsSeen
+    from training.run_folder import AnyConfig
 
 
 class MeasureError(UserError):
@@ -37,6 +47,10 @@ Sigmas = Annotated[
         help="Strengths of the noise, in units of z (standard deviations of the data set's depth).",
     ),
 ]  # fmt: skip
+ResultOut = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for the result; default RUN/evaluations. For a run that cannot be written to."),
+]
 NoiseSeed = Annotated[int, typer.Option("--noise-seed", min=0, help="Another draw of the noise.")]
 
 
@@ -63,12 +77,15 @@ def evaluate(
     ] = None,
     sigma: Sigmas = None,
     noise_seed: NoiseSeed = 0,
+    out: ResultOut = None,
+    accept_other_depth: AcceptOther = False,
 ) -> None:
     """Accuracy of a run on a split, every sample once; written to RUN/evaluations/.
 
     Of a pre-trained run top-1 and top-5; with --noise at every sigma, in one pass: how much a model leans on its depth
     being right. Every model gets the same noise. Of a fine-tuned run mIoU, every labelled pixel once, and a contact
-    sheet of predictions to look at.
+    sheet of predictions to look at. Depth by another teacher, or standardised otherwise than what the run was trained
+    with, is refused: its z means something else.
 
     Examples:
 
@@ -80,34 +97,69 @@ def evaluate(
     """
     from training.records import RunRecord, parse
 
+    target = _Target(run, data, depth, out, "accept" if accept_other_depth else "refuse")
     if parse(RunRecord, run / "run.json").task == "segmentation":
         if noise or sigma is not None:
             raise MeasureError(f"--noise and --sigma are for pre-trained runs, {run} is fine-tuned: leave them out")
-        segmentation(run, data, checkpoint or "best", depth, split, multi_scale, say=True)
+        segmentation(target, checkpoint or "best", split, multi_scale, say=True)
         return
     if multi_scale:
         raise MeasureError(f"--multi-scale is for fine-tuned runs, {run} is pre-trained: leave it out")
     if noise or sigma is not None:
-        _sweeps(run, data, checkpoint or "latest", depth, split, noise or [], sigma, noise_seed)
+        _sweeps(target, checkpoint or "latest", split, noise or [], sigma, noise_seed)
     else:
-        _classification(run, data, checkpoint or "latest", depth, split)
+        _classification(target, checkpoint or "latest", split)
 
 
-def _classification(run: Path, data: str, checkpoint: str, depth: str | None, split: str) -> None:
+@dataclass(frozen=True)
+class _Target:
+    """What is measured on what, and where the result goes: `out`, or RUN/evaluations."""
+
+    run: Path
+    data: str
+    depth: str | None
+    out: Path | None
+    other_depth: "AcceptOtherDepth"
+
+    def opened(self, trained: "ShardsSeen", split: "Split", field: str) -> list[str]:
+        """Look at the data's depth, and whether the result could be written, before any work; how it differs."""
+        from pipeline import files
+        from training.provenance import check
+
+        files.check_writable((self.out or self.run / "evaluations") / "x.json")
+        return check(trained, split.index, self.data, field, self.other_depth, told)
+
+    def write(self, name: str, result: "BaseModel", *foreign: "Split") -> Path:
+        """The result as NAME.json; with the name of the data in it where that is not the run's own."""
+        from training.run_log import write_json
+
+        name = name + "".join(f"-{foreign_name(split)}" for split in foreign[:1])
+        folder, below = (self.out, "") if self.out else (self.run, "evaluations/")
+        return write_json(folder, f"{below}{name}.json", result)
+
+
+def _foreign(trained: "ShardsSeen", split: "Split") -> "list[Split]":
+    """The split, where the run was neither trained nor validated on it."""
+    own = {"train": trained.train_fingerprint, "val": trained.val_fingerprint}
+    return [] if own[split.index.split] == split.index.fingerprint else [split]
+
+
+def _classification(target: _Target, checkpoint: str, split: str) -> None:
     from training.data import check_classes, open_shards
     from training.evaluate import as_evaluation
     from training.evaluate import evaluate as measured
     from training.online import OnlineDepth
     from training.ranks import Ranks
     from training.run_folder import choose_device, load_model
-    from training.run_log import write_json
 
-    config, described, saved, model = load_model(run, checkpoint)
-    field = depth or config.data.depth
-    opened = open_shards(data, split, field)
+    config, described, saved, model = load_model(target.run, checkpoint)
+    field = target.depth or config.data.depth
+    opened = open_shards(target.data, split, field)
     check_classes(opened, described.shards.classes_sha256)
+    other = target.opened(described.shards, opened, field)
     ranks = Ranks.join(choose_device(config)[0].type)
     device, autocast = choose_device(config, ranks.local_rank)
+    _tell_of_precision(config, device)
     try:
         with meter("evaluate", len(opened)) as advance:
             teacher = OnlineDepth(config, device) if field == "online" else None
@@ -119,30 +171,31 @@ def _classification(run: Path, data: str, checkpoint: str, depth: str | None, sp
         ranks.leave()
     if not ranks.first:
         return
-    result = as_evaluation(outcome, config, opened, field, saved.folder.name, saved.info.epoch)
-    path = run / "evaluations" / f"{split}-{field}-{saved.folder.name}.json"
-    write_json(path, result)
-    result_table(result.model, field, result.num_samples, result.top1, result.top5, str(path))
+    result = as_evaluation(outcome, config, opened, field, saved.name, saved.info.epoch, other)
+    result_table(result.model, field, result.num_samples, result.top1, result.top5)
+    name = f"{split}-{field}-{saved.name}"
+    written(target.write(name, result, *_foreign(described.shards, opened)))
 
 
 def segmentation(
-    run: Path, data: str, checkpoint: str, depth: str | None, split: str, multi_scale: bool, say: bool = False
+    target: _Target, checkpoint: str, split: str, multi_scale: bool, say: bool = False
 ) -> "SegmentationEvaluation":
-    """Evaluate a fine-tuned run; the record and a contact sheet are written to RUN/evaluations/, by the first rank."""
+    """Evaluate a fine-tuned run; the record and a contact sheet are written by the first rank."""
     from training.ranks import Ranks
     from training.run_folder import choose_device, load_segmenter
-    from training.run_log import write_json
     from training.segmentation.data import check_labels, open_labelled, whole
     from training.segmentation.evaluate import as_evaluation
     from training.segmentation.evaluate import evaluate as measured
     from training.segmentation.sheet import Sheet
 
-    config, described, saved, model = load_segmenter(run, checkpoint)
-    field = depth or config.data.depth
-    opened = open_labelled(data, split, field)
+    config, described, saved, model = load_segmenter(target.run, checkpoint)
+    field = target.depth or config.data.depth
+    opened = open_labelled(target.data, split, field)
     check_labels(opened, described.shards.classes_sha256)
+    other = target.opened(described.shards, opened, field)
     ranks = Ranks.join(choose_device(config)[0].type)
     device, autocast = choose_device(config, ranks.local_rank)
+    _tell_of_precision(config, device)
     scales = config.test.scales if multi_scale else ()
     sheet = Sheet(list(opened.index.seg_names), len(opened))
     try:
@@ -154,19 +207,21 @@ def segmentation(
         sheet.rows = {place: row for rows in ranks.gather(sheet.rows) for place, row in rows.items()}
     finally:
         ranks.leave()
-    result = as_evaluation(outcome, config, opened, field, saved, scales)
+    result = as_evaluation(outcome, config, opened, field, saved, scales, other)
     if not ranks.first:
         return result
-    path = run / "evaluations" / f"{split}-{field}-{saved.folder.name}{'-multi' if multi_scale else ''}.json"
+    if say:
+        classes_table(result)
+        segmentation_table(result)
+    name = f"{split}-{field}-{saved.name}{'-multi' if multi_scale else ''}"
+    path = target.write(name, result, *_foreign(described.shards, opened))
     trained = f"{result.model}, trained with {described.shards.depth_field} depth"
     scores = result.multi or result.single
     views = f", {2 * len(scales)} views summed" if result.multi else ""
-    path.parent.mkdir(exist_ok=True)
-    sheet.write(path.with_suffix(".png"), f"{trained}, on {split} with {field}{views}: mIoU {scores.miou:.1%}")
-    write_json(path, result)
+    picture = path.with_suffix(".png")
+    sheet.write(picture, f"{trained}, on {split} with {field}{views}: mIoU {scores.miou:.1%}")
     if say:
-        classes_table(result)
-        segmentation_table(result, f"{path}, to look at: {path.with_suffix('.png')}")
+        written(f"{path}, to look at: {picture}")
     return result
 
 
@@ -179,6 +234,7 @@ def gap(
     real: Annotated[str, typer.Option("--real", help="real (holes filled) or raw (as measured).")] = "real",
     sigma: Sigmas = None,
     noise_seed: NoiseSeed = 0,
+    out: ResultOut = None,
 ) -> None:
     """How strong noise on pseudo-depth would have to be to move the model as far as real depth does.
 
@@ -197,84 +253,64 @@ def gap(
     from training.gap import as_record, measure, measure_inverse, open_pairs
     from training.noise import NoiseError, parse_sigmas
     from training.run_folder import choose_device, load_model
-    from training.run_log import write_json
 
-    _refuse_ranks()
+    refuse_ranks("the gap is measured")
+    target = _Target(run, data, None, out, "note")
     sigmas = sorted({0.0, *parse_sigmas(sigma)})
     if len(sigmas) == 1:
         raise NoiseError(f"--sigma must hold a number above 0, got {sigma}")
     config, described, saved, model = load_model(run, checkpoint)
     splits = open_pairs(data, real)
-    _tell_of_other_constants(described.shards.standardisation, splits[0].index.depth["pseudo"], data)
+    other = target.opened(described.shards, splits[0], "pseudo")
     count, device = sum(map(len, splits)), choose_device(config)[0]
     with meter("mean and std of 1/d", count) as advance:
         inverse = measure_inverse(splits, config, real, advance)
     with meter("gap", count) as advance:
         moved = measure(model.to(device), splits, config, real, inverse, device, sigmas, noise_seed, advance)
-    name = saved.folder.name
-    result = as_record(moved, splits, config, real, inverse, sigmas, noise_seed, name, saved.info.epoch)
-    path = run / "evaluations" / f"gap-{real}-{name}.json"
-    write_json(path, result)
+    name = saved.name
+    result = as_record(moved, splits, config, real, inverse, sigmas, noise_seed, name, saved.info.epoch, other)
     _gap_table(result)
-    console.print(f"written to {path}", highlight=False, soft_wrap=True)
+    written(target.write(f"gap-{real}-{name}", result, *_foreign(described.shards, splits[-1])))
 
 
-def _sweeps(
-    run: Path,
-    data: str,
-    checkpoint: str,
-    depth: str | None,
-    split: str,
-    kinds: list[str],
-    sigma: str | None,
-    seed: int,
-) -> None:
+def _sweeps(target: _Target, checkpoint: str, split: str, kinds: list[str], sigma: str | None, seed: int) -> None:
     """`evaluate` with --noise."""
     from training.data import check_classes, open_shards
     from training.noise import Noise, NoiseError, parse_kind, parse_sigmas, sweep
     from training.run_folder import choose_device, load_model
-    from training.run_log import write_json
 
-    _refuse_ranks()
+    refuse_ranks("noise is measured")
     if not kinds:
         raise NoiseError("--sigma needs --noise pixel or --noise patch beside it")
     noises, sigmas = [Noise(parse_kind(kind), seed) for kind in dict.fromkeys(kinds)], parse_sigmas(sigma)
-    config, described, saved, model = load_model(run, checkpoint)
-    field = depth or config.data.depth
+    config, described, saved, model = load_model(target.run, checkpoint)
+    field = target.depth or config.data.depth
     if field == "online":
         raise NoiseError("--noise is added to depth of the shards, not to online depth: say which with --depth")
-    opened = open_shards(data, split, field)
+    opened = open_shards(target.data, split, field)
     check_classes(opened, described.shards.classes_sha256)
+    other = target.opened(described.shards, opened, field)
     device, autocast = choose_device(config)
+    _tell_of_precision(config, device)
     for noise in noises:
         with meter("evaluate", len(opened)) as advance:
             result = sweep(
                 model.to(device), opened, config, field, device, autocast, noise, sigmas,
-                checkpoint=saved.folder.name, epoch=saved.info.epoch, advance=advance,
+                checkpoint=saved.name, epoch=saved.info.epoch, other_depth=other, advance=advance,
             )  # fmt: skip
-        path = run / "evaluations" / f"noise-{noise.kind}-{split}-{field}-{saved.folder.name}.json"
-        write_json(path, result)
         table = Table("sigma", "top-1", "top-5", "loss", title=f"{result.model}, {field} depth, {noise.kind} noise")
         for row in zip(result.sigmas, result.top1, result.top5, result.loss, strict=True):
             table.add_row(f"{row[0]:g}", f"{row[1]:.2%}", f"{row[2]:.2%}", f"{row[3]:.4f}")
         print_table(console, table)
-        console.print(f"written to {path}", highlight=False, soft_wrap=True)
+        name = f"noise-{noise.kind}-{split}-{field}-{saved.name}"
+        written(target.write(name, result, *_foreign(described.shards, opened)))
 
 
-def _refuse_ranks() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise MeasureError("noise is measured by one process: start it without torchrun")
+def _tell_of_precision(config: "AnyConfig", device: "torch.device") -> None:
+    from training.run_folder import slow_precision
 
-
-def _tell_of_other_constants(trained: dict[str, Any], here: "DepthField", data: str) -> None:
-    """Sigma is in units of z: pseudo-depth must be standardised as what the model was trained on."""
-    if trained["polarity"] == here.polarity and (trained["mean"], trained["std"]) != (here.mean, here.std):
-        console.print(
-            f"note: pseudo-depth of {data} is standardised with mean {here.mean:.4f} and std {here.std:.4f}, what the "
-            f"run saw with {trained['mean']:.4f} and {trained['std']:.4f}: --stats-from of precompute-depth makes them "
-            "alike",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+    if note := slow_precision(config, device):
+        told(note)
 
 
 def _gap_table(result: "Gap") -> None:
@@ -328,19 +364,20 @@ def matrix(
 
         train matrix nyu/m4ch-real nyu/m4ch-pseudo nyu/dformer-real nyu/dformer-pseudo --data nyu-rgbd --out table3
     """
+    from pipeline import files
     from training.run_log import write_json
     from training.segmentation.matrix import matrix as made
     from training.segmentation.table3 import Recipe, fine_tuned, rows_of, tables
 
+    files.check_writable(out / "matrix.json")
     recipe = Recipe(preset, head, select, settings or [])
     finished = fine_tuned(runs, data, out, recipe, console)
 
     def evaluated(run: Path, depth: str) -> "SegmentationEvaluation":
-        return segmentation(run, data, "best", depth, "val", multi_scale)
+        return segmentation(_Target(run, data, depth, None, "note"), "best", "val", multi_scale)
 
     rows = rows_of(finished, data, evaluated, multi_scale)
     result = made(rows, data)
-    write_json(out / "matrix.json", result)
     for table in tables(result):
         print_table(console, table)
-    console.print(f"written to {out / 'matrix.json'}", highlight=False, soft_wrap=True)
+    written(write_json(out, "matrix.json", result))

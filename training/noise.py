@@ -89,6 +89,7 @@ def sweep(
     *,
     checkpoint: str,
     epoch: int,
+    other_depth: Sequence[str] = (),
     advance: Callable[[int], None] = lambda count: None,
 ) -> NoiseSweep:
     """The whole split once, every sample decoded once and judged at every sigma; at sigma 0 as `evaluate` would."""
@@ -128,4 +129,5 @@ def sweep(
         top5=[number / count for number in num_correct5],
         loss=[total / count for total in loss],
         correct1=["".join("01"[hit] for hit in hits) for hits in correct1],
+        other_depth=list(other_depth),
     )

@@ -1,5 +1,6 @@
 """What the commands of `train` have in common: options, the console, tables."""
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.table import Table
 from pipeline.terminal import make_console, print_table
 
 if TYPE_CHECKING:
+    from pipeline.shards import Split
     from training.records import SegmentationEvaluation
 
 console = make_console()
@@ -34,17 +36,45 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="A few steps, then say what the run would take. Writes nothing.")
 ]
 Profile = Annotated[bool, typer.Option("--profile", help="Watch steps 6 to 10: a table, and a trace in OUT/profile.")]
+AcceptOther = Annotated[
+    bool,
+    typer.Option(
+        "--accept-other-depth",
+        help="Go on where the shards' depth is by another teacher, or standardised otherwise, than the run's was.",
+    ),
+]
 CheckpointName = Annotated[str, typer.Option("--checkpoint", help="latest, best, epoch-N or step-N.")]
 
 
-def result_table(model: str, depth: str, count: int, top1: float, top5: float, where: str) -> None:
+def result_table(model: str, depth: str, count: int, top1: float, top5: float) -> None:
     table = Table("model", "depth", "samples", "top-1", "top-5")
     table.add_row(model, depth, f"{count:,}", f"{top1:.2%}", f"{top5:.2%}")
     print_table(console, table)
-    console.print(f"written to {where}", highlight=False, soft_wrap=True)
 
 
-def segmentation_table(result: "SegmentationEvaluation", where: str) -> None:
+def told(note: str) -> None:
+    console.print(note, soft_wrap=True)
+
+
+def foreign_name(split: "Split") -> str:
+    """What marks the files of shards that are not a run's own: their folder's name and the start of their hash."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", split.data.rstrip("/").rsplit("/", 1)[-1])[:60] or "data"
+    return f"{name}-{split.index.fingerprint[:6]}"
+
+
+def refuse_ranks(what: str) -> None:
+    """Of what one process does."""
+    from training.ranks import RanksError, world_size
+
+    if world_size() > 1:
+        raise RanksError(f"{what} by one process: start it without torchrun, or with srun --ntasks 1")
+
+
+def written(where: object) -> None:
+    console.print(f"written to {where}", soft_wrap=True)
+
+
+def segmentation_table(result: "SegmentationEvaluation") -> None:
     table = Table("model", "depth", "images", "mIoU", "pixels right", "seen")
     for seen, scores in (("as they are", result.single), (f"{2 * len(result.scales)} views", result.multi)):
         if scores is not None:
@@ -57,10 +87,7 @@ def segmentation_table(result: "SegmentationEvaluation", where: str) -> None:
         "best-on-val": ", chosen by scenes set aside from the training split",
         "best-on-test": ", chosen by the test split",
     }.get(result.selection, "")
-    console.print(
-        f"checkpoint {result.checkpoint}, epoch {result.epoch}{chosen}; written to {where}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    console.print(f"checkpoint {result.checkpoint}, epoch {result.epoch}{chosen}", soft_wrap=True)
 
 
 def classes_table(result: "SegmentationEvaluation") -> None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from training import provenance
 from training.batch import Batch
 from training.config import Config
 from training.data import check_classes, classes_sha256, open_shards, train_loader
@@ -25,6 +27,8 @@ class PreTraining:
         self.val = open_shards(data, "val", config.data.depth)
         check_classes_fit(config, self.train)
         check_classes(self.val, classes_sha256(self.train))
+        if config.data.depth != "online":
+            provenance.check_splits(self.train, self.val, config.data.depth)
         self.num_train, self.num_val = len(self.train), len(self.val)
         self.num_steps = num_steps(config, self.num_train)
 
@@ -57,7 +61,14 @@ class PreTraining:
         self, name: str, model: nn.Module, machine: Machine, report: Report | None, teacher: OnlineDepth | None
     ) -> RunRecord:
         index = self.train.index
-        depth = teacher or index.depth[self.config.data.depth]
+        if teacher:
+            depth: dict[str, Any] = {
+                "standardisation": {key: getattr(teacher, key) for key in ("mean", "std", "polarity", "unit")},
+                "teacher": self.config.data.teacher,
+                "teacher_sha256": teacher.identity["weights_sha256"],
+            }
+        else:
+            depth = provenance.seen(index, self.config.data.depth)
         seen = ShardsSeen(
             path=self.data,
             source=index.source,
@@ -68,8 +79,7 @@ class PreTraining:
             num_classes=len(index.class_names),
             classes_sha256=classes_sha256(self.train),
             depth_field=self.config.data.depth,
-            standardisation={key: getattr(depth, key) for key in ("mean", "std", "polarity", "unit")},
-            teacher=self.config.data.teacher if teacher else (index.teacher or {}).get("name"),
+            **depth,
         )
         every = -(-self.num_train // self.config.optim.batch_size)
         identity = teacher.identity if teacher else None

@@ -11,17 +11,37 @@
 `load_run` reads a run folder and refuses newer schemas by name.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
 
+from pipeline import files
 from pipeline.errors import UserError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+OtherDepth = list[str]  # in what the shards' depth differs from that the run was trained with
 Share = Annotated[float, Field(ge=0, le=1)]  # and no NaN
+
+# What is read may be a stranger's: names match a pattern (not a list: new ones come), numbers have bounds.
+Name = Annotated[str, Field(max_length=255, pattern=r"^[^/\x00]+$")]  # of a file or folder
+Place = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]
+Word = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # a model, preset, source, unit
+Stamp = Annotated[str, Field(pattern=r"^[0-9A-Za-z:+.-]{1,40}$")]
+DepthName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+CheckpointName = Annotated[str, Field(pattern=r"^(latest|best|(epoch|step)-[0-9]{1,15})$")]
+SplitName = Annotated[str, Field(pattern=r"^[a-z]{1,16}$")]
+Hash = Annotated[str, Field(pattern=r"^[A-Za-z0-9_:-]{0,128}$")]
+Text = Annotated[str, Field(max_length=10_000)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
+Step = Annotated[int, Field(ge=0, le=10**15)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+Bits = Annotated[str, Field(max_length=10**9, pattern=r"^[01]*$")]  # one '0' or '1' a sample
+Sides = Annotated[int, Field(ge=0, le=10**6)]
+_MOST_BYTES = 2 << 30  # of one file
 
 
 class RecordError(UserError):
@@ -31,6 +51,13 @@ class RecordError(UserError):
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @field_validator("*")
+    @classmethod
+    def _shallow(cls, value: Any) -> Any:
+        if isinstance(value, dict) and files.too_deep(value):
+            raise ValueError("nested too deeply")
+        return value
+
 
 class ShardsSeen(_Record):
     """The data a run reads. `standardisation` is that of its depth field: mean, std, polarity, unit.
@@ -38,52 +65,65 @@ class ShardsSeen(_Record):
     With `online` depth it is that of the teacher in the loop, which `teacher` then names.
     """
 
-    path: str
-    source: str
-    train_fingerprint: str
-    val_fingerprint: str
-    num_train: int
-    num_val: int
-    num_classes: int
-    classes_sha256: str
-    depth_field: str
+    path: Place
+    source: Word
+    train_fingerprint: Hash
+    val_fingerprint: Hash
+    num_train: Count
+    num_val: Count
+    num_classes: Count
+    classes_sha256: Hash
+    depth_field: DepthName
     standardisation: dict[str, Any]
     teacher: str | None
+    teacher_sha256: str | None = None  # of its weights
 
 
 class RunRecord(_Record):
     """run.json. `config` is the resolved configuration; `study_hash` covers all of it but `runtime`."""
 
     schema_version: int = SCHEMA_VERSION
-    name: str
-    created: str  # ISO 8601, UTC
-    preset: str
+    name: Name
+    created: Stamp  # ISO 8601, UTC
+    preset: Word
     task: Literal["classification", "segmentation"] = "classification"
-    model: str  # moniker
-    seed: int
+    model: Word  # moniker
+    seed: Seed
     config: dict[str, Any]
-    study_hash: str
+    study_hash: Hash
     shards: ShardsSeen
-    num_parameters: int
-    macs: int  # matmuls and convolutions of one forward pass of one image
+    num_parameters: Count
+    macs: Step  # matmuls and convolutions of one forward pass of one image
     init_sha256: str | None = None  # of the weights that `config.init` named
     init_rows: list[dict[str, Any]] = []  # what was loaded, adapted and left fresh of them, as was shown
-    init_note: str = ""
+    init_note: Text = ""
     started_from: dict[str, Any] | None = None  # the run and checkpoint that `config.init` named, with its shards
     frozen: list[str] = []  # parameters that the optimizer's grouping leaves as they were
     online_teacher: dict[str, Any] | None = None  # everything that online depth depends on
-    steps_per_epoch: int
-    num_steps: int
+    steps_per_epoch: Count
+    num_steps: Step
     git: dict[str, Any]  # revision, dirty
     versions: dict[str, str]
     machine: dict[str, Any]  # device, cores, world_size
+
+    @model_validator(mode="after")
+    def _config_is_the_one_hashed(self) -> "RunRecord":
+        if self.study_hash != study_hash(self.config):
+            raise ValueError("config does not have the hash that study_hash states: it was changed since")
+        return self
+
+
+def study_hash(config: dict[str, Any]) -> str:
+    """Of all that a result depends on: a resolved configuration (as JSON has it) without `runtime`."""
+    study = {name: value for name, value in config.items() if name != "runtime"}
+    return hashlib.sha256(json.dumps(study, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class TrainLine(_Record):
     """Means over the steps since the line before."""
 
     kind: Literal["train"] = "train"
-    step: int  # optimizer steps done
+    step: Step  # optimizer steps done
     epoch: float
     loss: float
     lr: float
@@ -94,23 +134,23 @@ class TrainLine(_Record):
 
 class EvalLine(_Record):
     kind: Literal["eval"] = "eval"
-    step: int
-    epoch: int
+    step: Step
+    epoch: Count
     top1: float  # share of validation samples, 0..1
     top5: float
     loss: float
-    num_samples: int
+    num_samples: Count
     seconds: float
 
 
 class SegmentationLine(_Record):
     kind: Literal["segmentation"] = "segmentation"
-    step: int
-    epoch: int
+    step: Step
+    epoch: Count
     miou: float  # 0..1, of the part that chooses the checkpoint
     pixel_accuracy: float
     loss: float
-    num_samples: int
+    num_samples: Count
     seconds: float
 
 
@@ -121,15 +161,15 @@ class ParametersLine(_Record):
     """
 
     kind: Literal["parameters"] = "parameters"
-    step: int
-    epoch: int
+    step: Step
+    epoch: Count
     values: dict[str, list[float] | list[list[float]]]
 
 
 class EndLine(_Record):
     kind: Literal["end"] = "end"
-    step: int
-    epoch: int
+    step: Step
+    epoch: Count
     train_seconds: float  # time in training steps, over all resumes
     total_seconds: float  # with evaluation and checkpoints
 
@@ -138,19 +178,20 @@ class Evaluation(_Record):
     """Accuracy of one checkpoint on one split, with the outcome of every sample in the split's own order."""
 
     schema_version: int = SCHEMA_VERSION
-    model: str
-    checkpoint: str
-    epoch: int
-    data: str
-    split: str
-    fingerprint: str  # of the split's shards
-    depth_field: str
-    num_samples: int
+    model: Word
+    checkpoint: CheckpointName
+    epoch: Count
+    data: Place
+    split: SplitName
+    fingerprint: Hash  # of the split's shards
+    depth_field: DepthName
+    num_samples: Count
     top1: Share
     top5: Share
     loss: float
-    correct1: str  # one '0' or '1' a sample
-    correct5: str
+    correct1: Bits  # one '0' or '1' a sample
+    correct5: Bits
+    other_depth: OtherDepth = []
 
 
 class SegmentationScores(_Record):
@@ -168,22 +209,23 @@ class SegmentationEvaluation(_Record):
 
     schema_version: int = SCHEMA_VERSION
     kind: Literal["segmentation"] = "segmentation"
-    model: str
-    checkpoint: str
-    epoch: int
-    checkpoint_sha256: str
-    selection: str  # best-on-val: by scenes set aside from training; best-on-test: by the test split; none: not chosen
-    data: str
-    split: str
-    fingerprint: str
-    depth_field: str
-    num_samples: int
+    model: Word
+    checkpoint: CheckpointName
+    epoch: Count
+    checkpoint_sha256: Hash
+    selection: Word  # best-on-val: by scenes set aside from training; best-on-test: by the test split; none: not chosen
+    data: Place
+    split: SplitName
+    fingerprint: Hash
+    depth_field: DepthName
+    num_samples: Count
     keys: list[str]
     classes: list[str]
     loss: float
     single: SegmentationScores  # as the images are
     multi: SegmentationScores | None  # summed over `scales`, each also mirrored
     scales: list[float]
+    other_depth: OtherDepth = []
 
 
 class NoiseSweep(_Record):
@@ -194,31 +236,32 @@ class NoiseSweep(_Record):
 
     schema_version: int = SCHEMA_VERSION
     kind: Literal["noise"] = "noise"
-    model: str
-    checkpoint: str
-    epoch: int
-    data: str
-    split: str
-    fingerprint: str  # of the split's shards
-    depth_field: str
+    model: Word
+    checkpoint: CheckpointName
+    epoch: Count
+    data: Place
+    split: SplitName
+    fingerprint: Hash  # of the split's shards
+    depth_field: DepthName
     noise: Literal["pixel", "patch"]  # one Gaussian a pixel of the model's view, or a patch
-    noise_seed: int
-    image_size: int
-    patch_size: int
-    num_samples: int
+    noise_seed: Seed
+    image_size: Sides
+    patch_size: Sides
+    num_samples: Count
     sigmas: list[float]  # rising, in units of z
     top1: list[float]
     top5: list[float]
     loss: list[float]
-    correct1: list[str]  # one '0' or '1' a sample
+    correct1: list[Bits]  # one '0' or '1' a sample
+    other_depth: OtherDepth = []
 
 
 class MatrixCell(_Record):
     """mIoU of one fine-tuned model on the test split, with 95 % of resamples of the images."""
 
-    name: str  # of what it was fine-tuned from
-    model: str
-    seed: int
+    name: Name  # of what it was fine-tuned from
+    model: Word
+    seed: Seed
     trained: Literal["real", "pseudo"]
     tested: Literal["real", "pseudo"]
     miou: Share  # summed over scales where the matrix is `multi_scale`
@@ -226,16 +269,16 @@ class MatrixCell(_Record):
     high: Share
     single_miou: Share
     pixel_accuracy: Share
-    epoch: int
-    selection: str
+    epoch: Count
+    selection: Word
 
 
 class MatrixDifference(_Record):
     """`of` minus `minus`, (trained, tested) each, of one model on the same images."""
 
-    name: str
-    model: str
-    seed: int
+    name: Name
+    model: Word
+    seed: Seed
     of: tuple[str, str]
     minus: tuple[str, str]
     value: FiniteFloat
@@ -248,13 +291,13 @@ class Matrix(_Record):
 
     schema_version: int = SCHEMA_VERSION
     kind: Literal["matrix"] = "matrix"
-    data: str
-    split: str
-    fingerprint: str
-    num_images: int
-    num_classes: int
+    data: Place
+    split: SplitName
+    fingerprint: Hash
+    num_images: Count
+    num_classes: Count
     multi_scale: bool
-    num_resamples: int
+    num_resamples: Count
     cells: list[MatrixCell]
     differences: list[MatrixDifference]
 
@@ -293,22 +336,23 @@ class Gap(_Record):
 
     schema_version: int = SCHEMA_VERSION
     kind: Literal["gap"] = "gap"
-    model: str
-    checkpoint: str
-    epoch: int
-    data: str
+    model: Word
+    checkpoint: CheckpointName
+    epoch: Count
+    data: Place
     fingerprints: dict[str, str]  # split -> of its shards; all splits are used
-    real_field: str
-    num_images: int
-    noise_seed: int
-    image_size: int
-    patch_size: int
+    real_field: DepthName
+    num_images: Count
+    noise_seed: Seed
+    image_size: Sides
+    patch_size: Sides
     sigmas: list[float]  # rising from 0, in units of z
-    num_resamples: int
+    num_resamples: Count
     inverse_mean: float  # of 1/d, in 1/m
     inverse_std: float
     curves: list[GapCurve]
     crossings: list[GapCrossing]
+    other_depth: OtherDepth = []
 
 
 AnyEvaluation = Evaluation | SegmentationEvaluation | NoiseSweep | Gap
@@ -355,8 +399,8 @@ def load_run(folder: Path | str) -> Run:
     if not (folder / "run.json").exists() and any(folder.glob("*/run.json")):
         raise RecordError(f"{folder} is a folder of runs: give the runs in it, {folder}/*")
     record = parse(RunRecord, folder / "run.json")
-    found = [read_evaluation(path) for path in sorted((folder / "evaluations").glob("*.json"))]
-    dumps = sorted((folder / "dumps").glob("*.zarr"))
+    found = [read_evaluation(path) for path in files.listed(folder / "evaluations", ".json")]
+    dumps = files.listed(folder / "dumps", ".zarr")
     return Run(
         folder, record, read_metrics(folder / "metrics.jsonl"),
         evaluations=[each for each in found if isinstance(each, Evaluation)],
@@ -387,16 +431,17 @@ def read_metrics(path: Path) -> list[MetricsLine]:
         return []
     lines = []
     try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise RecordError(f"{path} is damaged (no text): restore it from a copy, or delete it") from None
+        text = files.read_bytes(path, _MOST_BYTES).decode()
+    except (UnicodeDecodeError, files.ReadError) as error:
+        reason = "no text" if isinstance(error, UnicodeDecodeError) else error
+        raise RecordError(f"{path} is damaged ({reason}): restore it from a copy, or delete it") from None
     complete = text.split("\n")[:-1]
     for number, content in enumerate(complete, 1):
         try:
-            fields = json.loads(content)
+            fields = files.parsed_json(content)
             lines.append(_LINES[fields["kind"]].model_validate(fields))
         except (ValueError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = files.reason(error)
             raise RecordError(f"{path} line {number} is damaged ({reason}): restore it, or remove that line") from None
     return lines
 
@@ -404,7 +449,7 @@ def read_metrics(path: Path) -> list[MetricsLine]:
 def parse(kind: type[_RecordT], path: Path) -> _RecordT:
     """Read one JSON record; raises RecordError naming the file."""
     try:
-        content = json.loads(path.read_bytes())
+        content = files.parsed_json(files.read_bytes(path, _MOST_BYTES))
         version = content.get("schema_version", 0)
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise RecordError(
@@ -413,11 +458,7 @@ def parse(kind: type[_RecordT], path: Path) -> _RecordT:
         return kind.model_validate(content)
     except (FileNotFoundError, NotADirectoryError):
         raise RecordError(f"{path} does not exist: give what `train` wrote") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r:.40}"
+    except (files.ReadError, AttributeError, ValidationError) as error:
         raise RecordError(
-            f"{path} is damaged ({reason}): restore it from a copy, or delete it and make it again"
+            f"{path} is damaged ({files.reason(error)}): restore it from a copy, or delete it and make it again"
         ) from None

@@ -1,7 +1,6 @@
 """Reading: single samples by byte range, every checksum looked at."""
 
 import io
-import json
 import os
 import threading
 import zlib
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import depth_codec
+from pipeline import depth_codec, files
 from pipeline.shards.records import SPLITS, ShardError, ShardRecord, load_index, load_record
 from pipeline.shards.storage import Store, exists, open_store
 
@@ -24,6 +23,7 @@ Sample = dict[str, Any]  # "key" and the fields of the module's table, decoded
 # A process keeps the byte ranges of this many shards (about 0.1 MB each at 1,000 samples: all of ImageNet in 130 MB),
 # and fewer open tars than the 1,024 descriptors that systems commonly allow.
 TABLES, _TARS = 2048, 256
+_MOST_PIXELS = 150_000_000  # as in pipeline/images.py, which writes none larger
 _VERIFY = "run precompute-depth verify"
 
 
@@ -36,16 +36,24 @@ def decode_member(extension: str, data: bytes) -> Any:
     """One member's bytes as the module's table says."""
     match extension:
         case "rgb.jpg" | "rgb.png":
-            return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            return np.asarray(_picture(extension, data).convert("RGB"))
         case "seg.png":
-            return np.asarray(Image.open(io.BytesIO(data)))
+            return np.asarray(_picture(extension, data))
         case "cls":
             return int(data)
         case "json":
-            return json.loads(data)
+            return files.parsed_json(data)
         case _ if extension.endswith("." + depth_codec.EXTENSION):
             return depth_codec.decode(data)
     raise ShardError(f"member '.{extension}' is none of the shard contract's fields; see pipeline/shards/__init__.py")
+
+
+def _picture(extension: str, data: bytes) -> Image.Image:
+    """What the writer writes and nothing else: Pillow would run Ghostscript over a member that is PostScript."""
+    picture = Image.open(io.BytesIO(data), formats=["JPEG" if extension.endswith("jpg") else "PNG"])
+    if picture.width * picture.height > _MOST_PIXELS:
+        raise ValueError(f"{picture.width}x{picture.height} pixels, more than {_MOST_PIXELS:,}")
+    return picture
 
 
 @dataclass(frozen=True)
@@ -189,12 +197,14 @@ class _Tar:
     def __init__(self, store: Store, name: str) -> None:
         self._store, self._name = store, name
         if store.local is not None:
-            self._descriptor = os.open(store.local / name, os.O_RDONLY)
+            self._descriptor = os.open(store.local / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._size = os.fstat(self._descriptor).st_size
 
     def read(self, length: int, offset: int) -> bytes:
         if self._descriptor is None:
             return self._store.read_range(self._name, offset, length)
-        return os.pread(self._descriptor, length, offset)
+        there = min(length, max(0, self._size - offset))  # memory for no more than there is
+        return os.pread(self._descriptor, there, offset)
 
     def __del__(self) -> None:
         if self._descriptor is not None:

@@ -4,12 +4,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from pipeline import files
 from pipeline.errors import UserError
 from pipeline.shards.storage import Store
 from pipeline.standardize import Moments, Standardisation
@@ -19,6 +20,21 @@ DEPTH_FIELDS = ("pseudo", "real", "raw", "exact")
 SPLITS = ("train", "val")
 VOID = 255
 INDEX_REJECTS = 1000  # the index lists this many rejects; each shard's JSON lists all of its own
+
+
+# What is read may be a stranger's: names match a pattern (not a list: new depth fields come), numbers have bounds, and
+# nothing that is named leads out of the data set.
+ShardName = Annotated[str, Field(pattern=r"^shard-[0-9]{6,15}$")]
+DepthName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+SplitName = Annotated[str, Field(pattern=r"^[a-z]{1,16}$")]
+Extension = Annotated[str, Field(pattern=r"^[a-z0-9_.]{1,64}$")]
+Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,96}$")]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
+Word = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_./^ -]*$")]
+Text = Annotated[str, Field(max_length=10_000)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Place = Annotated[int, Field(ge=-1, le=10**15)]
+_HEADER = 512  # bytes of a tar's header: each sample has at least one
 
 
 class ShardError(UserError):
@@ -39,23 +55,23 @@ _RecordT = TypeVar("_RecordT", bound=_Record)
 class Reject(_Record):
     """A listed item that did not become a sample, and why."""
 
-    source: str
-    reason: str
+    source: Text
+    reason: Text
 
 
 class DepthField(_Record):
     """How one depth field was standardised. z = sign * (depth - mean) / std."""
 
-    mean: float
-    std: float
-    polarity: str
-    unit: str
-    constants_from: str  # "calibration over N images", "given", ...
-    step_z: float  # values are stored as multiples of it
-    max_error_z: float  # bound on |stored - estimated|
-    realised_mean: float  # of everything written, native unit; drift from `mean` shows here
-    realised_std: float
-    num_pixels: int
+    mean: FiniteFloat
+    std: FiniteFloat
+    polarity: Word
+    unit: Word
+    constants_from: Text  # "calibration over N images", "given", ...
+    step_z: FiniteFloat  # values are stored as multiples of it
+    max_error_z: FiniteFloat  # bound on |stored - estimated|
+    realised_mean: FiniteFloat  # of everything written, native unit; drift from `mean` shows here
+    realised_std: FiniteFloat
+    num_pixels: Count
 
     @model_validator(mode="after")
     def _constants_are_usable(self) -> "DepthField":
@@ -74,9 +90,9 @@ class DepthField(_Record):
 class Extents(_Record):
     """Where one member of each sample lies in the tar, and its CRC-32; length -1 where a sample lacks it."""
 
-    offset: list[int]
-    length: list[int]
-    crc32: list[int]
+    offset: list[Place]
+    length: list[Place]
+    crc32: list[Place]
 
 
 class ShardRecord(_Record):
@@ -86,22 +102,28 @@ class ShardRecord(_Record):
     """
 
     schema_version: int = SCHEMA_VERSION
-    name: str
-    listing: str  # the plan it was made by
-    bytes: int
-    sha256: str
-    num_listed: int
-    keys: list[str]
-    members: dict[str, Extents]  # by extension
+    name: ShardName
+    listing: Hash  # the plan it was made by
+    bytes: Count
+    sha256: Hash
+    num_listed: Count
+    keys: list[Key]
+    members: dict[Extension, Extents]  # by extension
     rejects: list[Reject]
-    moments: dict[str, tuple[int, float, float]]  # native unit, per depth field: count, mean, sum of sq. deviations
-    constants: dict[str, Standardisation]  # by which its depth was standardised
+    moments: dict[
+        DepthName, tuple[Count, FiniteFloat, FiniteFloat]
+    ]  # native unit, per depth field: count, mean, sum of sq. deviations
+    constants: dict[DepthName, Standardisation]  # by which its depth was standardised
 
     @model_validator(mode="after")
     def _columns_agree(self) -> "ShardRecord":
         lengths = {len(column) for e in self.members.values() for column in (e.offset, e.length, e.crc32)}
         if lengths - {len(self.keys)}:
             raise ValueError(f"{len(self.keys)} keys, but columns of {sorted(lengths)}")
+        for extension, e in self.members.items():
+            offset, length = np.array(e.offset, np.int64), np.array(e.length, np.int64)
+            if (offset < 0).any() or (length < -1).any() or (offset + length > self.bytes).any():
+                raise ValueError(f"members.{extension} must lie in the tar's {self.bytes} bytes, some do not")
         return self
 
     def extents(self, sample: int) -> dict[str, tuple[int, int, int]]:
@@ -114,30 +136,46 @@ class ShardRecord(_Record):
 
 
 class ShardSummary(_Record):
-    name: str
-    num_samples: int
-    bytes: int
-    sha256: str
-    json_sha256: str
+    name: ShardName
+    num_samples: Count
+    bytes: Count
+    sha256: Hash
+    json_sha256: Hash
+
+    @model_validator(mode="after")
+    def _holds_its_samples(self) -> "ShardSummary":
+        if self.num_samples * _HEADER > self.bytes:
+            raise ValueError(f"{self.num_samples} samples cannot lie in {self.bytes} bytes")
+        return self
 
 
 class ShardIndex(_Record):
     """`index.json`: what a reader needs to know before it opens a shard."""
 
     schema_version: int = SCHEMA_VERSION
-    source: str
-    split: str
-    class_names: list[str]
-    seg_names: list[str]
-    num_listed: int
-    num_samples: int
-    num_rejects: int
+    source: Word
+    split: SplitName
+    class_names: list[Text]
+    seg_names: list[Text]
+    num_listed: Count
+    num_samples: Count
+    num_rejects: Count
     rejects: list[Reject]
     shards: list[ShardSummary]
-    depth: dict[str, DepthField]
+    depth: dict[DepthName, DepthField]
     teacher: dict[str, Any] | None
     config: dict[str, Any]
-    config_hash: str
+    config_hash: Hash
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> "ShardIndex":
+        if self.num_samples != sum(shard.num_samples for shard in self.shards):
+            raise ValueError(f"num_samples is {self.num_samples}, the shards hold other numbers")
+        if len({shard.name for shard in self.shards}) != len(self.shards):
+            raise ValueError("a shard is listed twice")
+        if files.too_deep(self.config) or files.too_deep(self.teacher):
+            raise ValueError("config or teacher is nested too deeply")
+        return self
 
     @property
     def fingerprint(self) -> str:
@@ -162,7 +200,7 @@ def load_index(store: Store) -> ShardIndex:
 def _load(kind: type[_RecordT], store: Store, name: str) -> _RecordT:
     where = f"{store}/{name}"
     try:
-        content = json.loads(store.read(name))
+        content = files.parsed_json(store.read(name))
         version = content.get("schema_version", 0)
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise NewerSchemaError(
@@ -175,8 +213,8 @@ def _load(kind: type[_RecordT], store: Store, name: str) -> _RecordT:
         return kind.model_validate(content)
     except FileNotFoundError:
         raise ShardError(f"{where} does not exist: finish the job with precompute-depth") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
+    except (files.ReadError, AttributeError, ValidationError) as error:
+        reason = files.reason(error)
         raise ShardError(f"{where} is damaged ({reason}): mend it with precompute-depth verify --repair") from None
 
 

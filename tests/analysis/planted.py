@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from training import records
 from training.dumps.arrays import packed
 from training.dumps.from_raw import biased, softmax
 from training.dumps.pairs import num_distances, partner, patch_distance
@@ -52,7 +53,7 @@ def config(model: str = "m4ch", depth: str = "pseudo", seed: int = 0, epochs: in
 
 
 def study_hash(model: str, depth: str, seed: int) -> str:
-    return f"{model}-{depth}-{seed}"
+    return records.study_hash(config(model, depth, seed))
 
 
 def patch_depths(num_images: int, grid: tuple[int, int] = GRID, seed: int = 0) -> np.ndarray:
@@ -285,7 +286,7 @@ def write_run(
         model=model,
         seed=seed,
         config=config(model, depth, seed, epochs),
-        study_hash=study_hash(model, depth, seed),
+        study_hash=records.study_hash(config(model, depth, seed, epochs)),
         shards=shards,
         num_parameters=parameters,
         macs=12_345_678,
@@ -349,7 +350,7 @@ def write_evaluation(folder: Path, model: str, depth: str, correct1: str, finger
     correct5 = correct1.replace("0", "1", samples // 10)
     evaluation = Evaluation(
         model=model,
-        checkpoint="final",
+        checkpoint="latest",
         epoch=epoch,
         data="demo/shards",
         split="val",
@@ -405,9 +406,9 @@ def as_model(folder: Path, model: str, **options: Any) -> Path:
     path = folder / "run.json"
     record = json.loads(path.read_text())
     record |= {"model": model, "name": record["name"].replace(record["model"], model)}
-    record["study_hash"] = study_hash(model, record["shards"]["depth_field"], record["seed"])
     bias = {"initial_value": 2.0, "decay_range": 4.0, "patch_depth": "mean"} if model in ("mlin", "mmlp") else {}
     record["config"]["model"] |= {"name": model, **bias, **options}
+    record["study_hash"] = records.study_hash(record["config"])
     path.write_text(json.dumps(record))
     for path in (folder / "evaluations").glob("*.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"model": model}))
@@ -430,7 +431,7 @@ def write_sweep(folder: Path, correct: np.ndarray, noise: str = "pixel", **chang
     """A noise sweep of the run in `folder`, at SIGMAS."""
     record = json.loads((folder / "run.json").read_text())
     sweep = NoiseSweep(
-        model=record["model"], checkpoint="final", epoch=5, data="demo/shards", split="val",
+        model=record["model"], checkpoint="latest", epoch=5, data="demo/shards", split="val",
         fingerprint="val-fingerprint", depth_field=record["shards"]["depth_field"], noise=noise, noise_seed=0,
         image_size=64, patch_size=16, num_samples=correct.shape[1], sigmas=SIGMAS[: len(correct)],
         top1=correct.mean(1).tolist(), top5=[1.0] * len(correct), loss=[0.5] * len(correct),
@@ -457,7 +458,7 @@ def write_gap(folder: Path, stars: dict[str, float | None], **changes: Any) -> N
             )
         )  # fmt: skip
     gap = Gap(
-        model=record["model"], checkpoint="final", epoch=5, data="nyu", fingerprints={"train": "a", "val": "b"},
+        model=record["model"], checkpoint="latest", epoch=5, data="nyu", fingerprints={"train": "a", "val": "b"},
         real_field="real", num_images=1449, noise_seed=0, image_size=64, patch_size=16, sigmas=SIGMAS,
         num_resamples=1000, inverse_mean=0.5, inverse_std=0.2, crossings=crossings,
         curves=[GapCurve(noise=noise, output="logits", e=[0.0, 0.2, 0.3, 0.4]) for noise in stars],

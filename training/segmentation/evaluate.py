@@ -174,14 +174,15 @@ def as_evaluation(
     depth_field: str,
     saved: Checkpoint,
     scales: Sequence[float] = (),
+    other_depth: Sequence[str] = (),
 ) -> SegmentationEvaluation:
     """The record of an evaluation of the whole of `split`."""
     return SegmentationEvaluation(
         model=config.model.name,
-        checkpoint=saved.folder.name,
+        checkpoint=saved.name,
         checkpoint_sha256=saved.info.sha256,
         epoch=saved.info.epoch,
-        selection=config.select.rule if saved.folder.name == "best" else "none",
+        selection=config.select.rule if saved.name == "best" else "none",
         data=split.data,
         split=split.index.split,
         fingerprint=split.index.fingerprint,
@@ -193,6 +194,7 @@ def as_evaluation(
         single=_scores(outcome.single),
         multi=_scores(outcome.multi) if outcome.multi else None,
         scales=list(scales),
+        other_depth=list(other_depth),
     )
 
 

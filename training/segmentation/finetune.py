@@ -1,9 +1,10 @@
 """From a command line to a fine-tuning task."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from training import provenance
 from training.config import ConfigError
 from training.models.segmentation import RELATIVES
 from training.records import RunRecord, parse
@@ -26,12 +27,14 @@ def prepared(
     resume: bool = False,
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
+    say: Callable[[str], None] = lambda note: None,
 ) -> tuple[FinetuneConfig, Start]:
     """The configuration of a run in `out`, and what it starts from; errors of either in one line.
 
-    Where a run goes on, what its model is stands in its run.json: the weights it began with may be gone by then.
+    `say` is told where the depth of these shards is not as that of the run it starts from. Where a run goes on, what
+    its model is stands in its run.json: the weights it began with may be gone by then.
     """
-    labels = open_labelled(data, "train").index.seg_names
+    index = open_labelled(data, "train").index
     if resume and (out / "run.json").exists():
         begun = parse(RunRecord, out / "run.json")
         if begun.task != "segmentation":
@@ -48,6 +51,9 @@ def prepared(
         )
     start = replace(start, allow_missing=allow_missing, allow_unexpected=allow_unexpected)
     config = resolve(
-        preset, start.model, settings, num_classes=len(labels), init=init, depth=depth, head=head, rule=rule
+        preset, start.model, settings, num_classes=len(index.seg_names), init=init, depth=depth, head=head, rule=rule
     )
+    if start.found is not None and start.found.run is not None:
+        record = parse(RunRecord, start.found.run / "run.json")
+        provenance.check(record.shards, index, data, config.data.depth, "note", say)
     return config, start

@@ -1,7 +1,6 @@
 """`train matrix`: which fine-tunings there must be, their evaluations, and the table for people."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 import data_manifests
-from pipeline import shards
+from pipeline import files, shards
 from training import checkpoint
 from training.loop import train
+from training.ranks import world_size
 from training.records import EndLine, Matrix, RunRecord, SegmentationEvaluation, parse, read_evaluation, read_metrics
 from training.segmentation.config import FinetuneConfig
 from training.segmentation.data import open_labelled
@@ -58,7 +58,7 @@ def fine_tuned(runs: Sequence[Path], data: str, out: Path, recipe: Recipe, conso
 
     What can be refused is refused before the first is trained.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise MatrixError("train matrix is one process: fine-tune under torchrun first, then give it the finished runs")
     if blocked := next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None):
         raise MatrixError(f"--out {blocked} is a file: choose a folder")
@@ -66,7 +66,7 @@ def fine_tuned(runs: Sequence[Path], data: str, out: Path, recipe: Recipe, conso
         for split in shards.SPLITS:
             if depth not in (have := open_labelled(data, split).index.depth):
                 raise MatrixError(f"{data} must have real and pseudo depth, it has {', '.join(have)} ({split})")
-    planned = [tuned for run in runs for tuned in _planned(run, data, out, recipe)]
+    planned = [tuned for run in runs for tuned in _planned(run, data, out, recipe, console.print)]
     _refuse_clashes(planned)
     for tuned in planned:
         if tuned.to_train is not None:
@@ -75,7 +75,7 @@ def fine_tuned(runs: Sequence[Path], data: str, out: Path, recipe: Recipe, conso
     return planned
 
 
-def _planned(run: Path, data: str, out: Path, recipe: Recipe) -> list[Tuned]:
+def _planned(run: Path, data: str, out: Path, recipe: Recipe, say: Callable[[str], None]) -> list[Tuned]:
     record = parse(RunRecord, run / "run.json")
     if record.task == "segmentation":
         _refuse_unfit(run, record)
@@ -87,7 +87,7 @@ def _planned(run: Path, data: str, out: Path, recipe: Recipe) -> list[Tuned]:
         target = out / f"{run.name}-{depth}"
         config, start = prepared(
             data, target, preset=recipe.preset, init=str(run), depth=depth, head=recipe.head, rule=recipe.rule,
-            settings=recipe.settings, resume=True,
+            settings=recipe.settings, resume=True, say=say,
         )  # fmt: skip
         begun = parse(RunRecord, target / "run.json").init_sha256 if (target / "run.json").exists() else None
         weights = begun or (start.found.sha256 if start.found else None)
@@ -158,11 +158,10 @@ def _evaluation(
     run: Path, tested: str, fingerprint: str, evaluate: Evaluate, multi_scale: bool
 ) -> SegmentationEvaluation:
     """One that is there, if it is of these images, this depth and the best checkpoint, or a new one."""
-    best = json.loads((checkpoint.find(run, "best") / "checkpoint.json").read_text())["sha256"]
+    best = checkpoint.read_info(checkpoint.find(run, "best")).sha256
     wanted = (fingerprint, tested, best, multi_scale)
-    for name in ("val-final", f"val-{tested}-best{'-multi' if multi_scale else ''}"):
-        path = run / "evaluations" / f"{name}.json"
-        found = read_evaluation(path) if path.exists() else None
+    for path in files.listed(run / "evaluations", ".json"):
+        found = read_evaluation(path)
         if not isinstance(found, SegmentationEvaluation):
             continue
         if (found.fingerprint, found.depth_field, found.checkpoint_sha256, found.multi is not None) == wanted:

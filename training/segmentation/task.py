@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from training import checkpoint
+from training import checkpoint, provenance
 from training.models.pretrained import Report
 from training.models.segmentation import Segmenter
 from training.models.vit import load_checked
@@ -32,6 +32,7 @@ class FineTuning:
         self.split, self.test = open_labelled(data, "train", depth), open_labelled(data, "val", depth)
         if labels_sha256(self.test) != labels_sha256(self.split):
             raise DataError(f"{data}: train and val must have the same labels: make both from one source")
+        provenance.check_splits(self.split, self.test, depth)
         if len(self.split.index.seg_names) != config.head.num_classes:
             raise DataError(
                 f"head.num_classes must be the {len(self.split.index.seg_names)} labels of {data}, got "
@@ -78,7 +79,7 @@ class FineTuning:
     def describe(
         self, name: str, model: nn.Module, machine: Machine, report: Report | None, teacher: OnlineDepth | None
     ) -> RunRecord:
-        index, depth = self.split.index, self.split.index.depth[self.config.data.depth]
+        index = self.split.index
         seen = ShardsSeen(
             path=self.data,
             source=index.source,
@@ -89,8 +90,7 @@ class FineTuning:
             num_classes=len(index.seg_names),
             classes_sha256=labels_sha256(self.split),
             depth_field=self.config.data.depth,
-            standardisation={key: getattr(depth, key) for key in ("mean", "std", "polarity", "unit")},
-            teacher=(index.teacher or {}).get("name"),
+            **provenance.seen(index, self.config.data.depth),
         )
         every = self.config.optim.steps_per_epoch
         record = describe(self.config, name, seen, model, every, self.num_steps, machine, report)
