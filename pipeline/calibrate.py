@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
-from pipeline import shards
+from pipeline import files, shards
 from pipeline.errors import UserError
 from pipeline.label import Depths, Labeller
 from pipeline.plan import Plan
@@ -153,6 +154,15 @@ def spread(source: Source, plan: Plan, count: int) -> list[str]:
     return items
 
 
+class _Settled(BaseModel):
+    """stats.json."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    constants: dict[shards.DepthName, Standardisation]
+    origin: dict[shards.DepthName, shards.Text] = Field(alias="from")
+
+
 def publish(store: Store, constants: Constants, origin: Mapping[str, str]) -> None:
     content = {"constants": {field: asdict(c) for field, c in constants.items()}, "from": dict(origin)}
     shards.publish(store, "stats.json", json.dumps(content, indent=1).encode())
@@ -161,9 +171,9 @@ def publish(store: Store, constants: Constants, origin: Mapping[str, str]) -> No
 def read(store: Store) -> tuple[Constants, dict[str, str]]:
     """The constants of a data set's stats.json and where they are from."""
     try:
-        stored = json.loads(store.read("stats.json"))
-        return {f: Standardisation(**c) for f, c in stored["constants"].items()}, dict(stored["from"])
-    except (ValueError, KeyError, TypeError, AttributeError):
+        stored = _Settled.model_validate(files.parsed_json(store.read("stats.json")))
+        return stored.constants, stored.origin
+    except (files.ReadError, ValidationError):
         raise CalibrationError(
             f"{store}/stats.json is damaged: mend it with precompute-depth verify --repair, or start in a new folder"
         ) from None

@@ -126,20 +126,25 @@ def reason(error: Exception) -> str:
 
 def folder_in(root: Path, *names: str) -> Path:
     """root/name/..., made where it is not there. `root` may be a link; below it a link is refused, not followed."""
-    folder = root
+    refuse_links(root, *names)
+    folder = root.joinpath(*names)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            folder = folder / name
-            if folder.is_symlink():
-                raise WriteError(
-                    f"{folder} is a link to {os.readlink(folder)}, and nothing is written through links inside {root}: "
-                    "put a folder in its place"
-                )
-            folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
     return folder
+
+
+def refuse_links(root: Path, *names: str) -> None:
+    """WriteError where root/name/... leads through a link below `root`: nothing is written or deleted there."""
+    folder = root
+    for name in names:
+        folder = folder / name
+        if folder.is_symlink():
+            raise WriteError(
+                f"{folder} is a link to {os.readlink(folder)}, and nothing is written through links inside {root}: "
+                "put a folder in its place"
+            )
 
 
 def check_writable(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -236,7 +237,13 @@ def _of_the_machine(error: Exception) -> Exception | None:
     if not isinstance(error, RuntimeError):
         return None
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
-        return MemoryError("memory does not hold a batch: --set runtime.micro_batch lower (gradients are accumulated)")
+        trains = sys.argv[1:2] in (["pretrain"], ["finetune"], ["matrix"])
+        fix = (
+            "--set runtime.micro_batch lower (gradients are accumulated)"
+            if trains
+            else "free some, or use a larger one"
+        )
+        return errors.UserError(f"this machine's memory does not hold a batch: {fix}")
     # torch reports a dead worker wherever the main thread happens to be.
     if "DataLoader worker" not in str(error):
         return None

@@ -174,8 +174,8 @@ def worker_died(error: RuntimeError) -> DataError | None:
 
 def _lost(which: str) -> DataError:
     return DataError(
-        f"a loader worker, {which}: where memory ran out, lower runtime.workers or optim.batch_size; then go on with "
-        "--resume"
+        f"a loader worker, {which}: where memory ran out, free some or lower runtime.workers. The same line again does "
+        "it; a run goes on from its last checkpoint with --resume"
     )
 
 

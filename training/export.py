@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline import files
 from training.models import ModelConfig
-from training.models.vit import ModelError, VisionTransformer, VitConfig, load_checked
+from training.models.vit import ModelError, VisionTransformer, VitConfig, built_for
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FORMAT, SCHEMA_VERSION = "pseudodepth", 1
@@ -74,9 +74,7 @@ def read_export(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 def from_pretrained(folder: Path | str) -> VisionTransformer:
     """The model of an exported folder, on the CPU, in evaluation mode."""
     config, state = read_export(Path(folder))
-    model = config.build()
-    load_checked(model, state, str(folder))
-    return model.eval()
+    return built_for(config.build, state, str(folder)).eval()
 
 
 def model_config(values: Any, where: str) -> ModelConfig:

@@ -19,7 +19,7 @@ from training.config import Config, validate
 from training.models.attention import set_attention
 from training.models.pretrained import Report
 from training.models.segmentation import Segmenter
-from training.models.vit import VisionTransformer, load_checked
+from training.models.vit import VisionTransformer, built_for
 from training.records import RunRecord, ShardsSeen, parse
 from training.segmentation.config import FinetuneConfig
 from training.segmentation.config import validate as validate_finetune
@@ -55,8 +55,8 @@ def slow_precision(config: AnyConfig, device: torch.device) -> str | None:
     if device.type != "cpu" or config.runtime.precision != "bf16":
         return None
     return (
-        "note: bf16 on a CPU rounds to three digits and is slower than fp32 (training took 9 times as long, "
-        "docs in README): --set runtime.precision=auto takes fp32 here"
+        "note: bf16 on a CPU is slower than fp32 and rounds to three digits (tests/benchmarks/precision.json): "
+        "--set runtime.precision=auto takes fp32 here"
     )
 
 
@@ -132,8 +132,7 @@ def load_model(run: Path, name: str) -> tuple[Config, RunRecord, checkpoint.Chec
         raise TrainingError(f"{run} must be a run of train pretrain, not of train finetune: give what it began from")
     config = validate(_anywhere(record))
     saved = checkpoint.load(checkpoint.find(run, name))
-    model = config.model.build()
-    load_checked(model, saved.weights, str(saved.folder))
+    model = built_for(config.model.build, saved.weights, str(saved.folder))
     return config, record, saved, model
 
 
@@ -144,8 +143,8 @@ def load_segmenter(run: Path, name: str) -> tuple[FinetuneConfig, RunRecord, che
         raise TrainingError(f"{run} must be a run of train finetune, train pretrain made it: fine-tune it first")
     config = validate_finetune(_anywhere(record))
     saved = checkpoint.load(checkpoint.find(run, name))
-    model = Segmenter(config.model, config.head, config.augment.crop)
-    load_checked(model, saved.weights, str(saved.folder))
+    build = partial(Segmenter, config.model, config.head, config.augment.crop)
+    model = built_for(build, saved.weights, str(saved.folder))
     return config, record, saved, model
 
 

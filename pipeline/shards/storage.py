@@ -113,16 +113,22 @@ class LocalStore:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
-        root = self.folder.parents[len(self._inside) - 1] if self._inside else self.folder
         # Two processes may write the same file (the same bytes): each beside it, under a name of its own.
-        with files.writing(files.folder_in(root, *self._inside) / name) as file:
+        with files.writing(files.folder_in(self._root, *self._inside) / name) as file:
             yield file
+
+    @property
+    def _root(self) -> Path:
+        """The folder that was named."""
+        return self.folder.parents[len(self._inside) - 1] if self._inside else self.folder
 
     def sweep(self) -> None:
         """Remove what killed writers left."""
+        files.refuse_links(self._root, *self._inside)
         files.sweep(self.folder)
 
     def delete(self, name: str) -> None:
+        files.refuse_links(self._root, *self._inside)
         (self.folder / name).unlink(missing_ok=True)
 
     def local_copy(self, name: str) -> IO[bytes]:

@@ -35,7 +35,7 @@ def redrawn(model: str):
 def swept(model: str, rooms, noise: Noise, sigmas) -> records.NoiseSweep:
     config, built = redrawn(model)
     split = shards.open_split(rooms, "val")
-    return sweep(built, split, config, "raw", CPU, nullcontext, noise, sigmas, checkpoint="x", epoch=0)
+    return sweep(built, split, config, "raw", CPU, nullcontext, noise, sigmas, checkpoint="latest", epoch=0)
 
 
 def test_noise_is_a_function_of_seed_key_and_size():

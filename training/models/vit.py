@@ -5,7 +5,8 @@ technique is a subclass in `fusion/` that changes what goes in (`embed`), what s
 what is added to the scores (`bias`).
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -15,6 +16,8 @@ from pipeline.errors import UserError
 from training.models.attention import Attention, Taps
 from training.models.positions import Grid, resampled
 from training.models.score_bias import ScoreBias
+
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 class ModelError(UserError):
@@ -197,13 +200,36 @@ class VisionTransformer(nn.Module):
         return {}
 
 
+def built_for(build: Callable[[], _Model], state: dict[str, Any], where: str) -> _Model:
+    """The model, with these weights; ModelError where they are another's, before memory for it is asked for.
+
+    A configuration may be a stranger's and claim any size: its shapes are compared first.
+    """
+    check_fits(build, state, where)
+    model = build()
+    load_checked(model, state, where)
+    return model
+
+
+def check_fits(build: Callable[[], nn.Module], state: dict[str, Any], where: str) -> None:
+    """ModelError where weights are not of the names and shapes of what `build` makes; makes nothing of its size."""
+    with torch.device("meta"):
+        _refuse_others(build(), state, where)
+
+
 def load_checked(model: nn.Module, state: dict[str, Any], where: str) -> None:
     """Strict load with a one-line error."""
-    for name, own in model.state_dict().items():
+    _refuse_others(model, state, where)
+    model.load_state_dict(state)
+
+
+def _refuse_others(model: nn.Module, state: dict[str, Any], where: str) -> None:
+    wanted = model.state_dict()
+    for name, own in wanted.items():
         if name in state and state[name].shape != own.shape:
             theirs = tuple(state[name].shape)
             raise ModelError(f"{where} does not fit the model: {name} must be {tuple(own.shape)}, got {theirs}")
-    missing, unexpected = model.load_state_dict(state, strict=False)
+    missing, unexpected = [n for n in wanted if n not in state], [n for n in state if n not in wanted]
     if missing or unexpected:
         first = (missing or unexpected)[0]
         raise ModelError(

@@ -11,7 +11,7 @@ from training.models.ham import LightHam
 from training.models.pretrained import Report, Row
 from training.models.relatives.checkpoints import load_authors
 from training.models.segmentation import Segmenter
-from training.models.vit import VisionTransformer, VitConfig
+from training.models.vit import VisionTransformer, VitConfig, check_fits
 from training.records import RunRecord, parse
 
 AUTHORS = "dformer"  # the input convention of their weights
@@ -47,6 +47,7 @@ class Start:
             return cls(source, {"name": moniker}, found, None)
         if moniker not in (None, found.config.name):
             raise ConfigError(f"--model {moniker} must be {found.config.name} as {source} is: leave it out")
+        check_fits(found.config.build, found.state, found.where)
         return cls(source, found.config.model_dump(mode="json"), found, _origin(found))
 
     def load(self, model: Segmenter) -> Report:

@@ -85,6 +85,7 @@ def _planned(run: Path, data: str, out: Path, recipe: Recipe, say: Callable[[str
     planned = []
     for depth in DEPTHS[:1] if record.model == _NO_DEPTH else DEPTHS:
         target = out / f"{run.name}-{depth}"
+        files.refuse_links(out, target.name)
         config, start = prepared(
             data, target, preset=recipe.preset, init=str(run), depth=depth, head=recipe.head, rule=recipe.rule,
             settings=recipe.settings, resume=True, say=say,
