@@ -2,6 +2,7 @@
 # make test   every test
 # make study  the larger demo: every model, every depth, three seeds (an evening on two cores)
 # make check  formatting, lint and types
+# make soak   kills at random moments and mutated files, half an hour
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -11,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 MODELS := m3ch mlin mmlp m4ch mdf1 mgem
 SEEDS := 0 1 2
 
-.PHONY: demo test study check clean
+.PHONY: demo test study check soak clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -122,6 +123,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+soak: $(INSTALLED)
+	$(BIN)/python tests/soak.py
 
 clean:
 	rm -rf demo study build
