@@ -56,7 +56,8 @@ def test_the_top_level_holds_what_the_design_names():
         pytest.skip("not a git checkout")
     top = {line.split("/")[0] for line in tracked.splitlines()}
     assert top <= {
-        "pyproject.toml", "README.md", "SECURITY.md", "Makefile", "LICENSE", "CITATION.cff", "constraints.txt", "pipeline", "training",
+        "pyproject.toml", "README.md", "SECURITY.md", "Makefile", "LICENSE", "CITATION.cff", "constraints.txt",
+        "pipeline", "training",
         "analysis", "tests", "data_manifests", ".ci", ".gitignore", ".pre-commit-config.yaml",
     }  # fmt: skip
 
