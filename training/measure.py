@@ -126,7 +126,13 @@ class _Target:
         from pipeline import files
         from training.provenance import check
 
-        files.check_writable((self.out or self.run / "evaluations") / "x.json")
+        try:
+            files.check_writable((self.out or self.run / "evaluations") / "x.json")
+        except files.WriteError as error:
+            place = self.out or f"{self.run}/evaluations"
+            raise MeasureError(
+                f"cannot write to {place} ({getattr(error.__cause__, 'strerror', error)}): give the result another folder with --out"
+            ) from error
         return check(trained, split.index, self.data, field, self.other_depth, told)
 
     def write(self, name: str, result: "BaseModel", *foreign: "Split") -> Path:

@@ -52,10 +52,11 @@ def train_teacher(
         raise TeacherError(f"--size-px must be a multiple of {_PATCH_PX} (the patch size), got {size_px}.")
     if epochs < 1 or batch_size < 1 or not lr > 0:
         raise TeacherError(f"--epochs, --batch-size and --lr must be positive, got {epochs}, {batch_size} and {lr}.")
-    if out.exists() and not (out.is_dir() and ((out / "training.json").exists() or not any(out.iterdir()))):
+    if out.exists() and not (out.is_dir() and ((out / "training.json").exists() or not files.listed(out))):
         raise TeacherError(
             f"--out {out} must be a new or empty folder or an earlier result of train teacher; choose another."
         )
+    files.check_writable(out)
     train, val = InverseDepths(shards.open_split(data, "train")), InverseDepths(shards.open_split(data, "val"))
     where = resolve_device(device)
     started = time.perf_counter()
