@@ -129,10 +129,8 @@ class _Target:
         try:
             files.check_writable((self.out or self.run / "evaluations") / "x.json")
         except files.WriteError as error:
-            place = self.out or f"{self.run}/evaluations"
-            raise MeasureError(
-                f"cannot write to {place} ({getattr(error.__cause__, 'strerror', error)}): give the result another folder with --out"
-            ) from error
+            place, why = self.out or f"{self.run}/evaluations", getattr(error.__cause__, "strerror", error)
+            raise MeasureError(f"cannot write to {place} ({why}): give the result a place with --out FOLDER") from error
         return check(trained, split.index, self.data, field, self.other_depth, told)
 
     def write(self, name: str, result: "BaseModel", *foreign: "Split") -> Path:

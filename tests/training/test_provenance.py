@@ -119,7 +119,7 @@ def unwritable(quick, tmp_path) -> Iterator[Path]:
 def test_a_run_that_cannot_be_written_to_is_refused_before_the_work_and_out_helps(unwritable, rooms, tmp_path):
     for noise in ((), ("--noise", "pixel", "--sigma", "0,1")):
         done = command("train", "evaluate", unwritable, "--data", rooms, *noise)
-        fails_in_one_line(done, "cannot write", "evaluations", "another folder with --out")
+        fails_in_one_line(done, "cannot write", "evaluations", "a place with --out FOLDER")
         assert "images in" not in done.stdout
         again = command("train", "evaluate", unwritable, "--data", rooms, *noise, "--out", tmp_path / "results")
         assert again.returncode == 0, again.stderr
