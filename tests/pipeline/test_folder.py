@@ -119,7 +119,7 @@ def test_dead_links_and_pipes_become_rejects(tmp_path):
     (tmp_path / "c" / "dead.jpg").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "c" / "pipe.jpg")
     source = Folder(tmp_path, 384, 0)
-    for item, reason in (("c/dead.jpg", "cannot be read"), ("c/pipe.jpg", "not a regular file")):
+    for item, reason in (("c/dead.jpg", "cannot be read"), ("c/pipe.jpg", "no regular file")):
         with pytest.raises(UnreadableImage, match=reason):
             source.load("train", item)
 
