@@ -136,9 +136,13 @@ def claim(hold: Hold, config: dict[str, Any], waiting: Callable[[], None]) -> No
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """Without names of places: weights and constants are compared themselves, wherever they lie."""
-    teacher, options = config.get("teacher"), config.get("options")
+    """Without names of places: weights and constants are compared themselves, wherever they lie.
+
+    A job begun by a version whose files are still read goes on.
+    """
+    teacher, options, schema = config.get("teacher"), config.get("options"), config.get("schema_version")
     return config | {
+        "schema_version": shards.SCHEMA_VERSION if schema in shards.READABLE_VERSIONS else schema,
         "teacher": teacher and {k: v for k, v in teacher.items() if k != "name"},
         "options": options and {k: v for k, v in options.items() if k != "stats_from"},
     }

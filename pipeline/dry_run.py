@@ -15,7 +15,7 @@ from rich.table import Table
 from pipeline import calibrate, plan, shards
 from pipeline.calibrate import spread
 from pipeline.encode import Encoded, encode
-from pipeline.job import Options, check, refuse_foreign
+from pipeline.job import Options, about, check, refuse_foreign
 from pipeline.label import Depths, Labeller
 from pipeline.plan import Plan
 from pipeline.progress import Tally
@@ -44,9 +44,10 @@ def estimate(
     with tempfile.TemporaryDirectory(prefix="pseudodepth-") as scratch:
         store = LocalStore(Path(scratch))
         plan.make(source, store, [], Tally(console, "listing"))
-        plans = {
-            s: Plan(store, s, plan.facts(store, s), options.seed, options.samples_per_shard) for s in source.splits
-        }
+        facts = {s: plan.facts(store, s) for s in source.splits}
+        plans = {s: Plan(store, s, facts[s], options.seed, options.samples_per_shard) for s in source.splits}
+        for line in about(source, facts):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         for split, planned in plans.items():
             if not planned.num_units:
                 continue

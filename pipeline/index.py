@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline import depth_codec, shards
 from pipeline.encode import step_z
-from pipeline.shards import Reject, ShardIndex, ShardRecord, Store
+from pipeline.shards import LeftOut, Reject, ShardIndex, ShardRecord, Store
 from pipeline.standardize import Moments, Standardisation
 
 
@@ -20,6 +20,7 @@ class Finished:
     listing: str
     listed: int
     kept: int
+    rejected: int
     bytes: int
     sha256: str
     json_sha256: str
@@ -38,8 +39,9 @@ class Finished:
     @classmethod
     def of(cls, record: ShardRecord, json_sha256: str) -> "Finished":
         return cls(
-            record.name, record.listing, record.num_listed, len(record.keys), record.bytes, record.sha256, json_sha256,
-            record.rejects[: shards.INDEX_REJECTS], shards.moments_of(record), record.constants,
+            record.name, record.listing, record.num_listed, len(record.keys), len(record.rejects), record.bytes,
+            record.sha256, json_sha256, record.rejects[: shards.INDEX_REJECTS], shards.moments_of(record),
+            record.constants,
         )  # fmt: skip
 
 
@@ -50,8 +52,12 @@ def build(
     origin: Mapping[str, str],
     class_names: Sequence[str],
     seg_names: Sequence[str],
+    left_out: Sequence[LeftOut] | None,
 ) -> ShardIndex:
-    """The index of `finished` shards, in their order. `origin`: where each depth field's constants are from."""
+    """The index of `finished` shards, in their order. `origin`: where each depth field's constants are from.
+
+    `left_out` is the plan's; one of version 2 knows none, and its index stays one of version 2.
+    """
     moments: dict[str, Moments] = defaultdict(Moments)
     rejects: list[Reject] = []
     for shard in finished:
@@ -74,14 +80,16 @@ def build(
     }
     num_listed, num_samples = sum(s.listed for s in finished), sum(s.kept for s in finished)
     return ShardIndex(
+        schema_version=shards.SCHEMA_VERSION if left_out is not None else shards.READABLE_VERSIONS[0],
         source=config["source"]["name"],
         split=split,
         class_names=list(class_names),
         seg_names=list(seg_names),
         num_listed=num_listed,
         num_samples=num_samples,
-        num_rejects=num_listed - num_samples,
+        num_rejects=sum(s.rejected for s in finished),
         rejects=rejects,
+        left_out=None if left_out is None else list(left_out),
         shards=[
             shards.ShardSummary(
                 name=s.name, num_samples=s.kept, bytes=s.bytes, sha256=s.sha256, json_sha256=s.json_sha256

@@ -9,8 +9,9 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from pipeline.ranks import Rank
 from pipeline.shards import Store
 from pipeline.shards.storage import LocalStore
 from pipeline.sources import Source, SourceError
+from pipeline.sources.ledger import told
 from pipeline.split_job import SplitJob, SplitSummary
 from pipeline.terminal import make_console
 
@@ -110,9 +112,25 @@ def run(
                 job = SplitJob(labeller, split, planned, store / split, rank, constants, console)
                 summary = job.run()
                 if summary.missing_shards == 0 and summary.kept:
-                    _publish_index(store, source, job, summary, config | plan.described(facts[split]), origin)
+                    _publish_index(store, source, job, summary, config, facts[split], origin)
                 summaries.append(summary)
+    summaries[0].notes = about(source, facts)
     return summaries
+
+
+def about(source: Source, facts: Mapping[str, dict[str, Any]]) -> list[str]:
+    """What a person should know of the source, before a long job and at its end: a line each."""
+    lines = [f"note: {note}" for note in source.notes]
+    total = sum(known["num_units"] for known in facts.values())
+    for split, known in facts.items():
+        if known["num_units"] == 0:
+            fraction = known["source"].get("val_fraction")
+            lines.append(
+                f"note: no image of {total:,} falls to {split} at --val-fraction {fraction}: there will be no {split}; "
+                "choose a larger one in a new folder, or 0 for none"
+            )
+    first = facts[source.splits[0]]  # the listing is one for all splits
+    return [*lines, *first.get("tree", []), *told(plan.left_out(first) or [])]
 
 
 def _publish_index(
@@ -120,11 +138,21 @@ def _publish_index(
     source: Source,
     job: SplitJob,
     summary: SplitSummary,
-    config: Mapping[str, Any],
+    config: dict[str, Any],
+    facts: dict[str, Any],
     origin: Mapping[str, str],
 ) -> None:
+    """The plan's `facts` tell what was listed and what was left out; the shards must hold or reject all of the former.
+
+    With what `Ledger.settle` asserts: kept + rejected + left out = seen.
+    """
+    listed = job.plan.total(source)
+    assert summary.kept + summary.rejected == summary.listed == listed, f"{summary} of a plan that lists {listed}"
     finished = [job.finished[number] for number in sorted(job.finished)]
-    summary.index = index.build(job.split, finished, config, origin, source.class_names, source.seg_names)
+    summary.index = index.build(
+        job.split, finished, config | plan.described(facts), origin, source.class_names, source.seg_names,
+        plan.left_out(facts),
+    )  # fmt: skip
     shards.publish(job.store, "index.json", summary.index.model_dump_json(indent=1).encode())
     # Every shard is there: whoever still writes one is a second job, and finds it published.
     for store in (job.store, out / "plan", out):
@@ -191,8 +219,16 @@ def _config(source: Source, teacher: dict[str, Any] | None, options: Options) ->
         },
         "teacher": teacher,
         "options": decides_bytes,
-        "versions": {name: version(name) for name in ("numcodecs", "numpy", "pillow")},  # their encoders' bytes
+        "versions": _versions(),
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of what decodes and encodes. A machine without pillow-heif could not read what one with it has listed."""
+    found = {name: version(name) for name in ("numcodecs", "numpy", "pillow")}
+    with suppress(PackageNotFoundError):
+        found["pillow-heif"] = version("pillow-heif")
+    return found
 
 
 def _planned(
@@ -228,6 +264,8 @@ def _open_plans(
     for split, published in source.expected.items():
         if (listed := plans[split].total(source)) != published:
             console.print(f"note: {split} lists {listed:,} images, published are {published:,}", highlight=False)
+    for line in about(source, facts):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return {split: planned for split, planned in plans.items() if planned.num_units}
 
 

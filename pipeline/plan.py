@@ -20,6 +20,7 @@ from pipeline import shards
 from pipeline.claim import JobError, read_json
 from pipeline.shards import Store
 from pipeline.sources import Source, printable
+from pipeline.sources.ledger import Ledger
 
 _TELL_EVERY = 1000
 _SORTED_IN_MEMORY = 1_000_000  # units; more are sorted in runs of this many and merged
@@ -33,11 +34,14 @@ def make(source: Source, store: Store, command: Sequence[str], listed: Callable[
     """
     sorters = {split: _Sorter() for split in source.splits}
     sums = {split: ListingSum() for split in source.splits}
-    for number, (split, unit, size) in enumerate(source.listing(), 1):
-        sorters[split].add(os.fsencode(unit))
-        sums[split].add(unit, size)
+    ledger = Ledger()
+    for number, item in enumerate(source.listing(ledger), 1):
+        sorters[item.split].add(os.fsencode(item.unit))
+        sums[item.split].add(item.unit, item.num_bytes)
+        ledger.add(item)
         if number % _TELL_EVERY == 0:
             listed(number)
+    ledger.settle()
     for split in source.splits:
         ends, end = bytearray(), 0
         previous = None
@@ -58,6 +62,9 @@ def make(source: Source, store: Store, command: Sequence[str], listed: Callable[
             "num_units": sums[split].count,
             "samples_per_unit": source.samples_per_unit,
             "listing": sums[split].hex,
+            "members_seen": ledger.seen,
+            "left_out": [entry.model_dump() for entry in ledger.left_out()],
+            "tree": ledger.tree(),
             "source": source.config(),
             "command": list(command),
         }
@@ -70,6 +77,14 @@ def facts(store: Store, split: str) -> dict[str, Any]:
     if not {"num_units", "samples_per_unit", "listing", "source", "units_sha256", "ends_sha256"} <= found.keys():
         raise damaged(store)
     return found
+
+
+def left_out(facts: dict[str, Any]) -> list[shards.LeftOut] | None:
+    """What the listing left out, of all splits; None where the plan is of a version that did not count it."""
+    try:
+        return [shards.LeftOut(**entry) for entry in facts["left_out"]] if "left_out" in facts else None
+    except (TypeError, ValueError):
+        raise JobError('the plan\'s "left_out" is damaged: delete OUT/plan and run the same line again') from None
 
 
 def described(facts: dict[str, Any]) -> dict[str, Any]:
@@ -88,8 +103,8 @@ def check(store: Store, split: str, facts: dict[str, Any]) -> None:
 def listing_sums(source: Source, listed: Callable[[int], None]) -> "dict[str, ListingSum]":
     """The source's listing as it is now, without sorting it."""
     sums = {split: ListingSum() for split in source.splits}
-    for number, (split, unit, size) in enumerate(source.listing(), 1):
-        sums[split].add(unit, size)
+    for number, item in enumerate(source.listing(Ledger()), 1):
+        sums[item.split].add(item.unit, item.num_bytes)
         if number % _TELL_EVERY == 0:
             listed(number)
     return sums

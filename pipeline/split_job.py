@@ -39,6 +39,7 @@ class SplitSummary:
     missing_shards: int = 0  # shards nobody has finished yet
     bytes: int = 0
     rejects: list[Reject] = field(default_factory=list)  # the first INDEX_REJECTS
+    notes: list[str] = field(default_factory=list)  # on the source; of the first split alone
     written_now: int = 0
     seconds: float = 0.0
     teacher_seconds: float = 0.0
@@ -48,7 +49,7 @@ class SplitSummary:
     def add(self, shard: Finished) -> None:
         self.listed += shard.listed
         self.kept += shard.kept
-        self.rejected += shard.listed - shard.kept
+        self.rejected += shard.rejected
         self.bytes += shard.bytes
         self.num_shards += 1
         self.rejects += shard.rejects[: shards.INDEX_REJECTS - len(self.rejects)]
@@ -103,13 +104,14 @@ class SplitJob:
                     raise
                 except shards.ShardError:
                     continue  # a damaged JSON: make the shard again
-                whole = found.bytes == sizes[f"{name}.tar"] and found.listed == self.plan.num_items(number, self.source)
+                num_items = self.plan.num_items(number, self.source)
+                complete = found.listed == found.kept + found.rejected == num_items
                 if found.listing != self.plan.listing:
                     raise JobError(
                         f"{self.store}/{name} was made from another listing of the source: restore the source and "
                         "delete the plan, or choose another folder"
                     )
-                if whole:
+                if complete and found.bytes == sizes[f"{name}.tar"]:
                     if found.constants != self.constants:
                         raise JobError(
                             f"{self.store}/{name} was standardised with other constants than stats.json says: restore "

@@ -39,6 +39,8 @@ def show(summaries: Sequence[SplitSummary], out: str, rank: Rank, console: Conso
                 "the index. If no other rank runs, the same line with --rank 0 --world-size 1 finishes the job.",
                 highlight=False, soft_wrap=True,
             )  # fmt: skip
+    for line in [line for s in summaries for line in s.notes]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"shards: {out}", highlight=False, soft_wrap=True)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import tarfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,8 @@ def verify(data: str, console: Console) -> Findings:
                 raise
             except ShardError as error:
                 found.problems.append(str(error))
+        elif shards.is_empty(store, name):
+            continue
         elif folder.sizes() or shards.exists(store / "plan", f"{name}.json"):
             found.problems.append(
                 f"{folder} has no index.json: the job is not finished, or rejected every image: run it again"
@@ -81,7 +84,7 @@ def _index_differs(store: Store, split: Split, finished: list[Finished]) -> list
     if shards.config_hash(stated.config) != stated.config_hash:
         return [f"{where}: its configuration does not have the hash it states"]
     try:
-        config, origin = _job_says(store, split)
+        config, origin, left_out = _job_says(store, split)
     except (JobError, calibrate.CalibrationError) as error:
         return [str(error)]
     if changed := differences(stated.config, config):
@@ -91,23 +94,25 @@ def _index_differs(store: Store, split: Split, finished: list[Finished]) -> list
         return [f"{where}: depth constants differ from those the shards were written with"]
     if config["data_set"]["labels_sha256"] != index.labels_sha256(stated.class_names, stated.seg_names):
         return [f"{where}: class names differ from those of the job"]
-    expected = index.build(stated.split, finished, config, origin, stated.class_names, stated.seg_names)
+    expected = index.build(stated.split, finished, config, origin, stated.class_names, stated.seg_names, left_out)
     changed = differences(stated.model_dump(mode="json"), expected.model_dump(mode="json"))
     return [f"{where} differs from its shards: {'; '.join(changed[:3])}"] if changed else []
 
 
-def _job_says(store: Store, split: Split) -> tuple[dict[str, Any], dict[str, str]]:
-    """Configuration and the constants' origin from the job's files; the index's own where shards lie alone."""
+def _job_says(store: Store, split: Split) -> tuple[dict[str, Any], dict[str, str], Sequence[shards.LeftOut] | None]:
+    """Configuration, the constants' origin and what was left out, from the job's files; the index's own where shards
+    lie alone.
+    """
     origin = {name: depth.constants_from for name, depth in split.index.depth.items()}
     if not shards.exists(store, "job.json"):
-        return split.index.config, origin
+        return split.index.config, origin, split.index.left_out
     if shards.exists(store, "stats.json"):
         constants, origin = calibrate.read(store)
         if constants != {name: depth.standardisation for name, depth in split.index.depth.items()}:
             raise JobError(f"{split.store}/index.json: depth constants differ from {store}/stats.json")
     facts = plan.facts(store / "plan", split.index.split)
     plan.check(store / "plan", split.index.split, facts)
-    return read_json(store, "job.json") | plan.described(facts), origin
+    return read_json(store, "job.json") | plan.described(facts), origin, plan.left_out(facts)
 
 
 def _verify_shard(

@@ -245,7 +245,20 @@ def open_split(data: "Path | str | Store", split: str) -> Split:
                 return opened
     if store.local is not None and not store.local.exists():
         raise ShardError(f"{store} does not exist: make shards with precompute-depth first")
+    if is_empty(store, split):
+        raise ShardError(
+            f"{store} has no '{split}' split: no image fell to it; label the photographs again, into a new folder, "
+            "with a larger --val-fraction"
+        )
     raise ShardError(f"{store} holds no finished '{split}' split (no {split}/index.json): run precompute-depth first")
+
+
+def is_empty(store: Store, split: str) -> bool:
+    """Whether the job planned `split` and no image fell to it: it will never be there."""
+    try:
+        return bool(json.loads((store / "plan").read(f"{split}.json"))["num_units"] == 0)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def splits_of(data: "Path | str | Store") -> list[Split]:

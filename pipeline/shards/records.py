@@ -15,7 +15,8 @@ from pipeline.errors import UserError
 from pipeline.shards.storage import Store
 from pipeline.standardize import Moments, Standardisation
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3  # 3 added `left_out` to the index
+READABLE_VERSIONS = (2, 3)
 DEPTH_FIELDS = ("pseudo", "real", "raw", "exact")
 SPLITS = ("train", "val")
 VOID = 255
@@ -57,6 +58,15 @@ class Reject(_Record):
 
     source: Text
     reason: Text
+
+
+class LeftOut(_Record):
+    """Files, tar members or rows of the source that belong to no sample, all for one reason."""
+
+    reason: str
+    count: int
+    endings: dict[str, int]  # how many have which, the most frequent
+    names: list[str]  # the first by name, at most 100
 
 
 class DepthField(_Record):
@@ -161,6 +171,7 @@ class ShardIndex(_Record):
     num_samples: Count
     num_rejects: Count
     rejects: list[Reject]
+    left_out: list[LeftOut] | None = None  # by the listing this split comes from, of all splits; None: not known
     shards: list[ShardSummary]
     depth: dict[DepthName, DepthField]
     teacher: dict[str, Any] | None
@@ -204,11 +215,12 @@ def _load(kind: type[_RecordT], store: Store, name: str) -> _RecordT:
         version = content.get("schema_version", 0)
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise NewerSchemaError(
-                f"{where} has schema version {version}, this version reads {SCHEMA_VERSION}: update pseudodepth"
+                f"{where} has schema version {version}, this version reads up to {SCHEMA_VERSION}: update pseudodepth"
             )
-        if isinstance(version, int) and 0 < version < SCHEMA_VERSION:
+        if isinstance(version, int) and 0 < version < READABLE_VERSIONS[0]:
             raise ShardError(
-                f"{where} has schema version {version}, this version reads {SCHEMA_VERSION}: make the shards again"
+                f"{where} has schema version {version}, this version reads {READABLE_VERSIONS[0]} to {SCHEMA_VERSION}: "
+                "make the shards again"
             )
         return kind.model_validate(content)
     except FileNotFoundError:

@@ -11,12 +11,15 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.sources.ledger import Ledger, Listed
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,13 @@ class Source(Protocol):
     depth_fields: Sequence[str]  # depth that comes with the source, in metres, farther is larger
     listing_in_config: bool  # config() already tells whether the listing changed; else the job lists again on a resume
     expected: Mapping[str, int]  # images published for a split, {} if none; the job says where the listing differs
+    notes: Sequence[str]  # what a person should know of the source before a long job, a line each
     samples_per_unit: int  # the most samples a unit holds; a shard holds samples_per_shard // this many units
 
-    def listing(self) -> Iterator[tuple[str, str, int]]:
-        """(split, access unit, its bytes) of everything, streamed in any order: the job sorts it on disk.
+    def listing(self, ledger: "Ledger") -> "Iterator[Listed]":
+        """Every access unit, streamed in any order: the job sorts them on disk. They are unique within a split, no NUL.
 
-        Units are unique within a split and hold no NUL. The bytes (-1 unknown) only help to notice a changed source.
+        `ledger.seen` is raised where members are read; each ends in a unit or in `ledger.leave_out`.
         """
 
     def samples(self, unit: str) -> Sequence[str]:

@@ -1,8 +1,11 @@
 """Any folder of photographs.
 
-`SRC/<class>/*.jpg` gives classes, a flat folder gives none; a share of either becomes val. `SRC/train/<class>/*.jpg`
-beside `SRC/val/<class>/*.jpg` (ImageNet as many people keep it) is taken as it is split. Names that begin with a dot
-(.thumbnails, .git, macOS's ._photo.jpg) are left out.
+`SRC/<class>/*.jpg` gives classes, a flat folder gives none; a share of either becomes val. Where SRC holds train/ and
+val/ (in any spelling: Training/, valid/, val2017/) it is taken as it is split. Beside train/ alone a test/ becomes val,
+as it does for NYUDepthV2: it is what was set aside. tiny-imagenet-200 is read as it comes: the labels of its flat
+val/images/ are in val/val_annotations.txt, its unlabelled test/ is left out.
+
+What looks like a split, a modality or a cache is never a class: it is refused with the fix, or left out and counted.
 """
 
 import hashlib
@@ -10,13 +13,33 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pipeline.images import read_file, stored_jpeg
+from pipeline.files import ReadError, read_bytes
+from pipeline.images import EXTENSIONS, read_file, stored_jpeg
 from pipeline.sources import Photograph, SourceError, printable
+from pipeline.sources.ledger import Ledger, Listed
+from pipeline.sources.trees import (
+    NO_ENDING,
+    RAW,
+    entries,
+    holds_image,
+    identify,
+    is_folder,
+    is_image,
+    is_other_modality,
+    is_photographs,
+    refuse_modalities,
+    split_of,
+    walk_images,
+)
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-_SPLITS = {"train", "val", "validation", "test"}
+_ANNOTATIONS, _WNIDS = "val_annotations.txt", "wnids.txt"  # tiny-imagenet's
+_MOST_TEXT = 1 << 28  # bytes of either
+_DOCUMENTS = re.compile(  # what lies beside photographs without being any; a folder of them alone is no lost class
+    r"\.(txt|json|jsonl|xml|csv|tsv|md|rst|html?|pdf|docx?|xlsx?|ya?ml|toml|ini|cfg|log|py|ipynb|sh|m|mat|npy|npz|pkl|h5"
+    r"|hdf5|pth?|ckpt|zip|tar|gz|tgz|bz2|xz|7z|rar|md5|sha\d+|db|lnk|url)"
+)
 
 
 class Folder:
@@ -39,21 +62,17 @@ class Folder:
         if not 0 <= val_fraction < 1:
             raise SourceError(f"--val-fraction must be at least 0 and below 1, got {val_fraction}")
         self.root, self.short_side, self.val_fraction = root, short_side, val_fraction
-        folders, flat = _top_level(root)
-        if not folders and not flat:
-            raise SourceError(f"source folder {root} holds no image ({', '.join(sorted(EXTENSIONS))})")
-        others = {*folders} - {"train", "val"}
-        if others and ({"train", "val"} < {*folders} or (len(folders) > 1 and {*folders} <= _SPLITS)):
-            named = ", ".join(map(printable, sorted(others)[:3]))
-            raise SourceError(
-                f"source folder {root} must hold class folders, or train/ and val/ alone, got {named} beside them: "
-                "rename validation to val, move others away"
-            )
-        self.presplit = folders == ["train", "val"] and not flat
+        self.notes: Sequence[str] = ()
+        top = _look(root)
+        if not top.holding and not top.flat:
+            raise SourceError(f"source folder {root} holds no image ({', '.join(sorted(EXTENSIONS))}){_instead(root)}")
+        self._splits, self._unlabelled = self._find_splits(top)
+        self.presplit = bool(self._splits)
+        self._label_of: dict[str, str] = {}  # of images of a flat val, by name
         if self.presplit:
-            below = {split: _top_level(root / split) for split in ("train", "val")}
-            folders = sorted({name for names, _ in below.values() for name in names})
-            flat = next((f"{split}/{image}" for split, (_, image) in below.items() if image), None)
+            folders, flat = self._classes_of_splits()
+        else:
+            folders, flat = self._classes(root, top), top.flat
         if folders and flat:
             raise SourceError(
                 f"source folder {root} mixes images in class folders with images outside them ({printable(flat)}): "
@@ -67,23 +86,25 @@ class Folder:
         self._class_index = {name: index for index, name in enumerate(folders)}
         self.splits: Sequence[str] = ["train", "val"] if self.presplit or val_fraction else ["train"]
 
-    def listing(self) -> Iterator[tuple[str, str, int]]:
-        for path, size in walk_images(self.root):
+    def listing(self, ledger: Ledger) -> Iterator[Listed]:
+        for path, size in walk_images(self.root, "", ledger):
+            first = path.partition("/")[0]
+            if first == self._unlabelled:
+                ledger.leave_out("an unlabelled test image", path)
+                continue
             if self.presplit:
-                split = path.split("/")[0]
+                split = self._splits.get(first, "")
             else:
                 split = "val" if _unit_hash(path) < self.val_fraction else "train"
-            if split not in self.splits or (self.class_names and self._class_of(path) not in self._class_index):
-                name = printable(path)
-                raise SourceError(f"source folder {self.root} changed while it was listed ({name}): run again")
-            yield split, path, size
+            name, below = self._class_of(path) if split else ("", "")
+            if split not in self.splits or (self.class_names and name not in self._class_index):
+                raise SourceError(
+                    f"source folder {self.root} changed while it was listed ({printable(path)}): run again"
+                )
+            yield Listed(split, path, size, class_name=name if self.class_names else "", below=below)
 
     def samples(self, unit: str) -> Sequence[str]:
         return [unit]
-
-    def _class_of(self, path: str) -> str:
-        below_split = path.partition("/")[2] if self.presplit else path
-        return below_split.split("/")[0]
 
     def key(self, split: str, item: str) -> str:
         return hashed_key(Path(item).stem, item)
@@ -96,59 +117,127 @@ class Folder:
             rgb_bytes=stored,
             rgb_extension="rgb.jpg",
             facts={"source": printable(item), "original_width": width, "original_height": height},
-            cls=self._class_index[self._class_of(item)] if self.class_names else None,
+            cls=self._class_index[self._class_of(item)[0]] if self.class_names else None,
         )
 
     def config(self) -> dict[str, Any]:
-        return {
+        config = {
             "name": self.name,
             "short_side": self.short_side,
             "val_fraction": None if self.presplit else self.val_fraction,
         }
+        labels = sorted(f"{image} {label}" for image, label in self._label_of.items())
+        return config | ({"labels_sha256": _digest("\n".join(labels))} if labels else {})
 
+    # --- looking ---------------------------------------------------------------------------------------------------
 
-def walk_images(root: Path) -> Iterator[tuple[str, int]]:
-    """(path below root, bytes) of every image at any depth; -1 bytes where it cannot be looked at: it will be a reject.
+    def _note(self, line: str) -> None:
+        self.notes = [*self.notes, line]
 
-    A folder that links lead to twice is walked once, under its first name. Memory grows with folders, not with files.
-    """
-    seen: set[tuple[int, int]] = set()
-    pending = [""]
-    while pending:
-        below = pending.pop()
-        if (identity := _identity(root / below)) in seen:
-            continue
-        seen.add(identity)
-        folders = []
-        for entry in scan(root / below):
-            if is_folder(entry):
-                folders.append(entry.name)
-            elif is_image(entry.name):
-                yield f"{below}{entry.name}", _size(entry)
-        pending += [f"{below}{name}/" for name in sorted(folders, reverse=True)]
+    def _find_splits(self, top: "_Looked") -> tuple[dict[str, str], str | None]:
+        """(folder -> train or val, the folder of an unlabelled test split); ({}, None) where SRC has no splits."""
+        found = {name: split for name in top.holding if (split := split_of(name))}
+        if len(found) == 1 < len(top.holding):
+            (name,) = found
+            if _look(self.root / name).flat:  # images, not class folders: trains are a class of many data sets
+                self._note(f"{name}/ is taken as a class, like the folders beside it")
+                return {}, None
+        if not found:
+            return {}, None
+        others = [name for name in top.holding if name not in found] + ([top.flat] if top.flat else [])
+        folder_of = {split: name for name, split in found.items()}
+        if not others and len(folder_of) == len(found):
+            train, val, test = (folder_of.get(split) for split in ("train", "val", "test"))
+            if train and val and test and (self.root / val / _ANNOTATIONS).is_file():
+                return {train: "train", val: "val"}, test
+            if train and val and not test:
+                return {train: "train", val: "val"}, None
+            if train and test and not val:
+                self._note(f"{test}/ is taken as val: there is no other")
+                return {train: "train", test: "val"}, None
+            if len(found) == 1:
+                (name,) = found
+                raise SourceError(
+                    f"source folder {self.root} holds {name}/ alone, which is a split and no class: give "
+                    f"{self.root / name} to set a share of it aside, or put the other split beside it"
+                )
+            others = [test] if test else []
+        named = ", ".join(map(printable, sorted(others or found)[:3]))
+        raise SourceError(
+            f"source folder {self.root} must hold class folders, or train/ and val/ alone (each once), got {named} "
+            "beside them: move or rename these"
+        )
 
+    def _classes_of_splits(self) -> tuple[list[str], str | None]:
+        """Class folders of both splits, and an image that lies outside class folders."""
+        looked = {name: _look(self.root / name) for name in self._splits}
+        train, val = sorted(self._splits, key=lambda name: self._splits[name])
+        if (self.root / val / _ANNOTATIONS).is_file() and {*looked[val].holding} <= {"images"}:
+            self._note(f"the labels of {val}/images/ are those of {_ANNOTATIONS}")
+            names = self._classes(self.root / train, looked[train])
+            return self._annotated(train, val, names), looked[train].flat and f"{train}/{looked[train].flat}"
+        classes = {name: self._classes(self.root / name, looked[name]) for name in self._splits}
+        flat = next((f"{name}/{found.flat}" for name, found in looked.items() if found.flat), None)
+        for here, there in ((train, val), (val, train)):
+            if lonely := sorted({*classes[here]} - {*classes[there]}):
+                named = ", ".join(map(printable, lonely[:3])) + (", ..." if len(lonely) > 3 else "")
+                count = f"{len(lonely):,} classes are" if len(lonely) > 1 else "1 class is"
+                self._note(f"{count} in {self._splits[here]} alone: {named}")
+        return sorted({name for names in classes.values() for name in names}), flat
 
-def scan(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """What lies in a folder, streamed, without what is hidden (.git).
+    def _classes(self, folder: Path, looked: "_Looked") -> list[str]:
+        """The class folders of `folder`; SourceError where what it holds are no classes, or one would be lost."""
+        refuse_modalities(folder, "", looked.holding)
+        if looked.holding and all(is_photographs(name) or is_other_modality(name) for name in looked.holding):
+            photographs = next((name for name in looked.holding if is_photographs(name)), looked.holding[0])
+            raise SourceError(
+                f"source folder {folder} holds {photographs}/, which is a modality and no class: photographs alone are "
+                f"wanted, as in precompute-depth folder {folder / photographs} OUT"
+            )
+        if looked.holding and not looked.flat:
+            for name in looked.without:
+                if lost := _unread(folder / name):
+                    raise SourceError(
+                        f"class {printable(name)} of {folder} holds no readable image ({lost}): convert them, or move "
+                        "the folder away"
+                    )
+        return looked.holding
 
-    A folder that cannot be listed ends the job: its images would be lost silently.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if not entry.name.startswith("."))
-    except OSError as error:
-        raise _unlistable(folder, error) from error
+    def _annotated(self, train: str, val: str, folders: list[str]) -> list[str]:
+        """tiny-imagenet's classes; the labels of its val go to `_label_of`."""
+        wnids = self.root / _WNIDS
+        classes = sorted({*_lines(wnids)}) if wnids.is_file() else folders
+        if strange := sorted({*folders} - {*classes}):
+            raise SourceError(f"{wnids} must name every class of {train}/, {printable(strange[0])} is missing: add it")
+        path = self.root / val / _ANNOTATIONS
+        for number, line in enumerate(_lines(path), 1):
+            image, _, rest = line.partition("\t")
+            label = rest.partition("\t")[0]
+            if label not in classes:
+                raise SourceError(
+                    f"{path}, line {number} must be an image, a tab and a class of {train}/, got {line[:60]!r}: mend it"
+                )
+            if self._label_of.setdefault(image, label) != label:
+                raise SourceError(f"{path} gives {image!r} two labels: remove one")
+        if not self._label_of:
+            raise SourceError(f"{path} must label the images of {val}/, it is empty: download it again")
+        return classes
 
-
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
+    def _class_of(self, path: str) -> tuple[str, str]:
+        """(class, path below its folder)."""
+        if not self.presplit:
+            name, _, below = path.partition("/")
+            return name, below
+        split, _, inside = path.partition("/")
+        if self._label_of and self._splits[split] == "val":
+            image = inside.rpartition("/")[2]
+            if image not in self._label_of:
+                raise SourceError(
+                    f"{self.root / printable(path)} has no label in {_ANNOTATIONS}: add it there, or remove the image"
+                )
+            return self._label_of[image], inside
+        name, _, below = inside.partition("/")
+        return name, below
 
 
 def hashed_key(stem: str, unique: str) -> str:
@@ -157,41 +246,64 @@ def hashed_key(stem: str, unique: str) -> str:
     return f"{readable}-{_digest(unique)[:16]}"
 
 
-def _top_level(root: Path) -> tuple[list[str], str | None]:
-    """Sorted folders of root that hold an image, and one image that lies in root itself."""
+class _Looked(NamedTuple):
+    holding: list[str]  # folders that hold an image, sorted
+    without: list[str]  # those that hold none
+    flat: str | None  # an image that lies in the folder itself
+
+
+def _look(root: Path) -> _Looked:
     folders, flat = [], None
-    for entry in scan(root):
+    for entry in entries(root, "", Ledger()):
         if is_folder(entry):
-            folders.append(entry.name)
+            folders.append((entry.is_symlink(), entry.name))  # links last, as the walk takes them
         elif flat is None and is_image(entry.name):
             flat = entry.name
-    holding, seen = [], set()
-    for name in sorted(folders):
-        if (identity := _identity(root / name)) not in seen and next(walk_images(root / name), None):
-            holding.append(name)
+    holding: list[str] = []
+    without: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    for _, name in sorted(folders):
+        if (identity := identify(root / name)) not in seen:
+            (holding if holds_image(root / name) else without).append(name)
         seen.add(identity)
-    return holding, flat
+    return _Looked(sorted(holding), without, flat)
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    """The same for all links that lead to a folder."""
+def _unread(folder: Path) -> str:
+    """What a folder without images holds instead that may be photographs: "4 .xyz"; "" where there is nothing."""
+    ledger = Ledger()
+    for _ in walk_images(folder, "", ledger):
+        pass
+    endings = {
+        ending: count
+        for entry in ledger.left_out()
+        if entry.reason in (NO_ENDING, RAW)
+        for ending, count in entry.endings.items()
+        if not (_only_documents(entry.names) if ending == "none" else _DOCUMENTS.fullmatch(ending))
+    }
+    return ", ".join(
+        f"{count:,} {'without ending' if ending == 'none' else ending}" for ending, count in endings.items()
+    )
+
+
+def _only_documents(names: Sequence[str]) -> bool:
+    """Of names that have no ending."""
+    plain = [os.path.basename(name).lower() for name in names if not os.path.splitext(name)[1]]
+    return all(re.fullmatch(r"readme|licen[cs]e|copying|makefile|checksums?", name) for name in plain)
+
+
+def _instead(root: Path) -> str:
+    found = _unread(root)
+    return f", got {found}" if found else ""
+
+
+def _lines(path: Path) -> list[str]:
+    """A text's lines that are not empty."""
     try:
-        status = os.stat(folder)
-    except OSError as error:
-        raise _unlistable(folder, error) from error
-    return status.st_dev, status.st_ino
-
-
-def _unlistable(folder: Path, error: OSError) -> SourceError:
-    name = printable(str(folder))
-    return SourceError(f"folder {name} cannot be listed ({error.strerror}): make it readable, or move it away")
-
-
-def _size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:
-        return -1
+        text = read_bytes(path, _MOST_TEXT).decode("utf-8-sig")
+    except (OSError, ReadError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} cannot be read as text ({error}): download it again") from error
+    return [line.strip("\r") for line in text.split("\n") if line.strip()]
 
 
 def _digest(item: str) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import data_manifests
 from pipeline.shards import VOID, png_bytes
 from pipeline.sources import Photograph, SourceError
+from pipeline.sources.ledger import Ledger, Listed
 
 _PROBE = 1 << 16  # bytes of each of the 64 pieces that stand for the content in `config`
 
@@ -31,6 +32,7 @@ class Nyu:
     class_names: Sequence[str] = ()
     depth_fields: Sequence[str] = ("real", "raw")
     samples_per_unit = 1
+    notes: Sequence[str] = ()
     listing_in_config = True  # the listing follows from `config`: nothing but one file is read
 
     def __init__(self, path: Path, facts: Mapping[str, Any] | None = None) -> None:
@@ -47,10 +49,14 @@ class Nyu:
         self._check("rawDepths", (count, width, height), "float32")
         self._check("labels", (count, width, height), "uint16")
 
-    def listing(self) -> Iterator[tuple[str, str, int]]:
+    def listing(self, ledger: Ledger) -> Iterator[Listed]:
+        count = len(self._file["images"])
+        ledger.seen += count
+        for number in sorted({*range(1, count + 1)}.difference(*self._numbers.values())):
+            ledger.leave_out("in neither split", f"images[{number - 1}]")
         for split, numbers in self._numbers.items():
             for number in numbers:
-                yield split, f"{number - 1:04d}", -1
+                yield Listed(split, f"{number - 1:04d}", -1)
 
     def samples(self, unit: str) -> Sequence[str]:
         return [unit]

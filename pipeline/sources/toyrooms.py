@@ -7,6 +7,7 @@ from typing import Any
 from pipeline import scenes
 from pipeline.shards import png_bytes
 from pipeline.sources import Photograph, SourceError
+from pipeline.sources.ledger import Ledger, Listed
 
 _VAL_STREAM = 1_000_003  # val scenes come from seed + this, so that no split ever shares a scene
 
@@ -22,6 +23,7 @@ class ToyRooms:
     samples_per_unit = 1
     listing_in_config = True  # nothing is read: seeds and counts decide everything
     expected: Mapping[str, int] = {}
+    notes: Sequence[str] = ()
 
     def __init__(self, samples: int, val_samples: int, seed: int, scene: scenes.SceneConfig) -> None:
         if samples < 1 or val_samples < 1:
@@ -29,10 +31,11 @@ class ToyRooms:
         self.num_samples = {"train": samples, "val": val_samples}
         self.seed, self.scene = seed, scene
 
-    def listing(self) -> Iterator[tuple[str, str, int]]:
+    def listing(self, ledger: Ledger) -> Iterator[Listed]:
+        ledger.seen += sum(self.num_samples.values())
         for split, count in self.num_samples.items():
             for index in range(count):
-                yield split, f"{index:08d}", -1
+                yield Listed(split, f"{index:08d}", -1)
 
     def samples(self, unit: str) -> Sequence[str]:
         return [unit]

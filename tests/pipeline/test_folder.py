@@ -10,11 +10,12 @@ from running import jpeg
 from pipeline.images import UnreadableImage
 from pipeline.sources import SourceError, printable
 from pipeline.sources.folder import Folder, hashed_key
+from pipeline.sources.ledger import Ledger, told
 
 
 def listed(source, split):
     """Sorted units of a split, each its only item."""
-    units = sorted(unit for found, unit, _ in source.listing() if found == split)
+    units = sorted(unit for found, unit, *_ in source.listing(Ledger()) if found == split)
     assert all(source.samples(unit) == [unit] for unit in units)
     return units
 
@@ -45,21 +46,43 @@ def test_train_beside_val_is_taken_as_it_is_split(tmp_path):
     [
         (("train", "val", "test"), "test"),
         (("train", "val", "cat", "dog"), "cat, dog"),
-        (("train", "validation"), "validation"),
-        (("test", "validation"), "test, validation"),
-        (("test", "val"), "test"),
+        (("train", "cat"), "cat"),
+        (("test", "validation"), "test"),
+        (("Train", "train_set"), "Train, train_set"),
     ],
 )
 def test_splits_that_are_not_just_train_and_val_are_no_classes(tmp_path, folders, named):
     fill(tmp_path, *(f"{name}/a/1.jpg" for name in folders))
-    with pytest.raises(SourceError, match=f"got {named} beside them: rename validation to val, move others away$"):
+    with pytest.raises(SourceError, match=f"got {named} beside them: move or rename these$"):
         Folder(tmp_path, 384, 0.1)
 
 
-def test_one_folder_named_like_a_split_is_a_class(tmp_path):
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("Train", "Val"), ("TRAIN", "VAL"), ("training", "validation"), ("train", "valid"), ("train", "dev"),
+        ("train2017", "val2017"), ("Training", "Testing"), ("train", "test"),
+    ],
+)  # fmt: skip
+def test_splits_in_any_spelling(tmp_path, train, val):
     (tmp_path / "test").mkdir()  # holds no image
-    assert Folder(fill(tmp_path, "train/1.jpg"), 384, 0).class_names == ["train"]
-    assert Folder(fill(tmp_path, "cat/1.jpg"), 384, 0).class_names == ["cat", "train"]
+    names = [f"{folder}/{name}/{number}.jpg" for folder in (train, val) for name in "ab" for number in range(2)]
+    source = Folder(fill(tmp_path, *names), 384, 0.5)
+    assert (source.class_names, source.splits) == (["a", "b"], ["train", "val"])
+    assert listed(source, "val") == sorted(name for name in names if name.startswith(val))
+    assert source.load("val", f"{val}/b/1.jpg").cls == 1
+    assert source.notes == ([f"{val}/ is taken as val: there is no other"] if "est" in val else ())
+
+
+def test_a_split_alone_is_no_class(tmp_path):
+    with pytest.raises(SourceError, match=r"holds train/ alone, which is a split and no class: give \S+/train to set"):
+        Folder(fill(tmp_path, "train/1.jpg"), 384, 0)
+
+
+def test_trains_are_a_class_beside_others(tmp_path):
+    source = Folder(fill(tmp_path, "train/1.jpg", "cat/1.jpg"), 384, 0)
+    assert source.class_names == ["cat", "train"]
+    assert source.notes == ["train/ is taken as a class, like the folders beside it"]
 
 
 def test_hidden_names_are_left_out(tmp_path):
@@ -101,7 +124,7 @@ def test_a_name_that_is_not_unicode_is_fine(tmp_path):
         file.write(jpeg())
     source = Folder(tmp_path, 384, 0)
     assert len({source.key("train", item) for item in listed(source, "train")}) == 2
-    assert {size for _, _, size in source.listing()} == {len(jpeg((32, 24))), len(jpeg())}
+    assert {listed.num_bytes for listed in source.listing(Ledger())} == {len(jpeg((32, 24))), len(jpeg())}
 
 
 def test_links_that_loop_are_walked_once(tmp_path):
@@ -150,9 +173,9 @@ def test_refusals_name_the_folder_and_the_fix(tmp_path, names, val_fraction, mes
 
 def test_changed_content_changes_the_listing(tmp_path):
     source = Folder(fill(tmp_path, "a/1.jpg"), 384, 0)
-    before = list(source.listing())
+    before = list(source.listing(Ledger()))
     (tmp_path / "a" / "1.jpg").write_bytes(jpeg((32, 25)))
-    assert list(source.listing()) != before
+    assert list(source.listing(Ledger())) != before
     assert not source.listing_in_config
 
 
@@ -166,11 +189,11 @@ def test_a_class_that_appears_while_listing_ends_the_job(tmp_path):
     source = Folder(fill(tmp_path, "a/1.jpg"), 384, 0.1)
     fill(tmp_path, "b/1.jpg")
     with pytest.raises(SourceError, match=r"changed while it was listed \(b/1.jpg\)"):
-        list(source.listing())
+        list(source.listing(Ledger()))
     presplit = Folder(fill(tmp_path / "split", "train/1.jpg", "val/1.jpg"), 384, 0.1)
     fill(tmp_path / "split", "2.jpg")
     with pytest.raises(SourceError, match=r"changed while it was listed \(2.jpg\)"):
-        list(presplit.listing())
+        list(presplit.listing(Ledger()))
 
 
 def test_a_folder_that_cannot_be_listed_ends_the_job(tmp_path, monkeypatch):
@@ -181,7 +204,7 @@ def test_a_folder_that_cannot_be_listed_ends_the_job(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", denied)
     with pytest.raises(SourceError, match=r"cannot be listed \(Permission denied\): make it readable"):
-        list(source.listing())
+        list(source.listing(Ledger()))
 
 
 def test_a_vanished_image_ends_the_job(tmp_path):
@@ -204,7 +227,219 @@ def test_listing_takes_no_memory_per_image(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "scandir", crowded)
     tracemalloc.start()
     try:
-        assert sum(1 for _ in source.listing()) == 100_000
+        assert sum(1 for _ in source.listing(Ledger())) == 100_000
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
+
+
+# --- what is no class, and what is left out -------------------------------------------------------------------------
+
+
+def account(source):
+    """(units, reason -> (count, names)); every member seen is in one of them."""
+    ledger = Ledger()
+    units = []
+    for item in source.listing(ledger):
+        ledger.add(item)
+        units.append(item.unit)
+    ledger.settle()
+    return sorted(units), {entry.reason: (entry.count, entry.names) for entry in ledger.left_out()}
+
+
+def test_every_file_is_listed_or_left_out_for_a_reason(tmp_path):
+    fill(tmp_path, "a/1.jpg", "a/2.JFIF", "a/3.jpe", "a/4.avif", "a/5.j2k", "a/6.pnm", "a/7.pbm", "b/#1.jpg", "b/1.jp2")
+    caches = ("a/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/1.jpg", "b/Thumbs/1.jpg", "x Previews.lrdata/1.jpg")
+    fill(tmp_path, *caches, "#recycle/1.jpg", "lost+found/1.jpg", "a/.picasaoriginals/1.jpg")
+    (tmp_path / "lost+found").chmod(0)  # nobody looks into it
+    for name in ("a/notes.txt", "a/film.mp4", "README", "a/raw.CR2", "b/._1.jpg", "b/Thumbs.db", "a/1.jpg~"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "b")
+    source = Folder(tmp_path, 384, 0)
+    units, left_out = account(source)
+    assert source.class_names == ["a", "b"]
+    names = ("1.jpg", "2.JFIF", "3.jpe", "4.avif", "5.j2k", "6.pnm", "7.pbm")
+    assert units == [*(f"a/{name}" for name in names), "b/#1.jpg", "b/1.jp2"]
+    assert left_out["thumbnails, cache or trash"] == (
+        6, ["#recycle/", "__MACOSX/", "a/@eaDir/", "b/Thumbs/", "lost+found/", "x Previews.lrdata/"],
+    )  # fmt: skip
+    assert left_out["no image ending"] == (3, ["README", "a/film.mp4", "a/notes.txt"])
+    assert left_out["a raw photograph: develop it to .tif or .jpg"] == (1, ["a/raw.CR2"])
+    assert left_out["hidden, or a system's file"][0] == 4
+    assert left_out["a folder that another name leads to as well"] == (1, ["a/again/"])
+
+
+@pytest.mark.parametrize("folder", ["@eaDir", "Thumbnails", "_thumbs", ".thumbnails", "Trash", "__MACOSX", "thumb"])
+def test_caches_are_no_classes(tmp_path, folder):
+    source = Folder(fill(tmp_path, "a/1.jpg", "b/1.jpg", f"{folder}/1.jpg"), 384, 0)
+    assert source.class_names == ["a", "b"]
+    assert account(source)[1].popitem()[1] == (1, [f"{folder}/"])
+
+
+def test_a_ledger_keeps_the_first_names_and_counts_endings_whatever_the_order(tmp_path):
+    found = []
+    for step in (1, -1):
+        ledger = Ledger()
+        for number in range(500)[::step]:
+            ledger.seen += 1
+            ledger.leave_out("no image ending", f"{number:03d}.{'txt' if number % 2 else number}")
+        ledger.settle()
+        found.append(ledger.left_out())
+    (entry,) = found[0]
+    assert found[0] == found[1]
+    assert (entry.count, entry.endings) == (500, {".txt": 250, "others": 250})
+    assert entry.names == sorted(entry.names) and len(entry.names) == 100 and entry.names[1] == "001.txt"
+    assert told(found[0]) == [
+        "left out 500: no image ending (.txt 250, others 250): 000.0, 001.txt, 002.2, ..."
+    ]  # fmt: skip
+    ledger.seen += 1
+    with pytest.raises(AssertionError, match="501 members seen, 0 in samples, 500 left out"):
+        ledger.settle()
+
+
+@pytest.mark.parametrize(
+    ("folders", "shown", "fix"),
+    [
+        (("RGB", "Depth", "Label"), "Depth, Label, RGB", "RGB OUT"),
+        (("images", "masks"), "images, masks", "images OUT"),
+        (("color", "depth_raw", "normals"), "color, depth_raw, normals", "color OUT"),
+        (("image", "disparity"), "disparity, image", "image OUT"),
+        (("rgb", "SegmentationClass"), "SegmentationClass, rgb", "rgb OUT"),
+        (("a/rgb", "a/depth", "b/rgb", "b/depth"), "depth, rgb", "a/rgb OUT"),
+        (("train/rgb", "train/depth", "val/rgb", "val/depth"), "depth, rgb", "train/rgb OUT"),
+        (("a/train/good", "a/test/bad", "a/ground_truth/bad"), "ground_truth, test, train", "that holds them OUT"),
+    ],
+)
+def test_modalities_are_no_classes(tmp_path, folders, shown, fix):
+    fill(tmp_path, *(f"{folder}/1.png" for folder in folders))
+    with pytest.raises(SourceError, match=f"looks like an RGB-D data set, with {shown} beside .* alone .*{fix}$"):
+        account(Folder(tmp_path, 384, 0.1))
+
+
+def test_a_modality_alone_is_no_class_and_a_word_among_classes_is_one(tmp_path):
+    for name in ("RGB", "images"):
+        with pytest.raises(SourceError, match=f"holds {name}/, which is a modality and no class: .*/{name} OUT$"):
+            Folder(fill(tmp_path / name, f"{name}/1.jpg"), 384, 0)
+    with pytest.raises(SourceError, match=r"holds images/, which is .* precompute-depth folder \S+/train/images OUT"):
+        Folder(fill(tmp_path / "yolo", "train/images/1.jpg", "val/images/1.jpg"), 384, 0)
+    many = fill(tmp_path / "many", "mask/1.jpg", "cat/1.jpg", "dog/1.jpg", "label/1.jpg", "owl/1.jpg", "ant/1.jpg")
+    assert Folder(many, 384, 0).class_names == ["ant", "cat", "dog", "label", "mask", "owl"]
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    (tmp_path / "coco" / "annotations" / "instances.json").write_bytes(b"{}")
+    coco = Folder(fill(tmp_path / "coco", "train2017/1.jpg", "val2017/1.jpg"), 384, 0)
+    assert (list(coco.class_names), account(coco)[1]) == (
+        [], {"no image ending": (1, ["annotations/instances.json"])},
+    )  # fmt: skip
+
+
+def test_splits_below_a_class_are_no_folders_of_it(tmp_path):
+    source = Folder(fill(tmp_path, "data/train/a/1.jpg", "data/test/a/1.jpg"), 384, 0)
+    with pytest.raises(SourceError, match=r"holds the splits test, train inside what was taken for a class"):
+        account(source)
+
+
+def test_a_class_without_readable_images_never_shifts_the_others(tmp_path):
+    fill(tmp_path, "bee/1.jpg", "cat/1.jpg")
+    for name in ("ant/1.xyz", "ant/2.xyz", "ant/README"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(SourceError, match=r"class ant of \S+ holds no readable image \(2 \.xyz\): convert them, or mo"):
+        Folder(tmp_path, 384, 0)
+    for name in ("1.xyz", "2.xyz"):
+        (tmp_path / "ant" / name).rename(tmp_path / "ant" / f"{name[0]}.dng")
+    with pytest.raises(SourceError, match=r"class ant .* \(2 \.dng\)"):
+        Folder(tmp_path, 384, 0)
+    for name in ("1.dng", "2.dng"):
+        (tmp_path / "ant" / name).rename(tmp_path / "ant" / f"{name[0]}.txt")
+    assert Folder(tmp_path, 384, 0).class_names == ["bee", "cat"]  # notes, no lost class
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "1.xyz").write_bytes(b"x")
+    with pytest.raises(SourceError, match=r"holds no image .*, got 1 \.xyz"):
+        Folder(tmp_path / "none", 384, 0)
+
+
+def tiny_imagenet(root, wnids=("n01443537", "n01440764", "n01484850")):
+    train = [f"train/{wnid}/images/{wnid}_{n}.JPEG" for wnid in wnids for n in range(2)]
+    fill(
+        root, *train, *(f"val/images/val_{n}.JPEG" for n in range(4)), *(f"test/images/test_{n}.JPEG" for n in range(3))
+    )
+    lines = [f"val_{n}.JPEG\t{wnids[n % 3]}\t0\t0\t9\t9\n" for n in range(4)]
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    (root / "wnids.txt").write_text("\n".join(wnids) + "\n")
+    (root / "train" / wnids[0] / f"{wnids[0]}_boxes.txt").write_text("x")
+    return root
+
+
+def test_tiny_imagenet_as_it_comes(tmp_path):
+    source = Folder(tiny_imagenet(tmp_path), 384, 0.1)
+    assert source.class_names == ["n01440764", "n01443537", "n01484850"]
+    assert source.notes == ["the labels of val/images/ are those of val_annotations.txt"]
+    units, left_out = account(source)
+    labels = {unit: source.load("val", unit).cls for unit in units if unit.startswith("val/")}
+    assert labels == {f"val/images/val_{n}.JPEG": (1, 0, 2, 1)[n] for n in range(4)}
+    assert source.load("train", "train/n01484850/images/n01484850_0.JPEG").cls == 2
+    assert left_out["an unlabelled test image"] == (3, [f"test/images/test_{n}.JPEG" for n in range(3)])
+    assert left_out["no image ending"][0] == 3
+    before = source.config()
+    annotations = tmp_path / "val" / "val_annotations.txt"
+    annotations.write_text(annotations.read_text().replace("val_0.JPEG\tn01443537", "val_0.JPEG\tn01440764"))
+    assert Folder(tmp_path, 384, 0.1).config() != before
+
+
+def test_tiny_imagenet_damaged(tmp_path):
+    tiny_imagenet(tmp_path)
+    annotations, whole = (
+        tmp_path / "val" / "val_annotations.txt",
+        (tmp_path / "val" / "val_annotations.txt").read_text(),
+    )
+    for damaged, message in (
+        (whole.replace("n01484850", "n99"), r"line 3 must be an image, a tab and a class of train/, got 'val_2.JPEG"),
+        (whole + "val_0.JPEG\tn01484850\n", r"gives 'val_0\.JPEG' two labels"),
+        ("", "it is empty"),
+        ("\udcff", "cannot be read as text"),
+    ):
+        annotations.write_bytes(damaged.encode("utf-8", "surrogateescape"))
+        with pytest.raises(SourceError, match=message):
+            Folder(tmp_path, 384, 0.1)
+    annotations.write_text(whole.replace("val_3.JPEG", "val_9.JPEG"))
+    with pytest.raises(SourceError, match=r"val/images/val_3\.JPEG has no label in val_annotations\.txt"):
+        account(Folder(tmp_path, 384, 0.1))
+    annotations.write_text(whole)
+    (tmp_path / "wnids.txt").write_text("n01440764\n")
+    with pytest.raises(SourceError, match=r"wnids\.txt must name every class of train/, n01443537 is missing"):
+        Folder(tmp_path, 384, 0.1)
+    annotations.unlink()
+    with pytest.raises(SourceError, match="got test beside them"):
+        Folder(tmp_path, 384, 0.1)
+
+
+def test_classes_of_one_split_alone_are_named(tmp_path):
+    names = ("train/a/1.jpg", "train/b/1.jpg", "val/b/1.jpg", "val/c/1.jpg")
+    source = Folder(fill(tmp_path, *names), 384, 0)
+    assert source.class_names == ["a", "b", "c"]
+    assert source.notes == ["1 class is in train alone: a", "1 class is in val alone: c"]
+
+
+def tree(root, val_fraction=0.0):
+    ledger = Ledger()
+    for item in Folder(root, 384, val_fraction).listing(ledger):
+        ledger.add(item)
+    return ledger.tree()
+
+
+def test_an_ordinary_tree_takes_a_line_and_an_unusual_one_a_table(tmp_path):
+    assert tree(fill(tmp_path / "flat", "1.jpg")) == []
+    plain = fill(tmp_path / "plain", *(f"{c}/{n}.jpg" for c in "abc" for n in range(2)), "a/3.jpg")
+    assert tree(plain) == ["3 classes, 2 to 3 images each"]
+    assert tree(fill(tmp_path / "one", "a/1.jpg", "a/2.jpg")) == [
+        "1 class, 2 images each; unusual: a single class", "  a  train 2, first 1.jpg",
+    ]  # fmt: skip
+    many = [f"{c:02d}/{n}.jpg" for c in range(20) for n in range(2)]
+    lines = tree(
+        fill(tmp_path / "many", *many, "19/deep/3.jpg", "00/images/9.jpg", *(f"07/{n}.png" for n in range(300)))
+    )
+    assert lines[0] == (
+        "20 classes, 2 to 302 images each; unusual: classes that differ over 100 times in size, folders inside classes"
+    )
+    assert lines[1] == "  00  train 3, first 0.jpg"
+    assert len(lines) == 14 and lines[-1] == "  ... and 8 more"

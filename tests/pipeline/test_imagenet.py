@@ -1,13 +1,19 @@
 """Small ImageNets in the structure of the real ones: four classes whose ILSVRC numbers are not in wnid order."""
 
+import bz2
 import csv
+import gzip
 import hashlib
 import io
+import lzma
 import os
 import re
 import shutil
+import subprocess
 import tarfile
+import time
 import tracemalloc
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.io
+from fuzzing_sources import KINDS, mutations, whole
+from fuzzing_sources import write as write_tar
 from PIL import Image
 from running import ROOT, command, fails_in_one_line, jpeg
 
@@ -24,6 +32,7 @@ from pipeline.images import UnreadableImage
 from pipeline.sources import SourceError
 from pipeline.sources.imagenet import LAYOUTS, ImageNet, parquet_rows
 from pipeline.sources.imagenet.tar_members import members
+from pipeline.sources.ledger import Ledger
 
 WNIDS = data_manifests.load("imagenet1k")["wnids"]
 ILSVRC_ORDER = [
@@ -167,7 +176,7 @@ def source(root, split="train", layout="auto", rows_per_unit=3):
 
 
 def items(found):
-    return sorted(item for _, unit, _ in found.listing() for item in found.samples(unit))
+    return sorted(item for _, unit, *_ in found.listing(Ledger()) for item in found.samples(unit))
 
 
 def labelled(found, split):
@@ -204,9 +213,9 @@ def test_every_layout_is_recognised_and_gives_the_same_labels_and_pixels(roots, 
 @pytest.mark.parametrize("layout", BUILDERS)
 def test_units_and_keys_are_unique_and_valid(roots, layout, split):
     found = source(roots[layout], split)
-    listing = list(found.listing())
-    assert {split for split, _, _ in listing} == {split}
-    units = [unit for _, unit, _ in listing]
+    listing = list(found.listing(Ledger()))
+    assert {split for split, *_ in listing} == {split}
+    units = [unit for _, unit, *_ in listing]
     assert len(set(units)) == len(units) and not any("\0" in unit for unit in units)
     assert max(len(found.samples(unit)) for unit in units) == found.samples_per_unit
     keys = [found.key(split, item) for item in items(found)]
@@ -219,7 +228,7 @@ def test_units_and_keys_are_unique_and_valid(roots, layout, split):
 
 
 def test_a_unit_reads_well_in_a_reject(roots):
-    unit = min(unit for _, unit, _ in source(roots["official"]).listing())
+    unit = min(unit for _, unit, *_ in source(roots["official"]).listing(Ledger()))
     assert re.fullmatch(r"ILSVRC2012_img_train.tar!n01440764.tar!n01440764_17.JPEG@\d+\+\d+=0", unit)
     photo = source(roots["parquet"]).load("train", "data/train-00000-of-00002.parquet#1@0+2:1")
     assert re.match(r"data/train-00000-of-00002.parquet#1@0\+2:1 n\d+_\d+_n\d+.JPEG", photo.facts["source"])
@@ -335,12 +344,12 @@ def test_labels_for_fewer_images_than_there_are(tmp_path):
     official(tmp_path)
     write_devkit(tmp_path, NUMBERS[:-1])
     with pytest.raises(SourceError, match=r"val_00000006.JPEG\S* is none of the 5 images of val that have a label"):
-        list(source(tmp_path, "val").listing())
+        list(source(tmp_path, "val").listing(Ledger()))
     kaggle(tmp_path / "kaggle")
     solution = tmp_path / "kaggle" / "LOC_val_solution.csv"
     solution.write_text("".join(solution.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(SourceError, match=r"val_00000006.JPEG is none of the 5 images"):
-        list(source(tmp_path / "kaggle", "val").listing())
+        list(source(tmp_path / "kaggle", "val").listing(Ledger()))
     solution.write_text("ImageId\nILSVRC2012_val_00000001\n")
     with pytest.raises(SourceError, match="must have the columns ImageId and PredictionString"):
         source(tmp_path / "kaggle", "val")
@@ -404,7 +413,7 @@ def test_a_val_image_in_two_classes(tmp_path):
     folders(tmp_path)
     write(tmp_path, {"val/n15075141/ILSVRC2012_val_00000001.JPEG": jpeg()})
     with pytest.raises(SourceError, match="must hold ILSVRC2012_val_00000001 once, got it again as val/n15075141/"):
-        list(source(tmp_path, "val").listing())
+        list(source(tmp_path, "val").listing(Ledger()))
 
 
 def test_own_names_within_a_class_get_their_own_keys(tmp_path):
@@ -419,7 +428,7 @@ def test_own_names_within_a_class_get_their_own_keys(tmp_path):
 def test_a_split_without_images(tmp_path):
     (tmp_path / "train" / "n01440764").mkdir(parents=True)
     with pytest.raises(SourceError, match="holds no image"):
-        list(source(tmp_path).listing())
+        list(source(tmp_path).listing(Ledger()))
 
 
 # --- tars ----------------------------------------------------------------------------------------------------------
@@ -433,7 +442,7 @@ def test_a_cut_tar_is_never_a_shorter_one(tmp_path, roots, name):
     for cut in [0, 100, 512, *range(600, content, content // 40), content - content % 512 + 512]:
         (tmp_path / name).write_bytes(whole[:cut])
         with pytest.raises(SourceError, match=rf"{name} is no complete tar .*: download it again"):
-            list(source(tmp_path, "train" if "train" in name else "val").listing())
+            list(source(tmp_path, "train" if "train" in name else "val").listing(Ledger()))
 
 
 def test_a_broken_header_inside_is_never_the_end(tmp_path, roots):
@@ -442,7 +451,7 @@ def test_a_broken_header_inside_is_never_the_end(tmp_path, roots):
     whole[at] ^= 1
     (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(whole)
     with pytest.raises(SourceError, match=rf"no member and no end mark at byte {at:,}"):
-        list(source(tmp_path).listing())
+        list(source(tmp_path).listing(Ledger()))
 
 
 def test_a_zeroed_header_is_never_the_end(tmp_path, roots):
@@ -451,7 +460,7 @@ def test_a_zeroed_header_is_never_the_end(tmp_path, roots):
         at = whole.index(name)
         (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(whole[:at] + bytes(512) + whole[at + 512 :])
         with pytest.raises(SourceError, match=rf"no complete tar \(more than a little padding .* byte {at:,}\)"):
-            list(source(tmp_path).listing())
+            list(source(tmp_path).listing(Ledger()))
 
 
 def test_a_tar_that_was_preallocated_and_half_downloaded(tmp_path, roots):
@@ -504,7 +513,7 @@ def test_long_names_and_names_with_odd_signs(tmp_path):
 def test_webdataset_samples_must_be_whole(tmp_path, files, message):
     write(tmp_path, {"x-train-0.tar": tar_bytes(files)})
     with pytest.raises(SourceError, match=message):
-        list(source(tmp_path).listing())
+        list(source(tmp_path).listing(Ledger()))
 
 
 def test_what_vanishes_ends_the_job_and_what_is_broken_is_a_reject(tmp_path):
@@ -544,6 +553,306 @@ def test_a_changed_container_or_label_changes_the_config(tmp_path, layout):
     assert source(tmp_path, "val").config() != before
 
 
+def account(found):
+    """(items, reason -> (count, names)); every member seen is in one of them."""
+    ledger = Ledger()
+    listed = []
+    for item in found.listing(ledger):
+        ledger.add(item)
+        listed += found.samples(item.unit)
+    ledger.settle()
+    return sorted(listed), {entry.reason: (entry.count, entry.names) for entry in ledger.left_out()}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("layout", BUILDERS)
+def test_every_member_of_every_layout_is_accounted_for(roots, layout, split):
+    listed, left_out = account(source(roots[layout], split))
+    assert len(listed) == len(everything(split)) and left_out == {}
+
+
+def test_what_lies_beside_images_is_left_out_by_reason(tmp_path):
+    folders(tmp_path / "files")
+    for name in ("train/README.txt", "train/n01440764/boxes.xml", "train/n01440764/._1.JPEG", "train/extra/1.JPEG"):
+        write(tmp_path / "files", {name: jpeg()})
+    listed, left_out = account(source(tmp_path / "files"))
+    assert len(listed) == 20
+    assert left_out == {
+        "no image ending": (2, ["train/README.txt", "train/n01440764/boxes.xml"]),
+        "a folder that is no wnid": (1, ["train/extra"]),
+        "hidden, or a system's file": (1, ["train/n01440764/._1.JPEG"]),
+    }
+    kaggle(tmp_path / "kaggle")
+    shutil.rmtree(tmp_path / "kaggle/ILSVRC/Data/CLS-LOC/train/n02119789")
+    assert account(source(tmp_path / "kaggle", "val"))[1]["of a class that train lacks"][0] == 3
+
+
+def special(name, kind, linkname="", data=b""):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname, member.size = kind, linkname, len(data)
+    return member, data
+
+
+def tar_of(*members, pax_headers=None):
+    """A tar of (name, bytes) pairs and of `special` members."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", pax_headers=pax_headers) as tar:
+        for member, data in members:
+            if isinstance(member, str):
+                member, data = special(member, tarfile.REGTYPE, "", data)
+            tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+LNK, SYM = tarfile.LNKTYPE, tarfile.SYMTYPE
+
+
+def test_links_and_litter_in_class_tars(tmp_path):
+    one, three = picture(1), picture(3)
+    inner = tar_of(
+        special("./", tarfile.DIRTYPE),
+        ("n01440764_1.JPEG", one),
+        special("n01440764_2.JPEG", LNK, "./n01440764_1.JPEG"),
+        special("n01440764_4.JPEG", LNK, "n01440764_2.JPEG"),  # a link to a link
+        ("n01440764_3.JPEG", three),
+        special("n01440764_5.JPEG", LNK, "n01440764_3.JPEG"),
+        special("n01440764_6.JPEG", LNK, "nothing.JPEG"),
+        special("n01440764_7.JPEG", SYM, "n01440764_1.JPEG"),
+        special("pipe.JPEG", tarfile.FIFOTYPE),
+        ("._n01440764_1.JPEG", b"x"), ("PaxHeaders.12/n01440764_1.JPEG", b"x"), (".DS_Store", b"x"),
+        ("notes.txt", b"x"),
+    )  # fmt: skip
+    write(tmp_path / "loose", {"n01440764.tar": inner})
+    write(tmp_path / "outer", {"ILSVRC2012_img_train.tar": tar_of(("README", b"x"), ("n01440764.tar", inner))})
+    for root in (tmp_path / "loose", tmp_path / "outer"):
+        found = source(root)
+        listed, left_out = account(found)
+        pixels = {found.key("train", item): found.load("train", item).rgb_bytes for item in listed}
+        assert pixels == {f"n01440764_{n}": three if n in (3, 5) else one for n in range(1, 6)}
+        assert {reason: count for reason, (count, _) in left_out.items()} == {
+            "a folder in a tar": 1, "a hard link to nothing in its tar": 1, "a symbolic link in a tar": 1,
+            "a device, a pipe, or unknown, in a tar": 1, "hidden, or a system's file": 3, "no image ending": 1,
+        } | ({"no <wnid>.tar": 1} if root.name == "outer" else {})  # fmt: skip
+        assert left_out["a hard link to nothing in its tar"][1][0].endswith("n01440764.tar!n01440764_6.JPEG")
+
+
+def test_links_and_litter_in_a_flat_val(tmp_path):
+    official(tmp_path)
+    names = sorted(VAL)
+    members = [(name, VAL[name][1]) for name in names[:-1]] + [special(names[-1], LNK, names[0]), ("._x.JPEG", b"x")]
+    write(tmp_path, {"ILSVRC2012_img_val.tar": tar_of(*members)})
+    found = source(tmp_path, "val")
+    listed, left_out = account(found)
+    assert len(listed) == 6 and left_out == {
+        "hidden, or a system's file": (1, ["ILSVRC2012_img_val.tar!._x.JPEG"]),
+    }  # fmt: skip
+    last = found.load("val", next(item for item in listed if names[-1] in item))
+    assert last.rgb_bytes == VAL[names[0]][1] and found.class_names[last.cls] == VAL[names[-1]][0]
+
+
+@pytest.mark.parametrize("layout", ["official", "webdataset"])
+def test_a_name_that_comes_twice_in_a_tar(tmp_path, layout):
+    name, where = ("own.JPEG", "train/n01440764.tar") if layout == "official" else ("a.jpg", "x-train-0.tar")
+    write(tmp_path, {where: tar_of((name, picture(1)), ("a.cls", b"1"), (name, picture(2)))})
+    with pytest.raises(
+        SourceError, match=rf"{os.path.basename(where)} must hold {name} once, got it twice: remove one"
+    ):
+        account(source(tmp_path))
+
+
+def test_class_tars_that_come_twice(tmp_path):
+    inner = tar_of(("n01440764_1.JPEG", picture(1)))
+    write(tmp_path, {"ILSVRC2012_img_train.tar": tar_of(("n01440764.tar", inner), ("x/n01440764.tar", inner))})
+    with pytest.raises(SourceError, match=r"must hold n01440764\.tar once, got it twice"):
+        source(tmp_path)
+
+
+def read(root, files):
+    """(key without its hash -> label), left out, of one WebDataset tar of pairs and specials."""
+    write(root, {"x-train-0.tar": tar_of(*(files.items() if isinstance(files, dict) else files))})
+    found = source(root)
+    listed, left_out = account(found)
+    photos = {item: found.load("train", item) for item in listed}
+    assert len({found.key("train", item) for item in listed}) == len(listed)
+    return {p.facts["source"].partition("!")[2].partition("@")[0]: p.cls for p in photos.values()}, left_out
+
+
+def test_dotted_names_are_samples_of_their_own(tmp_path):
+    one = jpeg()
+    files = {f"img.v{n}.{e}": d for n in range(3) for e, d in (("jpg", one), ("cls", b"%d" % n), ("json", b"{}"))}
+    expected = {f"img.v{n}.jpg": n for n in range(3)}
+    assert read(tmp_path, files) == (expected, {})
+    labels, left_out = read(tmp_path, files | {"img.jpg": one, "img.cls": b"9", "img.txt": b"x", "img.a.b": b"x"})
+    assert labels == expected | {"img.jpg": 9}
+    assert left_out == {"beside several samples, of none": (1, ["x-train-0.tar!img.a.b"])}
+    with pytest.raises(SourceError, match=r"img\.v3\.jpg must have a cls beside it"):
+        read(tmp_path, files | {"img.v3.jpg": one})
+    with pytest.raises(SourceError, match=r"img\.v3\.cls must have a jpg, jpeg or png beside it"):
+        read(tmp_path, files | {"img.v3.cls": b"3"})
+
+
+def test_fields_of_several_dots_belong_to_their_sample(tmp_path):
+    """As webdataset reads them: up to the first dot."""
+    files = {
+        "0.jpg": jpeg(),
+        "0.depth.png": b"x",
+        "0.cls": b"4",
+        "0.seg.v1.json": b"{}",
+        "1.v2.jpg": jpeg(),
+        "1.v2.cls": b"5",
+    }
+    assert read(tmp_path, files) == ({"0.jpg": 4, "1.v2.jpg": 5}, {})
+
+
+def test_members_in_any_order(tmp_path):
+    images, labels = ({f"{n}.{e}": d for n in range(3)} for e, d in (("jpg", jpeg()), ("cls", b"6")))
+    expected = {f"{n}.jpg": 6 for n in range(3)}
+    for files in (images | labels, labels | images, dict(sorted((images | labels).items(), key=lambda f: f[0][::-1]))):
+        assert read(tmp_path, files) == (expected, {})
+
+
+def test_links_and_litter_in_webdataset_tars(tmp_path):
+    labels, left_out = read(tmp_path, [
+        ("a.jpg", jpeg()), ("a.cls", b"1"), ("b.jpg", jpeg((32, 24))), special("b.cls", LNK, "a.cls"),
+        special("c.jpg", LNK, "b.jpg"), ("c.cls", b"2"), ("._a.jpg", b"x"), ("._a.cls", b"x"),
+        special("d.jpg", SYM, "a.jpg"), ("index.json", b"{}"), ("README", b"x"), special("sub", tarfile.DIRTYPE),
+    ])  # fmt: skip
+    assert labels == {"a.jpg": 1, "b.jpg": 1, "c.jpg": 2}
+    assert {reason: names for reason, (_, names) in left_out.items()} == {
+        "hidden, or a system's file": ["x-train-0.tar!._a.cls", "x-train-0.tar!._a.jpg"],
+        "a symbolic link in a tar": ["x-train-0.tar!d.jpg"],
+        "neither image nor cls, nor beside them": ["x-train-0.tar!README", "x-train-0.tar!index.json"],
+        "a folder in a tar": ["x-train-0.tar!sub"],
+    }
+    with pytest.raises(SourceError, match=r"a\.JPG and a\.jpg are one field of one sample"):
+        read(tmp_path, [("a.jpg", jpeg()), ("a.cls", b"1"), ("a.JPG", b"x")])
+
+
+PACKED = {
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zstd": lambda data: b"\x28\xb5\x2f\xfd" + data,
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+@pytest.mark.parametrize("where", ["ILSVRC2012_img_train.tar", "n01440764.tar", "train/n01440764.tar", "x-train-0.tar"])
+def test_a_compressed_tar_by_the_name_of_tar(tmp_path, where, kind):
+    inner = tar_of(("n01440764_1.JPEG", picture(1)))
+    data = PACKED[kind](tar_of(("n01440764.tar", inner)) if "ILSVRC" in where else inner)
+    write(tmp_path, {where: data})
+    with pytest.raises(SourceError, match=rf"{where} is {kind}, not tar: \w+ it$"):
+        account(source(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["ILSVRC2012_img_train.tar.gz", "n01440764.tgz", "train/n01440764.tar.bz2", "x-train-0.tar.gz", "train/0.tgz"],
+)
+def test_a_compressed_tar_beside_others_or_alone(tmp_path, where):
+    write(tmp_path, {where: gzip.compress(tar_of(("a.jpg", picture(1))))})
+    with pytest.raises(SourceError, match=rf"{where} is compressed, not tar: unpack it to [\w-]+\.tar, or move it"):
+        source(tmp_path)
+    if "x-train" in where:
+        webdataset(tmp_path)
+        with pytest.raises(SourceError, match="is compressed, not tar"):
+            source(tmp_path)
+        write(tmp_path, {"x-train-0.tar": tar_of(("a.jpg", picture(1)), ("a.cls", b"1"))})
+        assert len(account(source(tmp_path))[0]) == 21
+
+
+def test_compressed_class_tars_inside_the_official_one(tmp_path):
+    inner = gzip.compress(tar_of(("n01440764_1.JPEG", picture(1))))
+    for name, message in (("n01440764.tar", "is gzip inside, not tar"), ("n01440764.tar.gz", "inside is compressed")):
+        write(tmp_path, {"ILSVRC2012_img_train.tar": tar_of((name, inner))})
+        with pytest.raises(SourceError, match=message):
+            account(source(tmp_path))
+
+
+def claiming(size, kind=b"0", name="n01440764_1.JPEG", tail=10240):
+    """A tar of one header that claims `size` bytes, however many."""
+    header = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = bytes([0x80 if size >= 0 else 0xFF]) + (size % (1 << 88)).to_bytes(11, "big")
+    header[156:157] = kind
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(tail)
+
+
+@pytest.mark.parametrize("kind", [b"0", b"x", b"g", b"L", b"K", b"7", b"X"])
+@pytest.mark.parametrize("size", [10**14, 2**70, 10**6, -1, -512, -(10**9)])
+@pytest.mark.parametrize("where", ["ILSVRC2012_img_train.tar", "n01440764.tar", "x-train-0.tar"])
+def test_sizes_that_lie(tmp_path, where, size, kind):
+    write(tmp_path, {where: claiming(size, kind)})
+    start = time.perf_counter()
+    with pytest.raises(SourceError, match=rf"{where} is no complete tar .*: download it again$"):
+        account(source(tmp_path))
+    assert time.perf_counter() - start < 5
+
+
+def test_an_extended_header_of_any_size_is_no_memory_error(tmp_path):
+    """A file as long as its header claims, of holes."""
+    with open(tmp_path / "x-train-0.tar", "wb") as file:
+        file.write(claiming(50 << 30, b"x"))
+        file.truncate(51 << 30)
+    with pytest.raises(SourceError, match=r"a header at byte 512 claims 53,687,091,200 bytes"):
+        account(source(tmp_path))
+
+
+def test_a_size_in_a_pax_record_that_leads_backwards(tmp_path):
+    for size in ("-1024", "99999999999999"):
+        member = tarfile.TarInfo("a.jpg")
+        member.size, member.pax_headers = 4, {"size": size}
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            tar.addfile(member, io.BytesIO(b"1234"))
+        write(tmp_path, {"x-train-0.tar": buffer.getvalue()})
+        with pytest.raises(SourceError, match=r"is no complete tar \(a\.jpg claims .* bytes"):
+            account(source(tmp_path))
+
+
+@pytest.mark.skipif(not shutil.which("tar"), reason="GNU tar makes them")
+@pytest.mark.parametrize("dialect", ["gnu", "posix"])
+def test_sparse_members_are_refused_by_name(tmp_path, dialect):
+    with open(tmp_path / "a.jpg", "wb") as file:
+        file.write(jpeg())
+        file.truncate(1 << 20)
+        file.seek(1 << 19)
+        file.write(b"x")
+    line = ["tar", "-cSf", "x-train-0.tar", f"--format={dialect}", "a.jpg"]
+    subprocess.run(line, cwd=tmp_path, check=True)
+    with pytest.raises(SourceError, match=r"a\.jpg is a sparse file, whose bytes do not lie together; pack it without"):
+        account(source(tmp_path))
+
+
+def test_a_member_of_any_size_is_rejected_unread(tmp_path):
+    with open(tmp_path / "x-train-0.tar", "wb") as file:
+        file.write(tar_of(("a.cls", b"1"))[:1024] + claiming(20 << 30, name="a.jpg", tail=0))
+        file.truncate((20 << 30) + 1024 + 512 + 1024)
+    found = source(tmp_path)
+    ((item,), _) = account(found)
+    with pytest.raises(UnreadableImage, match="21,474,836,480 bytes, more than"):
+        found.load("train", item)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_tars_end_in_a_listing_or_in_one_line(tmp_path, kind):
+    outcomes = Counter()
+    for number, (what, data) in enumerate(mutations(kind, 0, 50)):
+        write_tar(kind, data, tmp_path / str(number))
+        start = time.perf_counter()
+        try:
+            account(source(tmp_path / str(number)))
+            outcomes["listed"] += 1
+        except SourceError as error:
+            outcomes["refused" if "\n" not in str(error) else what] += 1
+        assert time.perf_counter() - start < 10, what
+    assert set(outcomes) == {"listed", "refused"} and min(outcomes.values()) >= 3
+    write_tar(kind, whole(kind, 1), tmp_path / "whole")
+    assert len(account(source(tmp_path / "whole"))[0]) == (4 if kind == "webdataset" else 6)
+
+
 # --- parquet -------------------------------------------------------------------------------------------------------
 
 
@@ -560,7 +869,7 @@ def group_reads(monkeypatch):
 def test_a_row_group_is_read_once_for_its_unit_by_many_threads(roots, group_reads):
     found = source(roots["parquet"], rows_per_unit=100)
     assert found.samples_per_unit == 4
-    units = [unit for _, unit, _ in found.listing()]
+    units = [unit for _, unit, *_ in found.listing(Ledger())]
     assert sorted(len(found.samples(unit)) for unit in units) == [1, 3, 4, 4, 4, 4]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda item: found.load("train", item), [i for unit in units for i in found.samples(unit)] * 3))
@@ -571,7 +880,7 @@ def test_units_are_runs_of_one_length_and_few_stay_in_memory(roots, group_reads,
     monkeypatch.setattr(parquet_rows, "RUNS_KEPT", 2)
     found = source(roots["parquet"], rows_per_unit=3)
     assert found.samples_per_unit == 3  # a group of three; groups of four are two runs of two
-    units = [unit for _, unit, _ in found.listing()]
+    units = [unit for _, unit, *_ in found.listing(Ledger())]
     assert sorted(len(found.samples(unit)) for unit in units) == [1, *[2] * 8, 3]
     for unit in [*units, *units]:
         for item in found.samples(unit):
@@ -652,7 +961,7 @@ def test_images_without_path_and_damaged_notes_of_the_hub(tmp_path):
 
 def test_listing_is_a_stream(roots):
     for root in roots.values():
-        listing = source(root).listing()
+        listing = source(root).listing(Ledger())
         assert iter(listing) is listing and next(listing)[0] == "train"
         listing.close()
 

@@ -1,5 +1,6 @@
 """The labelling job end to end, through the command line, with faults injected for real."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -438,3 +439,127 @@ def test_inspect_draws_a_sheet(rooms, tmp_path):
     assert sheet.shape[1] > 800
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 200
     fails_in_one_line(command("precompute-depth", "inspect", tmp_path / "nothing"), "does not exist")
+
+
+# --- what the source holds ------------------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_is_told_before_and_after_the_work_and_kept_in_the_index(photos, random_teacher, tmp_path):
+    for name in ("notes.txt", "china/film.mp4", "china/._1.jpg", "flower/raw.nef", "flower/plain"):
+        (photos / name).write_bytes(b"x")
+    (photos / "flower" / "cut.jpg").write_bytes(jpeg()[:400])
+    done = label(photos, tmp_path / "out", random_teacher, "--max-rejects", 1)
+    assert done.returncode == 0, done.stderr
+    before, _, after = done.stdout.partition("teacher alone")
+    for line in (
+        "2 classes, 6 to 7 images each",
+        "left out 3: no image ending (.mp4 1, .txt 1, none 1): china/film.mp4, flower/plain, notes.txt",
+        "left out 1: a raw photograph: develop it to .tif or .jpg (.nef 1): flower/raw.nef",
+        "left out 1: hidden, or a system's file (.jpg 1): china/._1.jpg",
+    ):
+        assert line in before and line in after, done.stdout
+    train, val = (shards.open_split(tmp_path / "out", split).index for split in ("train", "val"))
+    assert train.left_out == val.left_out
+    assert [entry.count for entry in train.left_out] == [1, 1, 3]
+    assert train.left_out[2].names == ["china/film.mp4", "flower/plain", "notes.txt"]
+    assert train.num_rejects + val.num_rejects == 1
+    assert command("precompute-depth", "verify", tmp_path / "out").returncode == 0
+    index = tmp_path / "out" / "train" / "index.json"
+    index.write_text(index.read_text().replace('"china/film.mp4"', '"china/film.mp5"'))
+    done = command("precompute-depth", "verify", tmp_path / "out")
+    assert done.returncode == 1 and "index.json differs from its shards: left_out was" in done.stdout
+    (photos / "more notes.txt").write_bytes(b"x")  # nothing that the shards hold has changed
+    assert label(photos, tmp_path / "out", random_teacher, "--max-rejects", 1).returncode == 0
+
+
+def test_a_source_that_loses_a_file_is_a_defect(photos, random_teacher, tmp_path, monkeypatch):
+    from pipeline.sources.folder import Folder
+
+    listing = Folder.listing
+
+    def forgetful(self, ledger):
+        for item in listing(self, ledger):
+            if not item.unit.endswith(".3.jpg"):
+                yield item
+
+    monkeypatch.setattr(Folder, "listing", forgetful)
+    with pytest.raises(AssertionError, match="12 members seen, 10 in samples, 0 left out"):
+        label(photos, tmp_path / "out", random_teacher)
+
+
+def as_version_2(out):
+    """Rewrite a data set as the version before `left_out` wrote it."""
+    for path in (out / "plan").glob("*.json"):
+        facts = json.loads(path.read_text())
+        path.write_text(json.dumps({k: v for k, v in facts.items() if k not in ("left_out", "members_seen", "tree")}))
+    job = json.loads((out / "job.json").read_text()) | {"schema_version": 2}
+    (out / "job.json").write_text(json.dumps(job, indent=1))
+    for split in ("train", "val"):
+        index = json.loads((out / split / "index.json").read_text()) | {"schema_version": 2}
+        del index["left_out"]
+        index["config"]["schema_version"] = 2
+        index["config_hash"] = shards.config_hash(index["config"])
+        for entry in index["shards"]:
+            path = out / split / f"{entry['name']}.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 2}))
+            entry["json_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (out / split / "index.json").write_text(json.dumps(index))
+
+
+def test_shards_of_version_2_are_read_verified_and_finished(labelled, photos, random_teacher):
+    as_version_2(labelled)
+    opened = shards.open_split(labelled, "train")
+    assert opened.index.left_out is None and opened.index.schema_version == 2
+    assert len([opened.read(k, ("cls",)) for k in range(len(opened))]) == len(opened)
+    assert command("precompute-depth", "verify", labelled).returncode == 0
+    for suffix in (".json", ".tar"):
+        (labelled / "train" / f"shard-000001{suffix}").unlink()
+    (labelled / "train" / "index.json").unlink()
+    assert label(photos, labelled, random_teacher).returncode == 0
+    assert shards.open_split(labelled, "train").index.left_out is None
+    assert command("precompute-depth", "verify", labelled).returncode == 0
+
+
+def test_shards_of_version_1_and_4_are_refused(labelled):
+    index = labelled / "train" / "index.json"
+    for version, message in ((1, "this version reads 2 to 3: make the shards again"), (4, "update pseudodepth")):
+        index.write_text(json.dumps(json.loads(index.read_text()) | {"schema_version": version}))
+        with pytest.raises(shards.ShardError, match=message):
+            shards.open_split(labelled, "train")
+
+
+def test_a_handful_of_photographs_without_val(tmp_path, random_teacher):
+    for name in ("a/a0", "a/a1", "a/a2", "b/b0", "b/b1", "b/b2"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / f"{name}.jpg").write_bytes(jpeg())
+    out = tmp_path / "out"
+    line = ("precompute-depth", "folder", tmp_path / "photos", out, "--teacher", random_teacher)
+    done = command(*line)
+    assert done.returncode == 0, done.stderr
+    note = (
+        "note: no image of 6 falls to val at --val-fraction 0.1: there will be no val; choose a larger one in a new "
+        "folder, or 0 for none"
+    )
+    assert done.stdout.count(note) == 2 and done.stdout.index(note) < done.stdout.index("images/s")
+    assert command("precompute-depth", "verify", out).returncode == 0
+    with pytest.raises(shards.ShardError, match="has no 'val' split: no image fell to it; label the photographs again"):
+        shards.open_split(out, "val")
+    assert note in command(*line, "--dry-run").stdout
+    assert command(*line).returncode == 0
+
+
+def test_another_pillow_heif_refuses_to_join(labelled, photos, random_teacher):
+    job = json.loads((labelled / "job.json").read_text())
+    job["versions"]["pillow-heif"] = "0.1"
+    (labelled / "job.json").write_text(json.dumps(job))
+    fails_in_one_line(label(photos, labelled, random_teacher), "versions.pillow-heif was '0.1', now")
+
+
+def test_heic_without_its_reader_is_refused_by_name(photos, random_teacher, tmp_path, monkeypatch):
+    (photos / "china" / "IMG_0001.HEIC").write_bytes(b"x")
+    monkeypatch.setattr("pipeline.images._reads_heif", lambda: False)
+    fails_in_one_line(
+        label(photos, tmp_path / "out", random_teacher),
+        "IMG_0001.HEIC: HEIC needs pillow-heif: pip install 'pseudodepth",
+    )
+    assert not (tmp_path / "out" / "plan").exists()

@@ -19,6 +19,7 @@ import data_manifests
 from pipeline import job, shards
 from pipeline.shards import VOID
 from pipeline.sources import SourceError
+from pipeline.sources.ledger import Ledger
 from pipeline.sources.nyu import Nyu
 
 ARRAYS = small_arrays()
@@ -73,15 +74,15 @@ def test_the_manifest_says_what_the_published_files_say():
 
 
 def test_listing_counts_from_0_what_the_split_counts_from_1(source):
-    listed = list(source.listing())
-    assert [unit for split, unit, _ in listed if split == "train"] == ["0002", "0003", "0004"]
-    assert [unit for split, unit, _ in listed if split == "val"] == ["0000", "0001", "0005"]
+    listed = list(source.listing(Ledger()))
+    assert [unit for split, unit, *_ in listed if split == "train"] == ["0002", "0003", "0004"]
+    assert [unit for split, unit, *_ in listed if split == "val"] == ["0000", "0001", "0005"]
     assert source.samples("0002") == ["0002"]
     assert source.key("train", "0002") == "nyu-0002"
 
 
 def test_samples_are_what_the_file_holds(source):
-    for split, unit, _ in source.listing():
+    for split, unit, *_ in source.listing(Ledger()):
         k = int(unit)
         photo = source.load(split, unit)
         assert np.array_equal(photo.rgb, ARRAYS.images[k])
@@ -100,7 +101,7 @@ def test_samples_are_what_the_file_holds(source):
 
 
 def test_labels_become_forty_classes(source):
-    for split, unit, _ in source.listing():
+    for split, unit, *_ in source.listing(Ledger()):
         seg = source.load(split, unit).seg
         for label, value in zip(ARRAYS.labels[int(unit)].ravel(), seg.ravel(), strict=True):
             assert value == (VOID if label == 0 else MANIFEST["class_of_label"][label - 1] - 1)
@@ -117,7 +118,7 @@ def test_depth_that_is_no_length_counts_as_not_measured(tmp_path):
 
 
 def test_threads_read_the_same(source):
-    units = [unit for _, unit, _ in source.listing()] * 4
+    units = [unit for _, unit, *_ in source.listing(Ledger())] * 4
     with ThreadPoolExecutor(8) as pool:
         for unit, photo in zip(units, pool.map(lambda unit: source.load("train", unit), units), strict=True):
             assert np.array_equal(photo.rgb, ARRAYS.images[int(unit)])

@@ -11,11 +11,12 @@ from pipeline.claim import JobError
 from pipeline.plan import ListingSum, Plan
 from pipeline.shards import ORDER_ROUNDS, permuted
 from pipeline.shards.storage import LocalStore
+from pipeline.sources.ledger import Listed
 
 SEED = 3
 
 
-class Listed:
+class Source:
     """A source that is nothing but its listing."""
 
     name = "listed"
@@ -25,10 +26,11 @@ class Listed:
     def __init__(self, train, val=()):
         self.units = {"train": train, "val": val}
 
-    def listing(self):
+    def listing(self, ledger):
         for split in self.splits:
             for unit in self.units[split]:
-                yield split, unit, 7
+                ledger.seen += 1
+                yield Listed(split, unit, 7)
 
     def config(self):
         return {"name": self.name}
@@ -42,7 +44,7 @@ def planned(source, tmp_path, samples_per_shard=10, seed=SEED, split="train") ->
 
 def test_every_unit_lands_in_one_shard(tmp_path):
     names = [f"n{number:04d}/é {number}.jpg" for number in range(95)] + ["new\nline.jpg", "caf\udce9.jpg"]
-    result = planned(Listed(names), tmp_path)
+    result = planned(Source(names), tmp_path)
     shards = [result[number] for number in range(len(result))]
     assert [len(shard) for shard in shards] == [10] * 9 + [7]
     assert sorted(unit for shard in shards for unit in shard) == sorted(names)
@@ -51,18 +53,18 @@ def test_every_unit_lands_in_one_shard(tmp_path):
 
 def test_the_order_of_the_listing_does_not_matter(tmp_path, monkeypatch):
     names = [f"{number}.jpg" for number in range(1000)]
-    one = planned(Listed(names), tmp_path / "a")
+    one = planned(Source(names), tmp_path / "a")
     random.Random(0).shuffle(names)
     monkeypatch.setattr(plan, "_SORTED_IN_MEMORY", 64)  # sorted in sixteen runs on disk
     monkeypatch.setattr(plan, "_BLOCK", 100)
-    other = planned(Listed(names), tmp_path / "b")
+    other = planned(Source(names), tmp_path / "b")
     assert [one[k] for k in range(len(one))] == [other[k] for k in range(len(other))]
     for name in ("train.units", "train.ends"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_seed_and_split_choose_the_order(tmp_path):
-    source = Listed([f"{k:03d}" for k in range(50)], [f"{k:03d}" for k in range(50)])
+    source = Source([f"{k:03d}" for k in range(50)], [f"{k:03d}" for k in range(50)])
     orders = [
         planned(source, tmp_path / "a", 50)[0],
         planned(source, tmp_path / "b", 50, seed=4)[0],
@@ -72,7 +74,7 @@ def test_seed_and_split_choose_the_order(tmp_path):
 
 
 def test_units_of_many_samples_fill_a_shard_with_several(tmp_path):
-    source = Listed([f"rows {k:02d}" for k in range(25)])
+    source = Source([f"rows {k:02d}" for k in range(25)])
     source.samples_per_unit = 100
     result = planned(source, tmp_path, samples_per_shard=1000)
     assert [len(result[k]) for k in range(len(result))] == [10, 10, 5]
@@ -80,12 +82,12 @@ def test_units_of_many_samples_fill_a_shard_with_several(tmp_path):
 
 def test_a_unit_listed_twice_is_refused(tmp_path):
     with pytest.raises(JobError, match=r"lists a\.jpg twice"):
-        planned(Listed(["a.jpg", "b.jpg", "a.jpg"]), tmp_path)
+        planned(Source(["a.jpg", "b.jpg", "a.jpg"]), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["train.units", "train.ends"])
 def test_a_cut_plan_is_refused(tmp_path, name):
-    planned(Listed([f"{k}.jpg" for k in range(50)]), tmp_path)
+    planned(Source([f"{k}.jpg" for k in range(50)]), tmp_path)
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[:-3])
     store = LocalStore(tmp_path)
@@ -112,7 +114,7 @@ def test_a_sum_of_a_listing_tells_names_sizes_and_counts_apart():
 
 
 def test_evenly_spaced_units_span_the_listing(tmp_path):
-    result = planned(Listed([f"{k:03d}" for k in range(101)]), tmp_path)
+    result = planned(Source([f"{k:03d}" for k in range(101)]), tmp_path)
     assert result.evenly_spaced(5) == ["000", "025", "050", "075", "100"]
     assert len(result.evenly_spaced(1000)) == 101
 
@@ -124,7 +126,7 @@ def test_planning_costs_no_memory_for_each_unit(tmp_path, monkeypatch):
     for count in (20_000, 100_000):
         tracemalloc.start()
         result = planned(
-            Listed(f"train/n{k % 1000:08d}/image_{k:08d}.jpg" for k in range(count)), tmp_path / str(count)
+            Source(f"train/n{k % 1000:08d}/image_{k:08d}.jpg" for k in range(count)), tmp_path / str(count)
         )
         assert len(result[0]) == 10
         peaks.append(tracemalloc.get_traced_memory()[1])

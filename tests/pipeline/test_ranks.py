@@ -170,7 +170,7 @@ def test_ranks_that_start_while_one_begins_anew(photos, random_teacher, tmp_path
     slowly = (
         "import sys, time; from pipeline.sources.folder import Folder\n"
         "listing = Folder.listing\n"
-        "def slow(self): time.sleep(1.2); yield from listing(self)\n"
+        "def slow(self, ledger): time.sleep(1.2); yield from listing(self, ledger)\n"
         "Folder.listing = slow\n"
         "from pipeline.cli import main; sys.argv[0] = 'precompute-depth'; main()"
     )

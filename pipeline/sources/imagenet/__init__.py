@@ -19,7 +19,8 @@ from typing import Any
 import data_manifests
 from pipeline.images import stored_jpeg
 from pipeline.sources import Photograph, SourceError, printable
-from pipeline.sources.imagenet.layouts import Folders, Kaggle, Layout, Official, Parquet, WebDataset
+from pipeline.sources.imagenet.layouts import Folders, Kaggle, Layout, Official, Parquet, WebDataset, refuse_packed
+from pipeline.sources.ledger import Ledger, Listed
 
 LAYOUTS: Mapping[str, type[Layout]] = {
     "official": Official, "folders": Folders, "kaggle": Kaggle, "parquet": Parquet, "webdataset": WebDataset,
@@ -32,6 +33,7 @@ class ImageNet:
     name = "imagenet"
     seg_names: Sequence[str] = ()
     depth_fields: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def __init__(self, root: Path, split: str, short_side: int, rows_per_unit: int, layout: str = "auto") -> None:
         if split not in ("train", "val"):
@@ -52,11 +54,11 @@ class ImageNet:
         self.samples_per_unit = self._layout.samples_per_unit
         self.listing_in_config = bool(self._layout.containers)
 
-    def listing(self) -> Iterator[tuple[str, str, int]]:
+    def listing(self, ledger: Ledger) -> Iterator[Listed]:
         split, listed = self.splits[0], False
-        for unit, size in self._layout.units():
+        for unit in self._layout.units(ledger):
             listed = True
-            yield split, unit, size
+            yield Listed(split, *unit)
         if not listed:
             raise SourceError(f"split {split} of {self.root} (layout {self.layout}) holds no image: is it complete?")
 
@@ -98,6 +100,8 @@ def _recognise(root: Path, split: str, layouts: Sequence[str]) -> str:
     found = [name for name in layouts if LAYOUTS[name].found(root, split)]
     if len(found) > 1:
         raise SourceError(f"source {root} holds {split} as {' and as '.join(found)}: choose one with --layout")
+    if not found or found[0] in ("official", "webdataset"):
+        refuse_packed(root, split)
     if not found:
         wanted = "; ".join(f"{name} has {LAYOUTS[name].looks_for.format(split=split)}" for name in layouts)
         raise SourceError(f"source {root} must hold the {split} split of ImageNet, got nothing like it: {wanted}")

@@ -3,17 +3,26 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from pipeline.images import UnreadableImage, read_file
+from pipeline.images import MAX_FILE_BYTES, UnreadableImage, is_image, read_file
 from pipeline.sources import SourceError, printable
-from pipeline.sources.folder import hashed_key, is_folder, is_image, scan, walk_images
+from pipeline.sources.folder import hashed_key
 from pipeline.sources.imagenet.labels import SOLUTION, all_wnids, classes, val_wnids
 from pipeline.sources.imagenet.parquet_rows import ParquetRows
-from pipeline.sources.imagenet.tar_members import Member, members, read_range
+from pipeline.sources.imagenet.tar_members import PACKED_ENDING, Member, members, read_range
+from pipeline.sources.ledger import Ledger
+from pipeline.sources.trees import entries, is_folder, walk_images, why_no_image
 
 WNID = re.compile(r"n\d{8}")
 _WNIDS_IN_NAME = re.compile(r"^n\d{8}(?=_)|(?<=_)n\d{8}(?=\.JPEG\Z)")  # n01440764_7.JPEG, ..._n01440764.JPEG
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+
+
+class Unit(NamedTuple):
+    name: str
+    num_bytes: int
+    num_members: int = 1
 
 
 class Layout:
@@ -36,8 +45,8 @@ class Layout:
     def __init__(self, root: Path, split: str, rows_per_unit: int) -> None:
         self.root, self.split = root, split
 
-    def units(self) -> Iterator[tuple[str, int]]:
-        """(unit, bytes), streamed."""
+    def units(self, ledger: Ledger) -> Iterator[Unit]:
+        """Streamed; what is seen and left out goes to `ledger`."""
         raise NotImplementedError
 
     def samples(self, unit: str) -> Sequence[str]:
@@ -61,26 +70,53 @@ class Layout:
         name, _, byte_range = where.rpartition("@")
         tar = next(name[: bang.start()] for bang in re.finditer("!", name) if name[: bang.start()] in self.containers)
         offset, _, length = byte_range.partition("+")
+        if int(length) > MAX_FILE_BYTES:
+            raise UnreadableImage(f"not read: {int(length):,} bytes, more than {MAX_FILE_BYTES:,}")
         return read_range(self.root / tar, int(offset), int(length)), int(label), where
 
-    def _in_tar(self, where: str, member: Member, label: int) -> tuple[str, int]:
-        return f"{where}!{member.name}@{member.offset}+{member.length}={label}", member.length
+    def _files(self, where: str, ledger: Ledger, offset: int = 0, length: int | None = None) -> Iterator[Member]:
+        """The files of a tar, each once; what else is in it is left out."""
+        names: set[str] = set()  # of one tar
+        tar = where if where in self.containers else where.partition("!")[0]
+        for member in members(self.root / tar, offset, length):
+            ledger.seen += 1
+            if member.left_out:
+                ledger.leave_out(member.left_out, f"{where}!{member.name}")
+                continue
+            if member.name in names:
+                raise SourceError(
+                    f"{self.root / printable(where)} must hold {printable(member.name)} once, got it twice: remove one"
+                )
+            names.add(member.name)
+            yield member
 
-    def _unique(self, units: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    def _images(self, where: str, ledger: Ledger, offset: int = 0, length: int | None = None) -> Iterator[Member]:
+        for member in self._files(where, ledger, offset, length):
+            if is_image(member.name):
+                yield member
+            else:
+                ledger.leave_out(why_no_image(member.name), f"{where}!{member.name}")
+
+    def _in_tar(self, where: str, member: Member, label: int, num_members: int = 1) -> Unit:
+        unit = f"{where}!{member.name}@{member.offset}+{member.length}={label}"
+        return Unit(unit, member.length, num_members)
+
+    def _unique(self, units: Iterable[Unit]) -> Iterator[Unit]:
         """Refuse a key that comes twice: within a class, which train keys name, or anywhere in a val of 50,000."""
         keys: set[str] = set()
         last_label = ""
-        for unit, size in units:
-            key, label = self.key(unit), unit.rpartition("=")[2]
+        for unit in units:
+            key, label = self.key(unit.name), unit.name.rpartition("=")[2]
             if self.split == "train" and label != last_label:
                 keys.clear()
             if key in keys:
-                raise SourceError(f"{self.root} must hold {key} once, got it again as {printable(unit)}: remove one")
+                again = printable(unit.name)
+                raise SourceError(f"{self.root} must hold {key} once, got it again as {again}: remove one")
             last_label = label
             keys.add(key)
-            yield unit, size
+            yield unit
 
-    def _labelled(self, images: Iterable[tuple[str, str, int]]) -> Iterator[tuple[str, int]]:
+    def _labelled(self, images: Iterable[tuple[str, str, int]], ledger: Ledger) -> Iterator[Unit]:
         """Units of a flat val from (name, where, bytes)."""
         label_of = {wnid: label for label, wnid in enumerate(self.class_names)}
         for name, where, size in images:
@@ -91,7 +127,9 @@ class Layout:
                     f"label: download the devkit or {SOLUTION} again, or remove the image"
                 )
             if wnid in label_of:
-                yield f"{where}={label_of[wnid]}", size
+                yield Unit(f"{where}={label_of[wnid]}", size)
+            else:
+                ledger.leave_out("of a class that train lacks", where)
 
 
 class Folders(Layout):
@@ -121,19 +159,24 @@ class Folders(Layout):
             raise SourceError(f"{self.part} mixes <wnid>/ folders with images outside them ({stray}): move these")
         self.class_names = classes(root, _wnid_folders(base / "train") or list(_inner_tars(root)), self.wnids)
 
-    def units(self) -> Iterator[tuple[str, int]]:
-        return self._unique(self._by_wnid() if self.wnids else self._flat())
+    def units(self, ledger: Ledger) -> Iterator[Unit]:
+        below = f"{self.part.relative_to(self.root).as_posix()}/"
+        return self._unique(self._by_wnid(below, ledger) if self.wnids else self._flat(below, ledger))
 
-    def _by_wnid(self) -> Iterator[tuple[str, int]]:
-        below = self.part.relative_to(self.root).as_posix()
+    def _by_wnid(self, below: str, ledger: Ledger) -> Iterator[Unit]:
+        for entry in entries(self.root, below, ledger):
+            if entry.name not in self.wnids:
+                ledger.seen += 1
+                reason = "a folder that is no wnid" if is_folder(entry) else why_no_image(entry.name)
+                ledger.leave_out(reason, f"{below}{entry.name}")
         for wnid in self.wnids:
             label = self.class_names.index(wnid)
-            for path, size in walk_images(self.part / wnid):
-                yield f"{below}/{wnid}/{path}={label}", size
+            for path, size in walk_images(self.root, f"{below}{wnid}/", ledger):
+                yield Unit(f"{path}={label}", size)
 
-    def _flat(self) -> Iterator[tuple[str, int]]:
-        below = self.part.relative_to(self.root).as_posix()
-        return self._labelled((path, f"{below}/{path}", size) for path, size in walk_images(self.part))
+    def _flat(self, below: str, ledger: Ledger) -> Iterator[Unit]:
+        found = walk_images(self.root, below, ledger)
+        return self._labelled(((path, path, size) for path, size in found), ledger)
 
 
 class Kaggle(Folders):
@@ -163,19 +206,25 @@ class Official(Layout):
             self.containers = sorted({where.partition("!")[0] for where, _, _ in self.inner.values()})
         self.class_names = classes(root, list(self.inner) or _wnid_folders(root / "train"), ())
 
-    def units(self) -> Iterator[tuple[str, int]]:
-        return self._unique(self._nested() if self.split == "train" else self._flat())
+    def units(self, ledger: Ledger) -> Iterator[Unit]:
+        return self._unique(self._nested(ledger) if self.split == "train" else self._flat(ledger))
 
-    def _nested(self) -> Iterator[tuple[str, int]]:
+    def _nested(self, ledger: Ledger) -> Iterator[Unit]:
+        """Images of class tars. What lies beside these in the official tar is left out."""
+        if self.containers == [TRAIN_TAR]:
+            for member in members(self.root / TRAIN_TAR):
+                if member.left_out or not _is_class_tar(member.name):
+                    ledger.seen += 1
+                    ledger.leave_out(member.left_out or "no <wnid>.tar", f"{TRAIN_TAR}!{member.name}")
         for wnid, (where, offset, length) in self.inner.items():
             label = self.class_names.index(wnid)
-            for member in members(self.root / where.partition("!")[0], offset, length):
-                if is_image(member.name):
-                    yield self._in_tar(where, member, label)
+            for member in self._images(where, ledger, offset, length):
+                yield self._in_tar(where, member, label)
 
-    def _flat(self) -> Iterator[tuple[str, int]]:
-        images = (member for member in members(self.root / VAL_TAR) if is_image(member.name))
-        return self._labelled((m.name, f"{VAL_TAR}!{m.name}@{m.offset}+{m.length}", m.length) for m in images)
+    def _flat(self, ledger: Ledger) -> Iterator[Unit]:
+        found = self._images(VAL_TAR, ledger)
+        images = ((m.name, f"{VAL_TAR}!{m.name}@{m.offset}+{m.length}", m.length) for m in found)
+        return self._labelled(images, ledger)
 
 
 class WebDataset(Layout):
@@ -201,31 +250,65 @@ class WebDataset(Layout):
         name = PurePosixPath(where.rpartition("@")[0].rpartition("!")[2]).name
         return hashed_key(name.partition(".")[0], where)
 
-    def units(self) -> Iterator[tuple[str, int]]:
-        """A sample is a run of members that agree up to the first dot of their file names."""
-        for tar in self.containers:
-            sample = ""
-            fields: dict[str, Member] = {}
-            for member in members(self.root / tar):
-                folder, _, name = member.name.rpartition("/")
-                stem, _, extension = name.partition(".")
-                if f"{folder}/{stem}" != sample:
-                    yield from self._unit(tar, fields)
-                    sample, fields = f"{folder}/{stem}", {}
-                fields[extension.lower()] = member
-            yield from self._unit(tar, fields)
+    def units(self, ledger: Ledger) -> Iterator[Unit]:
+        """Samples by webdataset's rule: members that agree up to the first dot of their file names, in any order.
 
-    def _unit(self, tar: str, fields: Mapping[str, Member]) -> Iterator[tuple[str, int]]:
-        image = next((fields[name] for name in ("jpg", "jpeg", "png") if name in fields), None)
-        cls = fields.get("cls")
-        if image and cls:
-            text = read_range(self.root / tar, cls.offset, min(cls.length, 20)).strip()
-            if not text.isdigit() or int(text) >= len(self.class_names):
-                raise SourceError(f"{self.root / tar}: {cls.name} must hold a number from 0 to 999, got {text!r}")
-            yield self._in_tar(tar, image, int(text))
-        elif lonely := image or cls:
-            lacks = "cls" if image else "jpg, jpeg or png"
-            raise SourceError(f"{self.root / tar}: {lonely.name} must have a {lacks} beside it: is this ImageNet?")
+        Where several of one such group have an image and a cls that agree up to the *last* dot (img.v0.jpg, img.v0.cls,
+        img.v1.jpg ...), which webdataset would melt into one, each of these is a sample.
+        """
+        for tar in self.containers:
+            groups: dict[str, dict[str, Member]] = {}  # in memory for one tar
+            for member in self._files(tar, ledger):
+                folder, _, name = member.name.rpartition("/")
+                stem, _, field = name.partition(".")
+                group = groups.setdefault(f"{folder}/{stem}", {})
+                if field.lower() in group:
+                    raise SourceError(
+                        f"{self.root / tar}: {printable(member.name)} and {printable(group[field.lower()].name)} are "
+                        "one field of one sample: remove one"
+                    )
+                group[field.lower()] = member
+            for group in groups.values():
+                yield from self._samples(tar, group, ledger)
+
+    def _samples(self, tar: str, group: Mapping[str, Member], ledger: Ledger) -> Iterator[Unit]:
+        named: dict[str, dict[str, Member]] = {}  # "" or "v0" -> ending -> member
+        for field, member in group.items():
+            name, _, ending = field.rpartition(".")
+            named.setdefault(name, {})[ending] = member
+        images = {name: image for name, fields in named.items() if (image := _image(fields))}
+        labels = {name: fields["cls"] for name, fields in named.items() if "cls" in fields}
+        whole = [name for name in images if name in labels]
+        if not images and not labels:
+            for member in group.values():
+                ledger.leave_out("neither image nor cls, nor beside them", f"{tar}!{member.name}")
+            return
+        alone = whole == [""] or (len(whole) == 1 and len(images) == len(labels) == 1)
+        if not alone:  # then each image and each cls must have its own
+            for mine, others, lacks in ((labels, images, "jpg, jpeg or png"), (images, labels, "cls")):
+                for name in mine:
+                    if name not in others:
+                        lonely = printable(mine[name].name)
+                        raise SourceError(
+                            f"{self.root / tar}: {lonely} must have a {lacks} beside it: is this ImageNet?"
+                        )
+        for name in whole:
+            num_members = len(group) if alone else len(named[name])
+            yield self._in_tar(tar, images[name], self._label(tar, labels[name]), num_members)
+        if not alone:
+            for name in named.keys() - {*whole}:
+                for member in named[name].values():
+                    ledger.leave_out("beside several samples, of none", f"{tar}!{member.name}")
+
+    def _label(self, tar: str, cls: Member) -> int:
+        text = read_range(self.root / tar, cls.offset, min(cls.length, 20)).strip()
+        if not text.isdigit() or int(text) >= len(self.class_names):
+            raise SourceError(f"{self.root / tar}: {cls.name} must hold a number from 0 to 999, got {text!r}")
+        return int(text)
+
+
+def _image(fields: Mapping[str, Member]) -> Member | None:
+    return next((fields[ending] for ending in ("jpg", "jpeg", "png") if ending in fields), None)
 
 
 class Parquet(Layout):
@@ -253,8 +336,10 @@ class Parquet(Layout):
         self._rows = ParquetRows(root, self.containers, rows_per_unit, len(self.class_names))
         self.samples_per_unit = self._rows.samples_per_unit
 
-    def units(self) -> Iterator[tuple[str, int]]:
-        return ((unit, -1) for unit in self._rows.units())
+    def units(self, ledger: Ledger) -> Iterator[Unit]:
+        ledger.seen += self._rows.num_rows
+        for unit in self._rows.units():
+            yield Unit(unit, -1, len(self.samples(unit)))
 
     def samples(self, unit: str) -> Sequence[str]:
         return self._rows.samples(unit)
@@ -288,14 +373,14 @@ class Parquet(Layout):
 def _wnid_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
-    return sorted(entry.name for entry in scan(folder) if WNID.fullmatch(entry.name) and is_folder(entry))
+    found = entries(folder, "", Ledger())
+    return sorted(entry.name for entry in found if WNID.fullmatch(entry.name) and is_folder(entry))
 
 
 def _first_image(folder: Path) -> str | None:
     """An image that lies in the folder itself."""
-    return next(
-        (printable(entry.name) for entry in scan(folder) if is_image(entry.name) and not is_folder(entry)), None
-    )
+    found = entries(folder, "", Ledger())
+    return next((printable(entry.name) for entry in found if not is_folder(entry) and is_image(entry.name)), None)
 
 
 def _wnid_tars(root: Path) -> list[str]:
@@ -312,7 +397,30 @@ def _inner_tars(root: Path) -> dict[str, tuple[str, int, int | None]]:
         return {PurePosixPath(tar).stem: (tar, 0, None) for tar in _wnid_tars(root)}
     found: dict[str, tuple[str, int, int | None]] = {}
     for member in members(root / TRAIN_TAR):
-        path = PurePosixPath(member.name)
-        if path.suffix == ".tar" and WNID.fullmatch(path.stem):
-            found[path.stem] = (f"{TRAIN_TAR}!{member.name}", member.offset, member.length)
+        if not member.left_out and _is_class_tar(member.name):
+            wnid = PurePosixPath(member.name).stem
+            if wnid in found:
+                raise SourceError(f"{root / TRAIN_TAR} must hold {wnid}.tar once, got it twice: remove one")
+            found[wnid] = (f"{TRAIN_TAR}!{member.name}", member.offset, member.length)
+        elif WNID.match(name := PurePosixPath(member.name).name) and PACKED_ENDING.search(name):
+            raise SourceError(f"{root / TRAIN_TAR}: {name} inside is compressed, not tar: unpack it there")
     return found
+
+
+def _is_class_tar(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix == ".tar" and WNID.fullmatch(path.stem) is not None
+
+
+def refuse_packed(root: Path, split: str) -> None:
+    """A compressed tar would be overlooked: name it, and what to do. The devkit may be compressed: it is read so."""
+    patterns = (f"*{split}*", f"{split}*/*", *(("n*",) if split == "train" else ()))
+    for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
+        packed = PACKED_ENDING.search(path.name)
+        own = path.name.startswith("ILSVRC2012_img_") or not path.name.startswith("ILSVRC2012_")
+        if packed and packed.end() == len(path.name) and own and path.is_file():
+            plain = path.with_name(f"{path.name[: packed.start()]}.tar")
+            if not plain.exists():
+                raise SourceError(
+                    f"{printable(str(path))} is compressed, not tar: unpack it to {plain.name}, or move it"
+                )

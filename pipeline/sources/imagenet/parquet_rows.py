@@ -29,6 +29,7 @@ class ParquetRows:
 
     def __init__(self, root: Path, files: Sequence[str], rows_per_unit: int, num_classes: int) -> None:
         self.root = root
+        self.num_rows = 0  # as the files' footers say
         self._runs: dict[str, list[tuple[int, int, int]]] = {}  # file -> (group, first row, rows)
         for file in files:
             self._runs[file] = []
@@ -127,6 +128,7 @@ class ParquetRows:
                 f"{self.root / file} must hold {num_classes} classes, its labels name {len(names)}: "
                 "give ILSVRC/imagenet-1k, or write its images to folders and use `precompute-depth folder`"
             )
+        self.num_rows += footer.num_rows
         return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
 

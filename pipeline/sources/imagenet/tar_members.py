@@ -2,39 +2,62 @@
 
 import io
 import os
+import posixpath
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.files import is_litter
 from pipeline.sources import SourceError, printable
+from pipeline.sources.trees import HIDDEN
 
 _BLOCK = 512  # bytes; everything in a tar is padded to it
 _MOST_PADDING = 1 << 20  # bytes after the last member; tar itself writes 10 KiB at most, unless told otherwise
+_MOST_AT_ONCE = 1 << 24  # bytes that headers read together: long names and PAX records take a few hundred
+_PACKED = {
+    b"\x1f\x8b": ("gzip", "gunzip"), b"BZh": ("bzip2", "bunzip2"), b"\xfd7zXZ\0": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"), b"\x04\x22\x4d\x18": ("lz4", "unlz4"), b"PK\3\4": ("zip", "unzip"),
+    b"7z\xbc\xaf\x27\x1c": ("7z", "7z x"), b"Rar!": ("rar", "unrar x"), b"\x1f\x9d": ("compress", "uncompress"),
+}  # fmt: skip
+PACKED_ENDING = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|Z)|tgz|tbz2?|txz|tzst)", re.IGNORECASE)
 
 
 class Member(NamedTuple):
     name: str
     offset: int  # of its first byte, from the start of the file, also inside a nested tar
     length: int
+    left_out: str = ""  # why it is no file to read; "" where it is one
 
 
 def members(path: Path, offset: int = 0, length: int | None = None) -> Iterator[Member]:
-    """The regular files of a tar, streamed; `offset` and `length` choose a tar that lies inside another.
+    """Every member of a tar, streamed; `offset` and `length` choose a tar that lies inside another.
 
-    tarfile takes a broken header and a zeroed one for the end and would lose what follows: where the last member ends,
-    the end mark must stand, and nothing but little padding after it.
+    A hard link has the bytes of the member it leads to. tarfile takes a broken header and a zeroed one for the end and
+    would lose what follows: where the last member ends, the end mark must stand, and nothing but little padding after
+    it. Nothing is believed of a header's sizes: they must lie within the file.
     """
+    where = printable(str(path))
     try:
         with open(path, "rb") as file:
-            window = _Window(file.fileno(), offset, os.fstat(file.fileno()).st_size if length is None else length)
+            size = os.fstat(file.fileno()).st_size
+            window = _Window(file.fileno(), offset, size if length is None else length)
+            if packed := next((how for magic, how in _PACKED.items() if window.begins(magic)), None):
+                inside = " inside" if length is not None else ""
+                raise SourceError(f"{where} is {packed[0]}{inside}, not tar: {packed[1]} it")
             end = 0
+            files: dict[str, Member] | None = None  # by name, from the first hard link on
             with tarfile.open(fileobj=window, mode="r:") as tar:
                 while (header := tar.next()) is not None:
-                    end = header.offset_data
-                    if header.isreg():
-                        end += -(-header.size // _BLOCK) * _BLOCK
-                        yield Member(header.name, offset + header.offset_data, header.size)
+                    _check(header, tar.offset, end, window.length)
+                    if header.islnk() and files is None:
+                        files = _files_before(window, offset, header.offset)
+                    member = _member(header, offset, files or {})
+                    if files is not None and not member.left_out:
+                        files[posixpath.normpath(member.name)] = member
+                    end = tar.offset
+                    yield member
                     tar.members = []  # type: ignore[attr-defined]  # else it remembers every header
             padding = window.seek(0, os.SEEK_END) - end
             window.seek(end)
@@ -45,8 +68,60 @@ def members(path: Path, offset: int = 0, length: int | None = None) -> Iterator[
                 raise tarfile.ReadError(f"more than a little padding after the end mark at byte {offset + end:,}")
     except OSError as error:
         raise _unreadable(path, error) from error
-    except (tarfile.TarError, ValueError) as error:  # ValueError: numbers in broken extended headers
-        raise SourceError(f"{printable(str(path))} is no complete tar ({error}): download it again") from error
+    except (tarfile.TarError, ValueError, RecursionError, OverflowError) as error:  # broken extended headers
+        if isinstance(error, SourceError):
+            raise
+        what = "extended headers without end" if isinstance(error, RecursionError) else printable(str(error))
+        raise SourceError(f"{where} is no complete tar ({what}): download it again") from error
+
+
+def _check(header: tarfile.TarInfo, following: int, end: int, length: int) -> None:
+    """Raise where a member's place or size cannot be: negative, backward, beyond the end."""
+    name = printable(header.name)
+    if header.issparse():
+        raise tarfile.ReadError(f"{name} is a sparse file, whose bytes do not lie together; pack it without --sparse")
+    if header.offset < end or following <= header.offset or header.size < 0:
+        raise tarfile.ReadError(f"{name} claims {header.size:,} bytes, which leads backwards")
+    if following > length:
+        raise tarfile.ReadError(
+            f"{name} claims {header.size:,} bytes, and {max(length - header.offset_data, 0):,} are left"
+        )
+
+
+def _member(header: tarfile.TarInfo, offset: int, files: "dict[str, Member]") -> Member:
+    name, start = header.name, offset + header.offset_data
+    if any(_is_litter(part) for part in name.split("/")):
+        return Member(name, start, header.size, HIDDEN)
+    if header.isreg():
+        return Member(name, start, header.size)
+    if header.islnk():
+        target = files.get(posixpath.normpath(header.linkname))
+        if target is None:
+            return Member(name, start, 0, "a hard link to nothing in its tar")
+        return Member(name, target.offset, target.length)
+    kind = "a symbolic link" if header.issym() else "a folder" if header.isdir() else "a device, a pipe, or unknown,"
+    return Member(name, start, 0, f"{kind} in a tar")
+
+
+def _files_before(window: "_Window", offset: int, stop: int) -> "dict[str, Member]":
+    """The regular files before byte `stop`, that of the first hard link: a second walk, for the few tars with links."""
+    found: dict[str, Member] = {}
+    position = window.tell()
+    window.seek(0)
+    with tarfile.open(fileobj=window, mode="r:") as tar:
+        while (header := tar.next()) is not None and header.offset < stop:
+            if header.isreg():
+                name = posixpath.normpath(header.name)
+                found[name] = Member(header.name, offset + header.offset_data, header.size)
+            tar.members = []  # type: ignore[attr-defined]
+    window.seek(position)
+    return found
+
+
+def _is_litter(part: str) -> bool:
+    """Of a path's parts: also what unpacking a PAX tar with an old tar leaves."""
+    hidden = part.startswith(".") and part not in (".", "..")
+    return hidden or part.startswith("PaxHeader") or (is_litter(part) and not part.startswith("#"))
 
 
 def read_range(path: Path, offset: int, length: int) -> bytes:
@@ -71,7 +146,10 @@ class _Window(io.RawIOBase):
     """A range of a file as a file of its own."""
 
     def __init__(self, descriptor: int, start: int, length: int) -> None:
-        self._descriptor, self._start, self._length, self._position = descriptor, start, length, 0
+        self._descriptor, self._start, self.length, self._position = descriptor, start, length, 0
+
+    def begins(self, magic: bytes) -> bool:
+        return os.pread(self._descriptor, min(len(magic), self.length), self._start) == magic
 
     def readable(self) -> bool:
         return True
@@ -83,12 +161,19 @@ class _Window(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}[whence]
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.length}[whence]
         self._position = origin + offset
         return self._position
 
+    def read(self, size: int = -1) -> bytes:
+        """tarfile asks for as much as a header claims: no more than there is, and no more than headers need."""
+        wanted = min(size, max(self.length - self._position, 0))
+        if not 0 <= wanted <= _MOST_AT_ONCE:
+            raise tarfile.ReadError(f"a header at byte {self._start + self._position:,} claims {size:,} bytes")
+        return super().read(wanted) or b""
+
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        wanted = min(len(buffer), self._length - self._position)
+        wanted = min(len(buffer), self.length - self._position)
         if wanted <= 0:
             return 0
         data = os.pread(self._descriptor, wanted, self._start + self._position)
