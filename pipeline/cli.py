@@ -299,13 +299,13 @@ def _label(source: "Source", out: str, job: JobOptions) -> None:
     from pipeline.ranks import usable_cpus
 
     rank = ranks.resolve(job.rank, job.world_size)
+    if rank.world_size > 1:
+        console.print(ranks.announced(rank), highlight=False, soft_wrap=True)
     options = labelling_job.Options(
         samples_per_shard=job.samples_per_shard, batch_size=job.batch_size, stats=job.stats, stats_from=job.stats_from,
         max_rejects=job.max_rejects, seed=job.seed,
         workers=job.workers or min(usable_cpus(), 16),
     )  # fmt: skip
-    if rank.world_size > 1:
-        console.print(f"{rank}: shards {rank.rank}, {rank.rank + rank.world_size}, ...", highlight=False)
     loaded = None
     if job.teacher == "none":
         labelling_job.check(source, None, options)
@@ -324,6 +324,8 @@ def _label(source: "Source", out: str, job: JobOptions) -> None:
         return
     summaries = labelling_job.run(source, loaded, out, options, rank=rank, console=console, command=job.line)
     summary.show(summaries, out, rank, console)
+    if owed := labelling_job.owed(summaries):
+        raise labelling_job.JobError(owed)
     finished = all(s.missing_shards == 0 for s in summaries)
     if finished and (message := labelling_job.complaint(summaries, options.max_rejects)):
         raise labelling_job.JobError(message)

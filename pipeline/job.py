@@ -160,6 +160,17 @@ def _publish_index(
             store.sweep()
 
 
+def owed(summaries: Sequence[SplitSummary]) -> str | None:
+    """The message a process ends with where shards that were its own to make are not there."""
+    for s in summaries:
+        if s.own_missing:
+            return (
+                f"{s.own_missing:,} shards of split '{s.split}' were made and are not there any more, or are marked as "
+                "damaged: run the same line again, and see who else writes to that folder"
+            )
+    return None
+
+
 def complaint(summaries: Sequence[SplitSummary], max_rejects: float) -> str | None:
     """The message a finished job ends with when it rejected too much: all of a split, or more than `max_rejects`."""
     for s in summaries:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.claim import JobError
 
@@ -14,6 +14,7 @@ class Rank:
     rank: int = 0
     world_size: int = 1
     local: int = 0  # the rank on its machine: chooses the GPU
+    told_by: str = field(default="", compare=False)  # the environment's variables, "" where the options say it
 
     def owns(self, shard: int) -> bool:
         return shard % self.world_size == self.rank
@@ -27,7 +28,7 @@ def resolve(rank: int | None, world_size: int | None, environment: Mapping[str, 
     if rank is not None or world_size is not None:
         if rank is None or world_size is None:
             raise JobError("--rank and --world-size go together: give both or neither")
-        return _checked(rank, world_size, rank, "--rank and --world-size")
+        return _checked(rank, world_size, rank, "--rank and --world-size", "")
     try:
         if "RANK" in environment and "WORLD_SIZE" in environment:
             origin, local = "RANK and WORLD_SIZE", int(environment.get("LOCAL_RANK", 0))
@@ -44,7 +45,15 @@ def resolve(rank: int | None, world_size: int | None, environment: Mapping[str, 
         raise JobError(
             f"the scheduler's rank variables cannot be read ({error}): give --rank and --world-size"
         ) from None
-    return _checked(rank, world_size, local, origin)
+    return _checked(rank, world_size, local, origin, origin)
+
+
+def announced(rank: Rank) -> str:
+    """The first line of one process of several: an environment may make it one without anybody's wish."""
+    part = f"{rank}: shards {rank.rank}, {rank.rank + rank.world_size}, ..."
+    if not rank.told_by:
+        return part
+    return f"{part} by {rank.told_by} alone; to do the whole in this process: --rank 0 --world-size 1"
 
 
 _ARRAY_DEFAULTS = {"ID": 0, "MIN": 0, "STEP": 1, "COUNT": 1}
@@ -55,10 +64,10 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _checked(rank: int, world_size: int, local: int, origin: str) -> Rank:
+def _checked(rank: int, world_size: int, local: int, origin: str, told_by: str) -> Rank:
     if world_size < 1 or not 0 <= rank < world_size:
         raise JobError(
             f"{origin}: the rank must be 0 to world size - 1, got rank {rank} of {world_size}; number an array evenly "
             "(--array=0-7), or give --rank and --world-size"
         )
-    return Rank(rank, world_size, local)
+    return Rank(rank, world_size, local, told_by)

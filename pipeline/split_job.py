@@ -39,6 +39,7 @@ class SplitSummary:
     missing_shards: int = 0  # shards nobody has finished yet
     bytes: int = 0
     rejects: list[Reject] = field(default_factory=list)  # the first INDEX_REJECTS
+    own_missing: int = 0  # of missing_shards those that this rank owns
     notes: list[str] = field(default_factory=list)  # on the source; of the first split alone
     written_now: int = 0
     seconds: float = 0.0
@@ -82,6 +83,7 @@ class SplitJob:
         if pending:
             self._look()
         summary = SplitSummary(self.split, missing_shards=len(self.plan) - len(self.finished))
+        summary.own_missing = sum(n not in self.finished for n in range(len(self.plan)) if self.rank.owns(n))
         for number in sorted(self.finished):
             if summary.missing_shards == 0 or self.rank.owns(number):
                 summary.add(self.finished[number])

@@ -33,9 +33,9 @@ def show(summaries: Sequence[SplitSummary], out: str, rank: Rank, console: Conso
         for reject in s.rejects[:10]:
             line = f"rejected {reject.source}: {reject.reason}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-        if s.missing_shards:
+        if others := s.missing_shards - s.own_missing:
             console.print(
-                f"{s.split}: {rank} is done; {s.missing_shards:,} shards of other ranks are not; the last rank writes "
+                f"{s.split}: {rank} is done; {others:,} shards of other ranks are not; the last rank writes "
                 "the index. If no other rank runs, the same line with --rank 0 --world-size 1 finishes the job.",
                 highlight=False, soft_wrap=True,
             )  # fmt: skip

@@ -563,3 +563,23 @@ def test_heic_without_its_reader_is_refused_by_name(photos, random_teacher, tmp_
         "IMG_0001.HEIC: HEIC needs pillow-heif: pip install 'pseudodepth",
     )
     assert not (tmp_path / "out" / "plan").exists()
+
+
+def test_a_process_that_is_the_whole_job_never_ends_well_without_its_shards(
+    photos, random_teacher, tmp_path, monkeypatch
+):
+    from pipeline.split_job import SplitJob
+
+    commit = SplitJob._commit
+
+    def lossy(self, number, *rest):
+        commit(self, number, *rest)
+        if number == 1:
+            self.store.delete("shard-000001.json")
+
+    monkeypatch.setattr(SplitJob, "_commit", lossy)
+    message = "1 shards of split 'train' were made and are not there any more"
+    fails_in_one_line(label(photos, tmp_path / "out", random_teacher), message)
+    alone = label(photos, tmp_path / "one", random_teacher, "--rank", 0, "--world-size", 2)
+    assert alone.returncode == 0 and "shards of other ranks are not" in alone.stdout
+    fails_in_one_line(label(photos, tmp_path / "other", random_teacher, "--rank", 1, "--world-size", 2), message)

@@ -208,3 +208,21 @@ def test_shards_of_ranks_are_plain_shards(spoiled, random_teacher, tmp_path):
         label(spoiled, tmp_path / "out", random_teacher, "--max-rejects", 0.5, "--rank", rank, "--world-size", 2)
     assert command("precompute-depth", "verify", tmp_path / "out").returncode == 0
     assert len(shards.open_split(tmp_path / "out", "train")) > 0
+
+
+def test_a_process_that_an_environment_made_a_rank_says_so_first(photos, random_teacher, tmp_path, monkeypatch):
+    for variables, origin in (
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}, "SLURM's variables"),
+        ({"RANK": "1", "WORLD_SIZE": "4"}, "RANK and WORLD_SIZE"),
+    ):
+        with monkeypatch.context() as patched:
+            for name, value in variables.items():
+                patched.setenv(name, value)
+            done = label(photos, tmp_path / origin, random_teacher)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[0] == (
+            f"rank 1 of 4: shards 1, 5, ... by {origin} alone; to do the whole in this process: --rank 0 --world-size 1"
+        )
+        assert "shards of other ranks are not; the last rank writes the index" in done.stdout
+    done = label(photos, tmp_path / "told", random_teacher, "--rank", 1, "--world-size", 4)
+    assert done.stdout.splitlines()[0] == "rank 1 of 4: shards 1, 5, ..."
