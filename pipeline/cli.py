@@ -104,7 +104,12 @@ def nyu(
 
 @labelling(app)
 def folder(
-    src: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of images; SRC/CLASS/*.jpg gives classes.")],
+    src: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC", help="Folder of images; SRC/CLASS/*.jpg gives classes, SRC/train/ and SRC/val/ splits."
+        ),
+    ],
     out: Out,
     short_side: ShortSide = 384,
     val_fraction: Annotated[float, typer.Option("--val-fraction", help="Share of images for val, by name hash.")] = 0.1,

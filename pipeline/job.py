@@ -124,13 +124,13 @@ def about(source: Source, facts: Mapping[str, dict[str, Any]]) -> list[str]:
     total = sum(known["num_units"] for known in facts.values())
     for split, known in facts.items():
         if known["num_units"] == 0:
-            fraction = known["source"].get("val_fraction")
+            fraction = (known["source"] or {}).get("val_fraction")
             lines.append(
                 f"note: no image of {total:,} falls to {split} at --val-fraction {fraction}: there will be no {split}; "
                 "choose a larger one in a new folder, or 0 for none"
             )
     first = facts[source.splits[0]]  # the listing is one for all splits
-    return [*lines, *first.get("tree", []), *told(plan.left_out(first) or [])]
+    return [*lines, *plan.tree(first), *told(plan.left_out(first) or [])]
 
 
 def _publish_index(

@@ -87,6 +87,12 @@ def left_out(facts: dict[str, Any]) -> list[shards.LeftOut] | None:
         raise JobError('the plan\'s "left_out" is damaged: delete OUT/plan and run the same line again') from None
 
 
+def tree(facts: dict[str, Any]) -> list[str]:
+    """The classes that folders gave, as lines to print."""
+    lines = facts.get("tree")
+    return [printable(str(line)) for line in lines] if isinstance(lines, list) else []
+
+
 def described(facts: dict[str, Any]) -> dict[str, Any]:
     """What an index repeats of a plan's facts."""
     listed = {name: facts[name] for name in ("num_units", "samples_per_unit", "listing")}

@@ -1,7 +1,8 @@
 """CONTRACT: RGB-D shards. `records`: index and per-shard JSON; `write`; `read`; `storage`; `order`. Imports no torch.
 
 A data set is `OUT/<split>/shard-000000.tar` (plain WebDataset tars), one `shard-000000.json` beside each tar (keys,
-byte ranges, checksums, rejects) and one `index.json` (written last). Fields of a sample:
+byte ranges, checksums, rejects) and one `index.json` (written last; what the source held beside the samples is in its
+`left_out`, by reason). Fields of a sample:
 
 | member       | holds                                                                | read as                     |
 |--------------|----------------------------------------------------------------------|-----------------------------|

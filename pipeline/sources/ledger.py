@@ -17,7 +17,7 @@ from pipeline.shards import SPLITS, LeftOut
 from pipeline.sources import printable
 
 NAMES_KEPT = 100
-_ENDINGS_KEPT = 20
+_ENDINGS_KEPT, _MOST_ENDINGS = 20, 10_000
 _ENDING = re.compile(r"\.[a-z][a-z0-9_]{0,7}")  # others are numbers, dates, hashes: endless
 _ROWS = 12  # of the table of classes
 
@@ -61,7 +61,9 @@ class Ledger:
         entry = self._reasons.setdefault(reason, _Reason())
         entry.count += 1
         ending = os.path.splitext(name)[1].lower()
-        entry.endings["none" if not ending else ending if _ENDING.fullmatch(ending) else "others"] += 1
+        if ending and (not _ENDING.fullmatch(ending) or len(entry.endings) > _MOST_ENDINGS):
+            ending = "others"
+        entry.endings[ending or "none"] += 1
         shown = printable(name)
         if len(entry.names) < NAMES_KEPT or shown < entry.names[-1]:
             bisect.insort(entry.names, shown)  # the first by name: a folder is listed in any order
@@ -141,6 +143,7 @@ def told(left_out: Sequence[LeftOut]) -> list[str]:
     lines = []
     for entry in left_out:
         endings = ", ".join(f"{ending} {count:,}" for ending, count in [*entry.endings.items()][:5])
+        shown = f" ({endings})" if entry.endings.keys() - {"none"} else ""
         names = ", ".join(entry.names[:3]) + (", ..." if entry.count > 3 else "")
-        lines.append(f"left out {entry.count:,}: {entry.reason} ({endings}): {names}")
+        lines.append(f"left out {entry.count:,}: {entry.reason}{shown}: {names}")
     return lines
