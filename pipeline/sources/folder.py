@@ -178,11 +178,6 @@ class Folder:
             return self._annotated(train, val, names), looked[train].flat and f"{train}/{looked[train].flat}"
         classes = {name: self._classes(self.root / name, looked[name]) for name in self._splits}
         flat = next((f"{name}/{found.flat}" for name, found in looked.items() if found.flat), None)
-        for here, there in ((train, val), (val, train)):
-            if lonely := sorted({*classes[here]} - {*classes[there]}):
-                named = ", ".join(map(printable, lonely[:3])) + (", ..." if len(lonely) > 3 else "")
-                count = f"{len(lonely):,} classes are" if len(lonely) > 1 else "1 class is"
-                self._note(f"{count} in {self._splits[here]} alone: {named}")
         return sorted({name for names in classes.values() for name in names}), flat
 
     def _classes(self, folder: Path, looked: "_Looked") -> list[str]:

@@ -109,20 +109,31 @@ class Ledger:
         each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         summary = f"{len(sizes):,} class{'es' if len(sizes) > 1 else ''}, {each} images each"
         odd = self._oddities(least, most)
-        return [f"{summary}; unusual: {', '.join(odd)}", *self._table()] if odd else [summary]
+        told = [f"{summary}; unusual: {', '.join(odd)}", *self._table()] if odd else [summary]
+        for split in SPLITS:
+            if lonely := self._only_in(split):
+                named = ", ".join(lonely[:3]) + (", ..." if len(lonely) > 3 else "")
+                count = f"{len(lonely):,} classes are" if len(lonely) > 1 else "1 class is"
+                told.append(f"note: {count} in {split} alone: {named}")
+        return told
+
+    def _only_in(self, split: str) -> list[str]:
+        """Classes without an image in another split, if there is one."""
+        if len({other for entry in self._classes.values() for other in entry.images}) < 2:
+            return []
+        return sorted(name for name, entry in self._classes.items() if {*entry.images} == {split})
 
     def _oddities(self, least: int, most: int) -> list[str]:
         """What a tree of classes rarely is, unless something else was taken for classes."""
         classes = self._classes.values()
-        splits = {split for entry in classes for split in entry.images}
+        missed = [name for name in self._only_in("train") if self._classes[name].images["train"] > 100]
         found = {
             "a single class": len(classes) == 1,
             "classes of one image": least < 2,
             "classes that differ over 100 times in size": most > 100 * least,
             "folders inside classes": any(entry.nested for entry in classes),
-            # a share of few images leaves some class out of val by chance: that is no oddity
-            "classes in one split only": len(splits) > 1
-            and any(len(entry.images) < len(splits) and sum(entry.images.values()) > 100 for entry in classes),
+            # a share of few images leaves a small class out of val by chance
+            "classes in one split alone": bool(missed or self._only_in("val")),
         }
         return [what for what, so in found.items() if so]
 

@@ -28,19 +28,7 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "valset", "validset", "validationset", "dev", "devset"), "val"),
     **dict.fromkeys(("test", "testing", "testset", "tst"), "test"),
 }
-_PHOTOGRAPHS = {
-    "rgb",
-    "image",
-    "images",
-    "img",
-    "imgs",
-    "color",
-    "colour",
-    "photo",
-    "photos",
-    "jpegimages",
-    "leftimgbit",
-}
+_PHOTOGRAPHS = re.compile("rgb|images?|imgs?|colou?r|photos?|jpegimages|leftimgbit")
 _OTHER_MODALITIES = re.compile(
     r"(raw|real|sensor|gt|filled|colou?r)?depths?(raw|maps?|images?|gt|filled|anything)?|disparit(y|ies)|disp|hha"
     r"|(seg|semantic|instance|gt)?(label|mask)s?(raw|images?|id|ids)?|seg(s|map|maps|mentations?(class|object|maps?)?)?"
@@ -56,7 +44,7 @@ def split_of(name: str) -> str | None:
 
 def is_photographs(name: str) -> bool:
     """Whether a folder is called what data sets call the photographs among other modalities."""
-    return _letters(name) in _PHOTOGRAPHS
+    return _PHOTOGRAPHS.fullmatch(_letters(name)) is not None
 
 
 def is_other_modality(name: str) -> bool:

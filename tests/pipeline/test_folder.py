@@ -415,9 +415,18 @@ def test_tiny_imagenet_damaged(tmp_path):
 
 def test_classes_of_one_split_alone_are_named(tmp_path):
     names = ("train/a/1.jpg", "train/b/1.jpg", "val/b/1.jpg", "val/c/1.jpg")
-    source = Folder(fill(tmp_path, *names), 384, 0)
-    assert source.class_names == ["a", "b", "c"]
-    assert source.notes == ["1 class is in train alone: a", "1 class is in val alone: c"]
+    assert Folder(fill(tmp_path, *names), 384, 0).class_names == ["a", "b", "c"]
+    lines = tree(tmp_path)
+    assert "classes in one split alone" in lines[0]
+    assert lines[-2:] == ["note: 1 class is in train alone: a", "note: 1 class is in val alone: c"]
+    shared = fill(tmp_path / "shared", *(f"{c}/{n}.jpg" for c in "abcdefgh" for n in range(3)))
+    val = {unit.partition("/")[0] for unit in listed(Folder(shared, 384, 0.1), "val")}
+    lines = tree(shared, 0.1)
+    assert 0 < len(val) < 5 and len(lines) == 2
+    assert (
+        lines[-1]
+        == f"note: {8 - len(val)} classes are in train alone: {', '.join(sorted({*'abcdefgh'} - val)[:3])}, ..."
+    )
 
 
 def tree(root, val_fraction=0.0):

@@ -324,7 +324,7 @@ def test_a_dry_run_says_what_the_job_will_be_and_writes_nothing(photos, random_t
     done = label(photos, tmp_path / "out", random_teacher, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "out").exists()
-    row = next(line for line in done.stdout.splitlines() if "train" in line)
+    row = next(line for line in done.stdout.splitlines() if "│ train" in line)
     cells = [cell.strip() for cell in row.split("│")]
     assert cells[2:4] == ["11", "3"]
     real = sum(path.stat().st_size for path in (labelled / "train").glob("*.tar")) * 11 / 10
