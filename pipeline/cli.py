@@ -322,6 +322,8 @@ def _label(source: "Source", out: str, job: JobOptions) -> None:
             job.teacher, job.device, size=job.teacher_size, aspect=job.teacher_aspect, dtype=job.dtype,
             compile=job.compile, revision=job.teacher_revision, threads=job.threads,
         )  # fmt: skip
+        if note := loaded.precision_note:
+            console.print(note, soft_wrap=True)
     if job.dry_run:
         from pipeline.dry_run import estimate
 

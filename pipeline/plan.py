@@ -11,12 +11,13 @@ import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from pipeline import shards
+from pipeline import files, shards
 from pipeline.claim import JobError, read_json
 from pipeline.shards import Store
 from pipeline.sources import Source, printable
@@ -74,23 +75,42 @@ def make(source: Source, store: Store, command: Sequence[str], listed: Callable[
 def facts(store: Store, split: str) -> dict[str, Any]:
     """What `make` wrote about a split; JobError where it is damaged."""
     found = read_json(store, f"{split}.json")
-    if not {"num_units", "samples_per_unit", "listing", "source", "units_sha256", "ends_sha256"} <= found.keys():
-        raise damaged(store)
+    try:
+        _Facts.model_validate(found)
+    except ValidationError:
+        raise damaged(store) from None
     return found
+
+
+class _Facts(BaseModel):
+    """<split>.json: it may be a stranger's."""
+
+    num_units: shards.Count
+    samples_per_unit: Annotated[int, Field(ge=0, le=10**9)]
+    listing: shards.Hash
+    source: dict[str, Any]
+    units_sha256: shards.Hash
+    ends_sha256: shards.Hash
+    members_seen: shards.Count = 0
+    left_out: list[shards.LeftOut] = []
+    tree: list[shards.Text] = []
+    command: list[shards.Text] = []
+
+    @model_validator(mode="after")
+    def _shallow(self) -> "_Facts":
+        if files.too_deep(self.source):
+            raise ValueError("source is nested too deeply")
+        return self
 
 
 def left_out(facts: dict[str, Any]) -> list[shards.LeftOut] | None:
     """What the listing left out, of all splits; None where the plan is of a version that did not count it."""
-    try:
-        return [shards.LeftOut(**entry) for entry in facts["left_out"]] if "left_out" in facts else None
-    except (TypeError, ValueError):
-        raise JobError('the plan\'s "left_out" is damaged: delete OUT/plan and run the same line again') from None
+    return [shards.LeftOut(**entry) for entry in facts["left_out"]] if "left_out" in facts else None
 
 
 def tree(facts: dict[str, Any]) -> list[str]:
     """The classes that folders gave, as lines to print."""
-    lines = facts.get("tree")
-    return [printable(str(line)) for line in lines] if isinstance(lines, list) else []
+    return [printable(line) for line in facts.get("tree", ())]
 
 
 def described(facts: dict[str, Any]) -> dict[str, Any]:
@@ -148,6 +168,8 @@ class Plan:
         with store.local_copy(f"{split}.ends") as ends, store.local_copy(f"{split}.units") as units:
             self._ends: NDArray[np.uint64] = np.memmap(ends, np.uint64, "r")
             self._units = mmap.mmap(units.fileno(), 0, access=mmap.ACCESS_READ)
+        if len(self._ends) != self.num_units or int(self._ends[-1]) != len(self._units):
+            raise damaged(store)
 
     def __len__(self) -> int:
         """Number of shards."""

@@ -98,6 +98,17 @@ class Teacher:
         # ZoeDepth with two metric heads (NYU and KITTI) lets the images of a batch vote on one head for all.
         self._one_by_one = len(getattr(self.model.config, "bin_configurations", None) or ()) > 1
 
+    @property
+    def precision_note(self) -> str | None:
+        """What to say of 16-bit floats on a CPU, where they are asked for (tests/benchmarks/precision.json)."""
+        if self.device.type != "cpu" or self.dtype == torch.float32:
+            return None
+        name = str(self.dtype).removeprefix("torch.")
+        return (
+            f"note: {name} on a CPU moves z by up to 0.3, far more than storage does, and saves no time: leave out "
+            "--dtype, or label on a GPU"
+        )
+
     def identity(self) -> dict[str, Any]:
         """Everything the estimates depend on besides the pixels and the batch size."""
         return {

@@ -256,8 +256,8 @@ def open_split(data: "Path | str | Store", split: str) -> Split:
 def is_empty(store: Store, split: str) -> bool:
     """Whether the job planned `split` and no image fell to it: it will never be there."""
     try:
-        return bool(json.loads((store / "plan").read(f"{split}.json"))["num_units"] == 0)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return bool(files.parsed_json((store / "plan").read(f"{split}.json"))["num_units"] == 0)
+    except (OSError, files.ReadError, KeyError, TypeError):
         return False
 
 

@@ -63,10 +63,10 @@ class Reject(_Record):
 class LeftOut(_Record):
     """Files, tar members or rows of the source that belong to no sample, all for one reason."""
 
-    reason: str
-    count: int
-    endings: dict[str, int]  # how many have which, the most frequent
-    names: list[str]  # the first by name, at most 100
+    reason: Text
+    count: Count
+    endings: dict[Text, Count]  # how many have which, the most frequent
+    names: list[Text]  # the first by name, at most 100
 
 
 class DepthField(_Record):
