@@ -107,7 +107,7 @@ def entries(root: Path, below: str, ledger: Ledger) -> Iterator[os.DirEntry[str]
         with os.scandir(folder) as found:
             for entry in found:
                 hidden = entry.name.startswith(".")
-                if hidden or (is_cache(entry.name) and is_folder(entry)):
+                if hidden or (is_folder(entry) and is_cache(entry.name)):
                     ledger.seen += 1
                     slash = "/" if is_folder(entry) else ""
                     ledger.leave_out(HIDDEN if hidden else CACHE, f"{below}{entry.name}{slash}")

@@ -81,6 +81,15 @@ def test_listing_counts_from_0_what_the_split_counts_from_1(source):
     assert source.key("train", "0002") == "nyu-0002"
 
 
+def test_images_of_no_split_are_left_out(source):
+    ledger = Ledger()
+    fewer = Nyu(source.path, {**source.facts, "test": [1, 6]})
+    for item in fewer.listing(ledger):
+        ledger.add(item)
+    ledger.settle()
+    assert [(entry.reason, entry.names) for entry in ledger.left_out()] == [("in neither split", ["images[1]"])]
+
+
 def test_samples_are_what_the_file_holds(source):
     for split, unit, *_ in source.listing(Ledger()):
         k = int(unit)
