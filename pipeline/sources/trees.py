@@ -36,6 +36,13 @@ _OTHER_MODALITIES = re.compile(
     r"|infrared|flow|opticalflow|pointclouds?|lidar"
 )
 
+# frame-0001.depth.png, 0001_mask.png: never JPEG, which would spoil them
+_MODALITY_FILE = re.compile(
+    r".+[._ -](depth|depthmap|depth_?raw|disparity|mask|labels?|label_?ids|labeltrainids|instanceids|seg|segmentation"
+    r"|semantic|normals?|gt)\.(png|tiff?|pgm|bmp|gif)",
+    re.IGNORECASE,
+)
+
 
 def split_of(name: str) -> str | None:
     """ "train", "val" or "test" where a folder is called so, in any spelling: Training, train_set, val2017."""
@@ -74,6 +81,7 @@ def walk_images(root: Path, start: str, ledger: Ledger) -> Iterator[tuple[str, i
             continue
         seen.add(identity)
         folders, linked = [], set()
+        num_images, num_maps, a_map = 0, 0, ""
         for entry in entries(root, below, ledger):
             if is_folder(entry):
                 folders.append(entry.name)
@@ -82,9 +90,17 @@ def walk_images(root: Path, start: str, ledger: Ledger) -> Iterator[tuple[str, i
             else:
                 ledger.seen += 1
                 if is_image(entry.name):
+                    num_images += 1
+                    if _MODALITY_FILE.fullmatch(entry.name):
+                        num_maps, a_map = num_maps + 1, min(a_map or entry.name, entry.name)
                     yield f"{below}{entry.name}", _size(entry)
                 else:
                     ledger.leave_out(why_no_image(entry.name), f"{below}{entry.name}")
+        if num_images > num_maps >= num_images / 4:  # not all, which would be names of another kind; not a few
+            raise SourceError(
+                f"source folder {printable(str(root / below))} looks like an RGB-D data set, with {printable(a_map)} "
+                "among photographs, which alone are wanted: move such files away"
+            )
         if below:  # at the top the source itself looks
             refuse_modalities(root, below, folders)
             _refuse_splits(root, below, folders)

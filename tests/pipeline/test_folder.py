@@ -332,6 +332,19 @@ def test_a_modality_alone_is_no_class_and_a_word_among_classes_is_one(tmp_path):
     )  # fmt: skip
 
 
+def test_maps_and_masks_among_photographs_are_refused(tmp_path):
+    for name, own in (("_mask.png", ".jpg"), (".depth.png", ".color.png"), ("-labelIds.tif", ".png")):
+        root = fill(tmp_path / own, *(f"a/{n}{ending}" for n in range(3) for ending in (name, own)), "b/1.jpg")
+        with pytest.raises(
+            SourceError, match=f"looks like an RGB-D data set, with 0{re.escape(name)} among photographs"
+        ):
+            account(Folder(root, 384, 0))
+    masked = fill(
+        tmp_path / "faces", *(f"{c}/{n}_{c}.png" for c in ("mask", "plain") for n in range(5)), "plain/_mask.png"
+    )
+    assert len(account(Folder(masked, 384, 0))[0]) == 11
+
+
 def test_splits_below_a_class_are_no_folders_of_it(tmp_path):
     source = Folder(fill(tmp_path, "data/train/a/1.jpg", "data/test/a/1.jpg"), 384, 0)
     with pytest.raises(SourceError, match=r"holds the splits test, train inside what was taken for a class"):
