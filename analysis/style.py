@@ -67,6 +67,7 @@ _SETTINGS: Any = {
     "svg.hashsalt": "pseudodepth",
     "savefig.dpi": 200,
     "axes.unicode_minus": True,
+    "text.parse_math": False,  # a $ in a name is a $
 }
 
 
@@ -94,6 +95,8 @@ def rendered(figure: Figure, caption: str = "") -> dict[str, bytes]:
         canvas = FigureCanvasAgg(figure)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
+        for axes in figure.axes:  # the layout's last bits go by the order of sets, and ids in the SVG by them
+            axes.set_position(np.round(axes.get_position(original=True).bounds, 9).tolist())
         canvas.print_png(made["png"], metadata={"Description": caption})
         FigureCanvasSVG(figure).print_svg(made["svg"], metadata={"Date": None, "Description": caption})
         FigureCanvasPdf(figure).print_pdf(made["pdf"], metadata={"CreationDate": None, "Subject": caption})
