@@ -9,13 +9,13 @@ the layer's largest, the residual linearly. `analysis/explorer.js` draws it.
 import base64
 import io
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from analysis import html
+from analysis.html import Html
 from analysis.load import Study, depth_order, model_order, seed_of
 from analysis.packing import deflated, quantised
 from training.dumps.from_raw import bias_mode, raw_bias, raw_depth
@@ -29,7 +29,7 @@ _MAX_IMAGES, _MIN_IMAGES, _MIN_LAYERS = 12, 2, 3
 _DECADES = 4.0  # attention below 10^-4 of a layer's largest shows as that
 
 
-def explorer_section(study: Study) -> str:
+def explorer_section(study: Study) -> Html:
     """The section, or a line that says what is lacking."""
     title = "Explorer: one patch, what it attends to, and depth"
     dumps, left_out = comparable_examples(study)
@@ -55,11 +55,15 @@ def explorer_section(study: Study) -> str:
             "numbers as a key. Depth is larger where it is farther. Keyboard: Tab reaches a grid; arrows move the "
             "query in the first two and the key in the others."
         ),
-        '<p class="lacking unscripted">This part needs JavaScript; the rest of the page does not.</p>',
-        '<div id="explorer-view" class="explorer">'
-        f'<div class="controls">{_select("model", models)}{_select("image", images)}{_select("layer", layers)}</div>'
-        f'<div class="grids">{"".join(_grid(*grid) for grid in _GRIDS)}</div>'
-        '<div class="readout" aria-live="polite"></div></div>',
+        html.of(
+            '<p class="lacking unscripted">This part needs JavaScript; the rest of the page does not.</p>\n'
+            '<div id="explorer-view" class="explorer"><div class="controls">{}{}{}</div><div class="grids">{}</div>'
+            '<div class="readout" aria-live="polite"></div></div>',
+            _select("model", models),
+            _select("image", images),
+            _select("layer", layers),
+            html.join((_grid(*grid) for grid in _GRIDS), ""),
+        ),
         html.caption(
             note + "Attention: after softmax over all tokens, mean over heads, colours by its logarithm, within 2 %. "
             "Residual after distance: head-mean score (with the model's depth bias, if it has one) minus its mean over "
@@ -79,22 +83,18 @@ _GRIDS = (
 )
 
 
-def _grid(name: str, title: str, how: str) -> str:
-    legend = (
-        ""
-        if name == "rgb"
-        else '<div class="legend"><span></span><canvas width="128" height="8"></canvas><span></span></div>'
-    )
-    return (
-        f'<div class="grid" data-grid="{name}"><h4>{escape(title)}</h4>'
-        f'<canvas class="patches" tabindex="0" role="application" aria-label="{escape(title)}: {how}">'
-        f"</canvas>{legend}</div>"
-    )
+def _grid(name: str, title: str, how: str) -> Html:
+    legend = html.of('<div class="legend"><span></span><canvas width="128" height="8"></canvas><span></span></div>')
+    return html.of(
+        '<div class="grid" data-grid="{}"><h4>{}</h4>'
+        '<canvas class="patches" tabindex="0" role="application" aria-label="{}: {}"></canvas>{}</div>',
+        name, title, title, how, "" if name == "rgb" else legend,
+    )  # fmt: skip
 
 
-def _select(name: str, options: Sequence[tuple[int, str]]) -> str:
-    inside = "".join(f'<option value="{value}">{escape(text)}</option>' for value, text in options)
-    return f'<label>{name} <select data-choice="{name}">{inside}</select></label>'
+def _select(name: str, options: Sequence[tuple[int, str]]) -> Html:
+    inside = html.join((html.of('<option value="{}">{}</option>', *option) for option in options), "")
+    return html.of('<label>{} <select data-choice="{}">{}</select></label>', name, name, inside)
 
 
 def comparable_examples(study: Study) -> "tuple[list[Dump], list[str]]":

@@ -17,6 +17,7 @@ from scipy.special import stdtr, stdtrit
 
 from analysis import html, output
 from analysis.attention import bias_slopes, head_moments, slope
+from analysis.html import Html
 from analysis.load import Study, model_order, seed_of
 from analysis.packing import deflated, quantised, signed_colour
 from analysis.statistics import grouped_jackknife, ratio
@@ -70,7 +71,7 @@ def discovered(p: np.ndarray, rate: float) -> np.ndarray:
     return np.asarray(flat <= (ranked[below[-1]] if below.size else -1.0)).reshape(p.shape)
 
 
-def head_section(study: Study, out: Path) -> str:
+def head_section(study: Study, out: Path) -> Html:
     """Maps in tabs, by depth field and model; one head at a time in detail."""
     title = "Heads: which of them follow depth"
     fields = study.depth_fields()
@@ -108,7 +109,7 @@ def head_section(study: Study, out: Path) -> str:
             "an image is given another's depth and keeps its photograph; what a chosen head shows is not of the swap."
         ),
         html.tabs(outer),
-        '<p class="meta">Files: <a href="figures/heads.csv">heads.csv</a></p>',
+        html.files(["heads.csv"]),
         html.data("heads-data", details),
     )
 
@@ -137,15 +138,15 @@ def _frame(dump: "Dump", kind: str, slopes: HeadSlopes) -> pd.DataFrame:
     )
 
 
-def _map(name: str, dump: "Dump", kind: str, slopes: HeadSlopes) -> str:
+def _map(name: str, dump: "Dump", kind: str, slopes: HeadSlopes) -> Html:
     num_layers, num_heads = slopes.value.shape
     reach = float(np.nanmax(np.abs(slopes.value), initial=0.0)) or 1.0
-    head = "".join(f"<th>{number}</th>" for number in range(1, num_heads + 1))
+    head = html.join((html.of("<th>{}</th>", number) for number in range(1, num_heads + 1)), "")
     body = []
     for layer in range(num_layers):
         shown = layer + dump.info.first_attention_layer + 1
-        cells = "".join(_cell(slopes, layer, head, shown, reach) for head in range(num_heads))
-        body.append(f"<tr><th>{shown}</th>{cells}</tr>")
+        cells = html.join((_cell(slopes, layer, head, shown, reach) for head in range(num_heads)), "")
+        body.append(html.of("<tr><th>{}</th>{}</tr>", shown, cells))
     below = 100 * float((slopes.value < 0).mean())
     num_images = dump.info.num_causal if kind == "causal" else dump.info.num_images
     caption = (
@@ -154,30 +155,32 @@ def _map(name: str, dump: "Dump", kind: str, slopes: HeadSlopes) -> str:
         f"{dump.info.checkpoint} (epoch {dump.info.epoch}), 1 seed ({seed_of(dump)})."
     )
     check = bias_check(dump) if kind == "total" else ""
-    return (
-        f'<div class="heads" id="{name}"><div class="scroll"><table class="headmap"><caption>layer ↓ head →</caption>'
-        f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    return html.of(
+        '<div class="heads" id="{}"><div class="scroll"><table class="headmap"><caption>layer ↓ head →</caption>'
+        "<thead><tr><th></th>{}</tr></thead><tbody>{}</tbody></table></div>"
         '<div class="chosen"><h4></h4><div class="axes"><div><span></span><span>|Δ|</span><span>0</span></div>'
         '<canvas tabindex="0" role="application"></canvas><i></i>'
         "<div><span></span><span>distance in patches</span><span></span></div></div>"
         '<div class="legend"><span></span><canvas width="128" height="8"></canvas><span></span></div>'
-        '<div class="readout" aria-live="polite"></div></div></div>' + html.caption(caption + check)
-    )
+        '<div class="readout" aria-live="polite"></div></div></div>{}',
+        name, head, html.join(body, ""), html.caption(caption + check),
+    )  # fmt: skip
 
 
-def _cell(slopes: HeadSlopes, layer: int, head: int, shown: int, reach: float) -> str:
+def _cell(slopes: HeadSlopes, layer: int, head: int, shown: int, reach: float) -> Html:
     value, low, high = (float(each[layer, head]) for each in (slopes.value, slopes.low, slopes.high))
     if np.isnan(value):
-        return "<td>–</td>"
+        return html.of("<td>–</td>")
     interval = "" if np.isnan(low) else f" [{html.signed(low)}, {html.signed(high)}]"
     said = f"layer {shown}, head {head + 1}: {html.signed(value)}{interval}"
     share = abs(value) / reach
     kinds = " ".join(["dull"] * (not slopes.differs[layer, head]) + ["light"] * (share > 0.5))
     colour, sign = signed_colour(value / reach), "−" if value < 0 else "+" if value > 0 else "0"
-    return (
-        f'<td><button type="button" data-head="{layer},{head}" data-slope="{share:.4f}" class="{kinds}" '
-        f'style="background-color:{colour}" title="{said}">{sign}</button></td>'
-    )
+    return html.of(
+        '<td><button type="button" data-head="{},{}" data-slope="{}" class="{}" style="background-color:{}" '
+        'title="{}">{}</button></td>',
+        layer, head, f"{share:.4f}", kinds, colour, said, sign,
+    )  # fmt: skip
 
 
 def bias_check(dump: "Dump") -> str:

@@ -1,8 +1,15 @@
-"""Pieces of the report's page: tables, tabs and figures as HTML."""
+"""Pieces of the report's page: sections, tables, tabs and figures as HTML.
+
+Runs, dumps and matrices may be somebody else's. So markup has a type of its own: `of` puts values into a template and
+escapes every one that is not `Html`, and only this module makes `Html` in another way. Should one thing slip through
+all the same, the page's policy lets no script but its own run, and nothing load.
+"""
 
 import base64
+import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
@@ -14,46 +21,103 @@ _SCRIPTS = ("report.js", "canvas.js", "explorer.js", "heads.js")
 _NUMBER = re.compile(r"^[<+−]?[\d.,]+( [\[\w%].*)?$|^–$")
 
 
-def page(title: str, body: str) -> str:
-    """A whole document, style and script inside, nothing loaded from anywhere."""
+class Html(str):
+    """Markup. Every other str is text."""
+
+    __slots__ = ()
+
+
+def of(template: str, *values: object) -> Html:
+    """`template`, written in the code, with values in place of its {}: text escaped, for attributes too; Html as is."""
+    return Html(template.format(*map(escaped, values)))
+
+
+def escaped(value: object) -> Html:
+    """Text as HTML, what neither prints nor can be encoded replaced; Html as it is."""
+    if isinstance(value, Html):
+        return value
+    text = str(value)
+    if not text.isprintable():
+        text = "".join("\ufffd" if unicodedata.category(c) in _UNSEEN and c not in "\n\t" else c for c in text)
+    return Html(escape(text))
+
+
+_UNSEEN = ("Cc", "Cf", "Cs")  # control characters, what turns the direction of reading, halves of characters
+
+
+def join(pieces: Iterable[object], between: str = "\n") -> Html:
+    return Html(escaped(between).join(map(escaped, pieces)))
+
+
+def page(title: str, body: Html, svg_styles: Iterable[str] = ()) -> Html:
+    """A whole document, style and script inside, nothing loaded from anywhere, and nothing else let run.
+
+    `svg_styles`: what stands in the style elements of the body's drawings.
+    """
     files = resources.files("analysis")
-    css = (files / "report.css").read_text("utf-8")
-    script = "\n".join((files / name).read_text("utf-8") for name in _SCRIPTS)
-    return (
+    css = "\n" + (files / "report.css").read_text("utf-8")
+    script = "\n" + "\n".join((files / name).read_text("utf-8") for name in _SCRIPTS)
+    styles = " ".join(map(_hash, sorted({css, *svg_styles})))
+    policy = (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+        f"script-src {_hash(script)}; style-src-elem {styles}; style-src-attr 'unsafe-inline'"
+    )
+    return of(
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta http-equiv="Content-Security-Policy" content="{}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'  # or a browser asks for /favicon.ico
-        f"<title>{escape(title)}</title>\n<style>\n{css}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
-        f"<script>\n{script}</script>\n</body>\n</html>\n"
-    )
+        "<title>{}</title>\n<style>{}</style>\n</head>\n<body>\n<main>\n{}\n</main>\n"
+        "<script>{}</script>\n</body>\n</html>\n",
+        Html(policy), title, Html(css), body, Html(script),
+    )  # fmt: skip
 
 
-def section(anchor: str, title: str, *content: str) -> str:
-    return f'<section id="{anchor}">\n<h2>{escape(title)}</h2>\n' + "\n".join(content) + "\n</section>"
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def paragraph(text: str) -> str:
-    return f"<p>{prose(text)}</p>"
+def section(anchor: str, title: str, *content: Html) -> Html:
+    return of('<section id="{}">\n<h2>{}</h2>\n{}\n</section>', anchor, title, join(content))
 
 
-def prose(text: str) -> str:
+def heading(text: str, anchor: str = "") -> Html:
+    return of('<h3 id="{}">{}</h3>', anchor, text) if anchor else of("<h3>{}</h3>", text)
+
+
+def paragraph(text: str) -> Html:
+    return of("<p>{}</p>", prose(text))
+
+
+def prose(text: str) -> Html:
     """Escaped, with `code` between backticks."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text, quote=False))
+    return Html(re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped(text)))
 
 
-def caption(text: str) -> str:
-    return f'<p class="caption">{prose(text)}</p>'
+def caption(text: str) -> Html:
+    return of('<p class="caption">{}</p>', prose(text))
 
 
-def lacking(text: str) -> str:
+def lacking(text: str) -> Html:
     """One grey line: what is not here, and what makes it."""
-    return f'<p class="lacking">{prose(text)}</p>'
+    return of('<p class="lacking">{}</p>', prose(text))
 
 
-def data(name: str, content: Any) -> str:
+def files(names: Iterable[str]) -> Html:
+    """Links to what lies in figures/."""
+    links = join((of('<a href="figures/{}">{}</a>', name, name) for name in names), " · ")
+    return of('<p class="meta">Files: {}</p>', links)
+
+
+def details(title: str, content: Html) -> Html:
+    """What is hidden until the reader opens it."""
+    return of("<details><summary>{}</summary>{}</details>", title, content)
+
+
+def data(name: str, content: Any) -> Html:
     """JSON that a script of the page reads by its id."""
     text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    return f'<script type="application/json" id="{name}">{text}</script>'
+    return of('<script type="application/json" id="{}">{}</script>', name, Html(text))
 
 
 def signed(value: float, digits: int = 3) -> str:
@@ -61,7 +125,7 @@ def signed(value: float, digits: int = 3) -> str:
     return f"{value:+.{digits}g}".replace("-", "−")
 
 
-def markdown(text: str) -> str:
+def markdown(text: str) -> Html:
     """Paragraphs and lines that begin with `- `, as the help of a command has them."""
     pieces, items = [], []
     for block in text.split("\n\n"):
@@ -70,62 +134,84 @@ def markdown(text: str) -> str:
             continue
         pieces += [bullets(items)] * bool(items) + [paragraph(block)]
         items = []
-    return "\n".join([*pieces, *[bullets(items)] * bool(items)])
+    return join([*pieces, *[bullets(items)] * bool(items)])
 
 
-def bullets(items: Iterable[str]) -> str:
-    return "<ul>\n" + "\n".join(f"<li>{prose(item)}</li>" for item in items) + "\n</ul>"
+def bullets(items: Iterable[str]) -> Html:
+    return of("<ul>\n{}\n</ul>", join(of("<li>{}</li>", prose(item)) for item in items))
 
 
-def table(frame: pd.DataFrame) -> str:
+def table(frame: pd.DataFrame) -> Html:
     """A frame of texts; numbers to the right; columns named `paper…` in grey, since they are other data."""
     columns = list(frame.columns)
     numeric = [all(_NUMBER.match(str(value)) for value in frame[name]) for name in columns]
     kinds = [
         " ".join(["n"] * num + ["other"] * name.startswith("paper")) for num, name in zip(numeric, columns, strict=True)
     ]
-    head = "".join(f'<th class="{kind}">{escape(name)}</th>' for kind, name in zip(kinds, columns, strict=True))
-    body = "\n".join(
-        "<tr>" + "".join(f'<td class="{k}">{escape(str(v))}</td>' for k, v in zip(kinds, row, strict=True)) + "</tr>"
+    head = join((of('<th class="{}">{}</th>', kind, name) for kind, name in zip(kinds, columns, strict=True)), "")
+    rows = [
+        of("<tr>{}</tr>", join((of('<td class="{}">{}</td>', k, v) for k, v in zip(kinds, row, strict=True)), ""))
         for row in frame.itertuples(index=False)
-    )
-    return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
+    ]
+    return of(
+        '<div class="scroll"><table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody>\n</table></div>',
+        head, join(rows),
+    )  # fmt: skip
 
 
-def tabs(panels: Sequence[tuple[str, str, str]]) -> str:
+def tabs(panels: Sequence[tuple[str, str, Html]]) -> Html:
     """(id, title, content) each; without script all are simply there, each under its title."""
     if len(panels) == 1:
         anchor, _, content = panels[0]
-        return f'<div id="{anchor}">\n{content}\n</div>'
+        return of('<div id="{}">\n{}\n</div>', anchor, content)
     parts = [
-        f'<div class="panel" role="tabpanel" id="{anchor}" data-title="{escape(title)}">\n'
-        f"<h3>{escape(title)}</h3>\n{content}\n</div>"
+        of(
+            '<div class="panel" role="tabpanel" id="{}" data-title="{}">\n<h3>{}</h3>\n{}\n</div>',
+            anchor, title, title, content,
+        )
         for anchor, title, content in panels
-    ]
-    return '<div data-tabs>\n<div class="tabs" role="tablist"></div>\n' + "\n".join(parts) + "\n</div>"
+    ]  # fmt: skip
+    return of('<div data-tabs>\n<div class="tabs" role="tablist"></div>\n{}\n</div>', join(parts))
 
 
-def figure(name: str, picture: str, text: str, note: str, files: Sequence[str], wide: bool) -> str:
+def figure(name: str, picture: Html, text: str, note: str, files: Sequence[str], wide: bool) -> Html:
     """A picture in the page, its caption, a note on where it comes from, and links to the files beside the page."""
-    links = " · ".join(f'<a href="figures/{file}">{escape(file.removeprefix(name).lstrip("-."))}</a>' for file in files)
-    return (
-        f'<figure class="{"wide" if wide else "narrow"}">\n<div class="scroll">{picture}</div>\n'
-        f'<figcaption>{prose(text)} <span class="files">{prose(note)} {links}</span></figcaption>\n</figure>'
-    )
+    links = [of('<a href="figures/{}">{}</a>', file, file.removeprefix(name).lstrip("-.")) for file in files]
+    return of(
+        '<figure class="{}">\n<div class="scroll">{}</div>\n'
+        '<figcaption>{} <span class="files">{} {}</span></figcaption>\n</figure>',
+        "wide" if wide else "narrow", picture, prose(text), prose(note), join(links, " · "),
+    )  # fmt: skip
 
 
-def inline_png(png: bytes, title: str) -> str:
+def inline_png(png: bytes, title: str) -> Html:
     """An `<img>` that holds its picture."""
-    return f'<img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    return of('<img alt="{}" src="data:image/png;base64,{}">', title, base64.b64encode(png).decode())
 
 
-def inline_svg(name: str, svg: str, title: str) -> str:
-    """The `<svg>` element, its ids made the page's own by a prefix, scaled by the style sheet, named for readers."""
+def inline_svg(name: str, svg: str, title: str) -> Html:
+    """The `<svg>` element, its ids made the page's own by a prefix, scaled by the style sheet, named for readers.
+
+    Of matplotlib, which draws text as outlines; what says in words what is drawn is left out.
+    """
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->\n?", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     opening, rest = svg.split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)
-    return f'{opening} role="img" aria-label="{escape(title)}">{rest}'
+    return of('{} role="img" aria-label="{}">{}', Html(opening), title, Html(rest))
+
+
+def filled(body: Html, pictures: dict[Html, Html]) -> Html:
+    """The body with pictures in place of the marks that hold their places."""
+    text = str(body)
+    for mark, picture in pictures.items():
+        text = text.replace(mark, picture)
+    return Html(text)
+
+
+def styles_of(svg: str) -> list[str]:
+    """What stands in its style elements."""
+    return re.findall(r"<style[^>]*>(.*?)</style>", svg, re.DOTALL)

@@ -1,7 +1,6 @@
 """The report's last two sections: what limits its findings, and what it was made from."""
 
 import subprocess
-from html import escape
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pandas as pd
 
 from analysis import html
 from analysis.claims import DEPTH
+from analysis.html import Html
 from analysis.load import Study, depth_of
 from analysis.runs import final_evaluation, recipe_differences
 
@@ -29,13 +29,13 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def limitations(study: Study) -> str:
+def limitations(study: Study) -> Html:
     return html.section(
         "limitations",
         "Limitations and deviations",
-        "<h3>Of these runs</h3>",
+        html.heading("Of these runs"),
         html.bullets(_of_runs(study)),
-        "<h3>Of the method, and where it departs from the paper</h3>",
+        html.heading("Of the method, and where it departs from the paper"),
         html.bullets(_of_method()),
     )
 
@@ -93,9 +93,9 @@ def _of_method() -> list[str]:
     ]
 
 
-def manifest(study: Study) -> str:
+def manifest(study: Study) -> Html:
     dumps = [
-        "<h3>Dumps</h3>",
+        html.heading("Dumps"),
         html.paragraph("Each is bound to its checkpoint by the hash of the weights."),
         html.table(_dumps(study)),
     ]
@@ -103,15 +103,15 @@ def manifest(study: Study) -> str:
         "manifest",
         "Manifest",
         html.paragraph(f"Made by `analyze report`, code {revision()}."),
-        "<h3>Runs</h3>",
+        html.heading("Runs"),
         html.table(_runs(study)),
         *(dumps if study.dumps else []),
-        "<h3>To make it again</h3>",
+        html.heading("To make it again"),
         html.paragraph(
             "With the shards of the fingerprints above. A run's `run.json` holds its whole configuration: settings "
             "that differ from the preset's are to be passed with `--set` as well."
         ),
-        f"<pre>{escape(commands(study))}</pre>",
+        html.of("<pre>{}</pre>", commands(study)),
     )
 
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
-from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +13,7 @@ from analysis.explorer import explorer_section
 from analysis.figures.headline import depth_figure
 from analysis.figures.training import training_curves
 from analysis.head_map import head_section
+from analysis.html import Html
 from analysis.load import BASELINE, AnalysisError, Study, depth_order
 from analysis.manifest import limitations, manifest, revision
 from analysis.packing import palettes
@@ -31,7 +31,7 @@ _MAX_BYTES = 10_000_000
 _VERDICTS = {"reproduced": "✓ reproduced", "partly": "◐ partly", "not": "✗ not", "not tested": "not tested"}
 
 
-Steps = Iterable[tuple[str, Callable[[], str]]]  # anchor, what makes its section
+Steps = Iterable[tuple[str, Callable[[], Html]]]  # anchor, what makes its section
 
 
 def write_report(study: Study, out: Path, track: Callable[[Steps], Steps] = lambda steps: steps) -> Path:
@@ -49,7 +49,7 @@ def write_report(study: Study, out: Path, track: Callable[[Steps], Steps] = lamb
 
 def _write(study: Study, out: Path, track: Callable[[Steps], Steps]) -> None:
     drawings = Drawings(out, revision())
-    steps: dict[str, Callable[[], str]] = {
+    steps: dict[str, Callable[[], Html]] = {
         "tables": partial(tables_section, study, out),
         **({"table3": partial(table3_section, study.matrix, out)} if study.matrix else {}),
         **figure_sections(study, drawings),
@@ -61,16 +61,17 @@ def _write(study: Study, out: Path, track: Callable[[Steps], Steps]) -> None:
         "manifest": partial(manifest, study),
     }
     sections = {anchor: make() for anchor, make in track(list(steps.items()))}
-    anchors = set(re.findall(r'\bid="([^"]+)"', "\n".join(sections.values())))
+    anchors = set(re.findall(r'\bid="([^"]+)"', html.join(sections.values())))
     sections = {"found": _found(study, out, drawings, anchors), **sections}
-    body = "\n".join([_header(study), _navigation(sections), *sections.values(), html.data("palettes", palettes())])
-    page = drawings.place(html.page(TITLE, body), _MAX_BYTES)
+    body = html.join([_header(study), _navigation(sections), *sections.values(), html.data("palettes", palettes())])
+    around = len(html.page(TITLE, Html(), drawings.styles).encode())
+    page = html.page(TITLE, drawings.place(body, _MAX_BYTES - around), drawings.styles)
     if len(page.encode()) > _MAX_BYTES:
         raise AnalysisError(f"the page would have {len(page.encode()) / 1e6:.1f} MB, more than 10: give fewer runs")
     output.write(out / "index.html", page)
 
 
-def _header(study: Study) -> str:
+def _header(study: Study) -> Html:
     shards = study.runs[0].record.shards
     seeds = len({run.record.seed for run in study.runs})
     made = (
@@ -78,7 +79,9 @@ def _header(study: Study) -> str:
         f"{shards.num_train:,} training and {shards.num_val:,} validation samples, {shards.num_classes} classes; "
         f"{_several(seeds, 'seed')}."
     )
-    return f'<header><h1>{TITLE}</h1>\n<p class="question">{QUESTION}</p>\n<p class="meta">{made}</p></header>'
+    return html.of(
+        '<header><h1>{}</h1>\n<p class="question">{}</p>\n<p class="meta">{}</p></header>', TITLE, QUESTION, made
+    )
 
 
 def _several(count: int, what: str) -> str:
@@ -98,13 +101,13 @@ _NAMES = {
 }
 
 
-def _navigation(sections: dict[str, str]) -> str:
+def _navigation(sections: dict[str, Html]) -> Html:
     names = {anchor: _NAMES.get(anchor) or anchor.replace("figure", "Fig ") for anchor in sections}
-    links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name in names.items())
-    return f'<nav aria-label="Sections">{links}</nav>'
+    links = html.join((html.of('<a href="#{}">{}</a>', anchor, name) for anchor, name in names.items()), "")
+    return html.of('<nav aria-label="Sections">{}</nav>', links)
 
 
-def _found(study: Study, out: Path, drawings: Drawings, anchors: set[str]) -> str:
+def _found(study: Study, out: Path, drawings: Drawings, anchors: set[str]) -> Html:
     picture, frame = _headline(study, drawings)
     accuracy = tables.readable2(tables.table2(study)).rename(columns={"gap to m3ch, points": "gap to m3ch"})
     accuracy = accuracy.sort_values("depth", key=lambda depth: depth.map(depth_order), kind="stable")
@@ -115,8 +118,8 @@ def _found(study: Study, out: Path, drawings: Drawings, anchors: set[str]) -> st
         "found",
         "What was found",
         html.paragraph(_answer(frame)),
-        f'<div class="headline">{picture}<div>{html.table(accuracy)}</div></div>',
-        "<h3>The paper's claims</h3>",
+        html.of('<div class="headline">{}<div>{}</div></div>', picture, html.table(accuracy)),
+        html.heading("The paper's claims"),
         html.paragraph(
             f"Each claim is judged by a rule, on runs with {DEPTH}-depth, from the interval beside it. Some rules were "
             "mended after a first look at toy rooms, where they did not ask what the paper says; none has seen "
@@ -127,12 +130,12 @@ def _found(study: Study, out: Path, drawings: Drawings, anchors: set[str]) -> st
     )
 
 
-def _headline(study: Study, drawings: Drawings) -> tuple[str, pd.DataFrame]:
+def _headline(study: Study, drawings: Drawings) -> tuple[Html, pd.DataFrame]:
     """The picture of gaps to m3ch (empty where there is none) and its data."""
     drawn, frame = depth_figure(study)
     if frame.empty:
         close(drawn)
-        return "", frame
+        return Html(), frame
     caption = (
         "Top-1 on validation above the model that sees RGB alone, with paired 95 % intervals over samples, by the "
         "depth a model was trained and evaluated on."
@@ -161,31 +164,32 @@ def _tally(claims: list[Judged]) -> str:
     return f"{', '.join(counts)}, of {len(claims)} statements."
 
 
-def _scoreboard(claims: list[Judged], anchors: set[str]) -> str:
+def _scoreboard(claims: list[Judged], anchors: set[str]) -> Html:
     rows = []
     for claim in claims:
         variant = f", {claim.variant.replace('_', '-')}" if claim.variant else ""
         anchor = _anchor(claim, anchors)
-        shown_in = f'<a href="#{anchor}">{claim.shown_in}</a>' if anchor else claim.shown_in
+        shown_in = html.of('<a href="#{}">{}</a>', anchor, claim.shown_in) if anchor else claim.shown_in
         rows.append(
-            f"<tr><td>{escape(claim.sentence)}<span class='id'>{claim.id}{variant} · {shown_in}</span></td>"
-            f'<td data-label="expected">{escape(claim.expected)}</td>'
-            f'<td data-label="observed">{escape(claim.observed)}</td>'
-            f'<td data-label="95 % interval or range">{escape(claim.interval)}</td>'
-            f'<td><span class="badge {claim.verdict.replace(" ", "-")}" title="{escape(claim.judged)}">'
-            f"{_VERDICTS[claim.verdict]}</span></td></tr>"
-        )
-    head = "".join(
-        f"<th>{name}</th>" for name in ("claim", "expected", "observed", "95 % interval or range", "verdict")
-    )
+            html.of(
+                "<tr><td>{}<span class='id'>{}{} · {}</span></td>"
+                '<td data-label="expected">{}</td><td data-label="observed">{}</td>'
+                '<td data-label="95 % interval or range">{}</td>'
+                '<td><span class="badge {}" title="{}">{}</span></td></tr>',
+                claim.sentence, claim.id, variant, shown_in, claim.expected, claim.observed, claim.interval,
+                claim.verdict.replace(" ", "-"), claim.judged, _VERDICTS[claim.verdict],
+            )
+        )  # fmt: skip
+    names = ("claim", "expected", "observed", "95 % interval or range", "verdict")
+    head = html.join((html.of("<th>{}</th>", name) for name in names), "")
     once = {claim.id: claim for claim in claims}.values()
     rules = html.bullets(
         f"{claim.id}: {claim.statistic}. {claim.judged[0].upper()}{claim.judged[1:]}." for claim in once
     )
-    return (
-        f'<table class="claims"><thead><tr>{head}</tr></thead>\n<tbody>\n' + "\n".join(rows) + "\n</tbody></table>\n"
-        f"<details><summary>How each claim is judged</summary>{rules}</details>"
-    )
+    return html.of(
+        '<table class="claims"><thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody></table>\n{}',
+        head, html.join(rows), html.details("How each claim is judged", rules),
+    )  # fmt: skip
 
 
 def _anchor(claim: Judged, anchors: set[str]) -> str | None:
@@ -195,7 +199,7 @@ def _anchor(claim: Judged, anchors: set[str]) -> str | None:
     return next((anchor for anchor in wanted if anchor in anchors), None)
 
 
-def _curves(study: Study, drawings: Drawings) -> str:
+def _curves(study: Study, drawings: Drawings) -> Html:
     drawn, frame = training_curves(study.runs)
     caption = f"Validation top-1 during training; {BASELINE} is the same run in every panel."
     shown = drawings.figure("training", "Training curves", drawn, {"": frame}, caption)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from analysis import html, output
 from analysis.figures import FIGURES, Drawn, FigureSpec
+from analysis.html import Html
 from analysis.load import AnalysisError, Study, axes_of
 from analysis.style import COLUMN, PAGE
 
@@ -30,7 +31,7 @@ class _Drawing:
 
     name: str
     title: str
-    svg: str
+    svg: Html
     png: Path
 
 
@@ -41,29 +42,29 @@ class Drawings:
         self._folder = out / "figures"
         self._revision = revision
         self._drawings: list[_Drawing] = []
+        self.styles: set[str] = set()  # what stands in the drawings' style elements
 
-    def figure(self, name: str, title: str, drawn: "Figure", frames: dict[str, pd.DataFrame], text: str) -> str:
+    def figure(self, name: str, title: str, drawn: "Figure", frames: dict[str, pd.DataFrame], text: str) -> Html:
         """Write the figure's files; returns it as HTML with a mark in place of the drawing."""
         wide = bool(drawn.get_figwidth() > (COLUMN + PAGE) / 2)
         paths = output.write_figure(self._folder, name, drawn, frames, text)
-        svg = html.inline_svg(name, (self._folder / f"{name}.svg").read_text("utf-8"), title)
-        self._drawings.append(_Drawing(name, title, svg, self._folder / f"{name}.png"))
+        svg = (self._folder / f"{name}.svg").read_text("utf-8")
+        self.styles.update(html.styles_of(svg))
+        self._drawings.append(_Drawing(name, title, html.inline_svg(name, svg, title), self._folder / f"{name}.png"))
         note = f"Code {self._revision}. Files:"
         return html.figure(name, _mark(name), text, note, [path.name for path in paths], wide)
 
-    def place(self, page: str, max_bytes: int) -> str:
-        """The page with its drawings, as SVG where that is small, else as pictures; the more, the smaller "small"."""
-        free = max_bytes - len(page.encode())
+    def place(self, body: Html, max_bytes: int) -> Html:
+        """The body with its drawings, as SVG where that is small, else as pictures; the more, the smaller "small"."""
+        free = max_bytes - len(body.encode())
         for limit in _SVG_BYTES:
             shown = {each.name: _shown(each, limit) for each in self._drawings}
             if sum(len(picture.encode()) for picture in shown.values()) <= free:
                 break
-        for name, picture in shown.items():
-            page = page.replace(_mark(name), picture)
-        return page
+        return html.filled(body, {_mark(name): picture for name, picture in shown.items()})
 
 
-def _shown(drawing: _Drawing, limit: int) -> str:
+def _shown(drawing: _Drawing, limit: int) -> Html:
     """SVG up to `limit`, or where a picture is no smaller."""
     if len(drawing.svg) <= limit:
         return drawing.svg
@@ -75,11 +76,11 @@ def _shown(drawing: _Drawing, limit: int) -> str:
     return min(drawing.svg, html.inline_png(small.getvalue(), drawing.title), key=len)
 
 
-def _mark(name: str) -> str:
-    return f"<!--drawing {name}-->"
+def _mark(name: str) -> Html:
+    return html.of("<!--drawing {}-->", name)
 
 
-def figure_sections(study: Study, drawings: Drawings) -> dict[str, Callable[[], str]]:
+def figure_sections(study: Study, drawings: Drawings) -> dict[str, Callable[[], Html]]:
     """Anchor -> what makes its section, for every figure there is."""
     return {f"figure{spec.number}": partial(_section, spec, study, drawings) for spec in FIGURES.values()}
 
@@ -88,7 +89,7 @@ def heading(spec: FigureSpec) -> str:
     return f"Figure {spec.number}: {spec.title}"
 
 
-def _section(spec: FigureSpec, study: Study, drawings: Drawings) -> str:
+def _section(spec: FigureSpec, study: Study, drawings: Drawings) -> Html:
     anchor = f"figure{spec.number}"
     fields: list[str | None] = list(study.depth_fields()) if spec.per_depth else []
     outer, missing = [], []
@@ -113,14 +114,14 @@ def _section(spec: FigureSpec, study: Study, drawings: Drawings) -> str:
     return html.section(anchor, heading(spec), html.markdown(spec.about), content)
 
 
-def _panel(spec: FigureSpec, study: Study, variant: str, field: str | None, name: str, drawings: Drawings) -> str:
+def _panel(spec: FigureSpec, study: Study, variant: str, field: str | None, name: str, drawings: Drawings) -> Html:
     """One variant; where what it draws does not share axes, once for every set of dumps that do."""
     title = f"{heading(spec)}, {TITLES.get(variant, variant)}"
     pieces = []
     for suffix, drawn in _drawn_sets(spec, study, variant, field).items():
         pieces.append(drawings.figure(name + suffix, title, drawn.figure, drawn.frames, drawn.caption))
         pieces.append(_numbers(drawn))
-    return "\n".join(pieces)
+    return html.join(pieces)
 
 
 def _drawn_sets(spec: FigureSpec, study: Study, variant: str, field: str | None) -> dict[str, Drawn]:
@@ -149,14 +150,14 @@ def _of_one_axis(study: Study, field: str) -> list[Study]:
     return [replace(study, dumps=[dump for dump in study.dumps if axes_of(dump) == each]) for each in axes]
 
 
-def _numbers(drawn: Drawn) -> str:
+def _numbers(drawn: Drawn) -> Html:
     """The figure's small frames as tables to open."""
     tables = []
     for suffix, frame in drawn.frames.items():
         if 0 < len(frame) <= _TABLE_ROWS:
             title = suffix.lstrip("-").replace("-", " ") or "what is drawn"
-            tables.append(f"<details><summary>Numbers: {title}</summary>{html.table(_readable(frame))}</details>")
-    return "\n".join(tables)
+            tables.append(html.details(f"Numbers: {title}", html.table(_readable(frame))))
+    return html.join(tables)
 
 
 def _readable(frame: pd.DataFrame) -> pd.DataFrame:

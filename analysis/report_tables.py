@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis import causal, fine_tuning, html, output, tables
+from analysis.html import Html
 from analysis.load import Study, seed_of
 from training.records import Matrix
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from training.dumps.store import Dump
 
 
-def tables_section(study: Study, out: Path) -> str:
+def tables_section(study: Study, out: Path) -> Html:
     first, second = tables.table1(study), tables.table2(study)
     output.write_frame(out / "figures" / "table1.csv", first)
     output.write_frame(out / "figures" / "table2.csv", second)
@@ -21,25 +22,24 @@ def tables_section(study: Study, out: Path) -> str:
     return html.section(
         "tables",
         "Tables",
-        '<h3 id="table2">Table 2: accuracy</h3>',
+        html.heading("Table 2: accuracy", "table2"),
         html.paragraph(
             f"Chance is {chance:.1f} %. Intervals are 95 %: Wilson for accuracies, paired bootstrap over validation "
             "samples for gaps; p is McNemar's mid-p. They say nothing about other seeds. The paper's columns are "
             "ImageNet, other data."
         ),
         html.table(tables.readable2(second)),
-        '<h3 id="table1">Table 1: size and cost</h3>',
+        html.heading("Table 1: size and cost", "table1"),
         html.paragraph(tables.notes1(first)),
         html.table(tables.readable1(first)),
-        '<p class="meta">Files: <a href="figures/table1.csv">table1.csv</a> · '
-        '<a href="figures/table2.csv">table2.csv</a></p>',
+        html.files(["table1.csv", "table2.csv"]),
     )
 
 
 _CHOSEN = {"best-on-val": "scenes set aside from training", "best-on-test": "the test images themselves"}
 
 
-def table3_section(matrix: Matrix, out: Path) -> str:
+def table3_section(matrix: Matrix, out: Path) -> Html:
     output.write_frame(out / "figures" / "table3.csv", fine_tuning.table3(matrix))
     output.write_frame(out / "figures" / "table3-differences.csv", fine_tuning.differences(matrix))
     chosen = {cell.selection for cell in matrix.cells}
@@ -55,18 +55,17 @@ def table3_section(matrix: Matrix, out: Path) -> str:
             "training runs. m3ch reads no depth, so one run is its result."
         ),
         html.table(fine_tuning.readable3(matrix)),
-        "<h3>What the depth makes of it</h3>",
+        html.heading("What the depth makes of it"),
         html.paragraph(
             "Points of mIoU, paired over images: the cost of testing with the other depth, and what "
             "training with pseudo-depth gains or costs."
         ),
         html.table(fine_tuning.readable_differences(matrix)),
-        '<p class="meta">Files: <a href="figures/table3.csv">table3.csv</a> · '
-        '<a href="figures/table3-differences.csv">table3-differences.csv</a></p>',
+        html.files(["table3.csv", "table3-differences.csv"]),
     )
 
 
-def causal_section(study: Study, out: Path) -> str:
+def causal_section(study: Study, out: Path) -> Html:
     """By depth field, the last dump of every run that holds images with changed depth."""
     panels = []
     for field in study.depth_fields():
@@ -87,7 +86,7 @@ def causal_section(study: Study, out: Path) -> str:
     )
 
 
-def _changes(dumps: "list[Dump]", field: str, out: Path) -> str:
+def _changes(dumps: "list[Dump]", field: str, out: Path) -> Html:
     answers = pd.concat([causal.outcomes(dump) for dump in dumps], ignore_index=True)
     again = pd.concat([causal.refitted(dump) for dump in dumps], ignore_index=True)
     names = f"causal-{field}.csv", f"causal-{field}-erased.csv"
@@ -96,17 +95,16 @@ def _changes(dumps: "list[Dump]", field: str, out: Path) -> str:
     by_block = answers["change"].str.contains(r"-\d+$")
     blocks = html.table(causal.readable_outcomes(answers[by_block]))
     counts = ", ".join(f"{d.info.model} {d.info.num_causal:,} images (seed {seed_of(d)})" for d in dumps)
-    links = " · ".join(f'<a href="figures/{name}">{name}</a>' for name in names)
-    return "\n".join(
+    return html.join(
         [
             html.table(causal.readable_outcomes(answers[~by_block])),
-            f"<details><summary>Block by block</summary>{blocks}</details>",
-            "<h3>R² of depth at the last block, where it was erased after a block</h3>",
+            html.details("Block by block", blocks),
+            html.heading("R² of depth at the last block, where it was erased after a block"),
             html.table(causal.readable_refitted(again)),
             html.caption(
                 f"{counts}. Points are changed minus unchanged, a loss below 0, with paired 95 % intervals over images."
                 " Partners that swapped depths are drawn together."
             ),
-            f'<p class="meta">Files: {links}</p>',
+            html.files(names),
         ]
     )

@@ -214,7 +214,7 @@ def test_page_shows_numpys_numbers_at_the_clicked_patch(tmp_path: Path, browser:
     study = Study([], dumps)
     body = [explorer.explorer_section(study), head_map.head_section(study, tmp_path), html.data("palettes", palettes())]
     page = tmp_path / "index.html"
-    page.write_text(html.page("test", "\n".join(body)))
+    page.write_text(html.page("test", html.join(body)))
     open_page(browser, page)
     script = browser.execute_script
 

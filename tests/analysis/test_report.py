@@ -1,6 +1,13 @@
 """The report: self-contained, right, and alive in a browser without a network."""
 
+import ast
+import base64
+import hashlib
+import html
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +45,60 @@ def test_page_is_self_contained_and_small(page: Path) -> None:
     for source in re.findall(r'(?:src|href)="([^"]+)"', text):
         assert source.startswith(("#", "figures/", "data:,", "data:image/png;base64,")), source
     assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest", text)
+
+
+def test_the_pages_policy_lets_nothing_run_but_its_own(page: Path) -> None:
+    text = page.read_text("utf-8")
+
+    def hashes(element: str) -> set[str]:
+        found = {content for kind, content in re.findall(rf"<{element}([^>]*)>(.*?)</{element}>", text, re.DOTALL)
+                 if "json" not in kind}  # fmt: skip
+        return {f"'sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in found}
+
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)
+    directives = {name: set(values) for name, *values in map(str.split, policy.split(";"))}
+    assert len(hashes("script")) == 1 and len(hashes("style")) == 2  # of the page, and of every drawing
+    assert directives == {
+        "default-src": {"'none'"},
+        "base-uri": {"'none'"},
+        "form-action": {"'none'"},
+        "img-src": {"data:"},
+        "script-src": hashes("script"),
+        "style-src-elem": hashes("style"),
+        "style-src-attr": {"'unsafe-inline'"},
+    }
+    assert not re.search(r"<[^>]*\son\w+=", re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL))
+
+
+def test_only_templates_in_the_code_become_markup() -> None:
+    """`Html` is made in `analysis.html` alone; what is given to `html.of` stands there word for word."""
+    for path in Path(analysis.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            if name == "html.of" or (name == "of" and path.name == "html.py"):
+                assert isinstance(node.args[0], ast.Constant), (path, node.lineno)
+            elif name in ("Html", "html.Html") and path.name != "html.py":
+                assert not node.args, (path, node.lineno)  # only nothing
+
+
+def test_scripts_put_text_in_the_page_as_text() -> None:
+    for path in Path(analysis.__file__).parent.glob("*.js"):
+        assert not re.search(r"(inner|outer)HTML|insertAdjacent|document\.write|\beval\b|Function\(", path.read_text())
+
+
+def test_the_same_report_twice_is_the_same_bytes(tmp_path: Path) -> None:
+    """In processes whose sets are in another order."""
+    run = planted.write_run(tmp_path / "m4ch", scores=planted.falling(planted.BETAS))
+    written = []
+    for seed in ("1", "2"):
+        out = tmp_path / seed
+        command = [sys.executable, "-m", "analysis.cli", "report", str(run), "--out", str(out)]
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed})
+        written.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
+    assert Path("figures/figure10-pseudo-literal.svg") in written[0]
+    assert written[0] == written[1]
 
 
 def test_links_and_ids_hold(page: Path) -> None:
@@ -139,7 +200,7 @@ def test_large_drawings_become_pictures(tmp_path: Path) -> None:
 def test_report_without_dumps_says_how_to_make_one(tmp_path: Path) -> None:
     run = planted.write_run(tmp_path / "m3ch<script>", model="m3ch")
     text = write_report(analysis.load(run), tmp_path / "out").read_text("utf-8")
-    assert "Not drawn: no dump was given or found in a run's dumps/" in text
+    assert "Not drawn: no dump was given or found in a run's dumps/" in html.unescape(text)
     assert "No dump holds raw scores" in text
     assert text.count("<script>") == 1
 
