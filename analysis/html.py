@@ -54,9 +54,9 @@ def page(title: str, body: Html, svg_styles: Iterable[str] = ()) -> Html:
 
     `svg_styles`: what stands in the style elements of the body's drawings.
     """
-    files = resources.files("analysis")
-    css = "\n" + (files / "report.css").read_text("utf-8")
-    script = "\n" + "\n".join((files / name).read_text("utf-8") for name in _SCRIPTS)
+    own = resources.files("analysis")
+    css = "\n" + (own / "report.css").read_text("utf-8")
+    script = "\n" + "\n".join((own / name).read_text("utf-8") for name in _SCRIPTS)
     styles = " ".join(map(_hash, sorted({css, *svg_styles})))
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "

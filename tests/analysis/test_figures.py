@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import analysis
 from analysis import output, style
 from analysis.figures import FIGURES, caption
 from analysis.load import MODELS, AnalysisError
+from pipeline.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -195,6 +197,47 @@ def test_a_page_takes_away_what_the_last_one_left_and_nothing_else(tmp_path: Pat
                 output.write(made / name, "")
         (tmp_path / "figures" / "mine.png").touch()
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["b.png", "mine.png"]
+
+
+def test_a_list_of_another_leads_nowhere_else(tmp_path: Path) -> None:
+    """Its own .files may name what it likes: only files of a report, and none through a link, are taken away."""
+    (tmp_path / "away").mkdir()
+    out = tmp_path / "out"
+    (out / "figures").mkdir(parents=True)
+    kept = [tmp_path / "keep.csv", tmp_path / "away" / "keep.csv", out / "notes.md", out / "figures" / "a.tex"]
+    for path in [*kept, out / "figures" / "old.csv"]:
+        path.touch()
+    (out / "figures" / "linked.csv").symlink_to(tmp_path / "keep.csv")
+    (out / "figures" / "folder.csv").mkdir()
+    names = [
+        "../keep.csv",
+        str(tmp_path / "keep.csv"),
+        "figures/../../keep.csv",
+        "notes.md",
+        "figures/a.tex",
+        "figures",
+    ]
+    names += ["figures/linked.csv", "figures/folder.csv", "figures/old.csv", ".files", "", "\0"]
+    (out / ".files").write_text("\n".join(names))
+
+    def write() -> None:
+        with output.all_or_nothing(out, whole=True) as made:
+            output.write(made / "figures" / "new.csv", "")
+
+    write()
+    assert all(path.is_file() for path in kept) and (out / "figures" / "linked.csv").is_symlink()
+    assert not (out / "figures" / "old.csv").exists()
+    shutil.rmtree(out / "figures")
+    (out / "figures").symlink_to(tmp_path / "away")
+    (out / ".files").write_text("figures/keep.csv")
+    with pytest.raises(UserError, match=r"figures is a link to .*away, and nothing is written through links"):
+        write()
+    assert [path.name for path in (tmp_path / "away").iterdir()] == ["keep.csv"]
+    (out / "figures").unlink()
+    (out / ".files").unlink()
+    (out / ".files").symlink_to(tmp_path / "keep.csv")  # replaced, not written through
+    write()
+    assert (tmp_path / "keep.csv").read_text() == "" and not (out / ".files").is_symlink()
 
 
 def test_every_model_has_its_own_look() -> None:
