@@ -21,6 +21,7 @@ from analysis.html import Html
 from analysis.load import Study, model_order, seed_of
 from analysis.packing import deflated, quantised, signed_colour
 from analysis.statistics import grouped_jackknife, ratio
+from training.dumps.from_raw import bias_mode
 from training.dumps.pairs import BIN_WIDTH, NUM_BINS, distances
 
 if TYPE_CHECKING:
@@ -185,8 +186,7 @@ def _cell(slopes: HeadSlopes, layer: int, head: int, shown: int, reach: float) -
 
 def bias_check(dump: "Dump") -> str:
     """mlin's slope with its bias minus without must be the bias itself, α_l s_h, where both read one patch depth."""
-    mode = dump.info.config["model"].get("patch_depth", dump.info.patch_depth)
-    if dump.info.bias != "linear" or mode != dump.info.patch_depth:
+    if dump.info.bias != "linear" or bias_mode(dump.info) != dump.info.patch_depth:
         return ""
     found = head_intervals(dump, "total").value - head_intervals(dump, "content").value
     worst = float(np.abs(found - bias_slopes(dump)).max())

@@ -1,6 +1,7 @@
 """The report's last two sections: what limits its findings, and what it was made from."""
 
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def _dumps(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _standardisation(known: dict[str, Any]) -> str:
+def _standardisation(known: Mapping[str, Any]) -> str:
     sign = "−" if known.get("polarity") == "closer_is_larger" else ""
     return f"{sign}(d − {known.get('mean', float('nan')):.4g}) / {known.get('std', float('nan')):.4g}"
 

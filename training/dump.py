@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -96,7 +98,7 @@ def plan_dump(
         raise DumpFailed(f"--patch-depth must be one of {', '.join(MODES)}, got {patch_depth!r}")
     bias, shape = bias_kind(model), config.model
     labelled = classes_sha256(split) == record.shards.classes_sha256
-    info = DumpInfo(
+    info = _checked(
         model=shape.name,
         run=record.name,
         config=record.config,
@@ -136,6 +138,15 @@ def plan_dump(
     names = interventions_of(info, matched_field(info, split))
     even = 2 * min(-(-num_causal // 2), count // 2)  # whole pairs of partners
     return info.model_copy(update={"num_causal": even, "interventions": names})
+
+
+def _checked(**facts: Any) -> DumpInfo:
+    try:
+        return DumpInfo(**facts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name, got = ".".join(map(str, first["loc"])), f"{first['input']!r:.60}"
+        raise DumpFailed(f"no reader would take this dump, {name}: {first['msg']}, got {got}: rename it") from None
 
 
 def bias_kind(model: VisionTransformer) -> str | None:

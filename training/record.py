@@ -64,6 +64,7 @@ def dump(
 
         train dump runs/m3ch --data imagenet-rgbd --checkpoint epoch-0 --checkpoint epoch-5 --images 1000 --raw 0
     """
+    from pipeline import files
     from training.checkpoint import find
     from training.observe import DumpFailed
     from training.records import RunRecord, parse
@@ -79,6 +80,8 @@ def dump(
     parse(RunRecord, run / "run.json")
     for name in names:
         find(run, name)  # the last may be missing, and the first take hours
+    if out is None:
+        files.sweep(files.folder_in(run, "dumps"))  # what killed ones left, which would stay for ever
     table = Table("checkpoint", "images", "raw", "causal", "explicit vs fused", "MB on disk")
     table.add_column("store", overflow="fold")
     for name in names:

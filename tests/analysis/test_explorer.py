@@ -160,7 +160,7 @@ def test_head_slopes_and_marks_equal_literal_regressions() -> None:
 def test_swapped_heads_are_slopes_over_the_groups_that_have_images(tmp_path: Path) -> None:
     """Five groups of eight hold images; each head's slope, its jackknife and the marks, by hand."""
     path = planted.write_dump(
-        tmp_path / "d.zarr", planted.falling(planted.BETAS), model="mlin", num_images=8, num_causal=10, causal=-0.2,
+        tmp_path / "d.zarr", planted.falling(planted.BETAS), model="mlin", num_images=8, num_causal=8, causal=-0.2,
         interventions=["swap"],
     )  # fmt: skip
     generator = np.random.default_rng(0)
@@ -179,7 +179,7 @@ def test_swapped_heads_are_slopes_over_the_groups_that_have_images(tmp_path: Pat
     np.testing.assert_array_equal(slopes.differs, expected)
     assert slopes.differs[:, 0].all() and not slopes.differs[:, 1].all()
     section = head_map.head_section(Study([], [dump]), tmp_path)
-    assert "mlin, depth swapped" in section and "10 images, epoch-5" in section
+    assert "mlin, depth swapped" in section and "8 images, epoch-5" in section
     frame = pd.read_csv(tmp_path / "figures" / "heads.csv").set_index("part")
     np.testing.assert_allclose(frame.loc["causal", "slope"], slopes.value.ravel(), rtol=1e-5)
 

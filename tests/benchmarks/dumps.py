@@ -67,7 +67,7 @@ PEER_IMAGES = 64
 def info_of(config: Config, model: Any, num_images: int) -> DumpInfo:
     shape = config.model
     return DumpInfo(
-        model=shape.name, run="benchmark", config=config.model_dump(mode="json"), study_hash="", checkpoint="none",
+        model=shape.name, run="benchmark", config=config.model_dump(mode="json"), study_hash="", checkpoint="latest",
         checkpoint_sha256="", epoch=0, data="random", split="val", fingerprint="", classes_sha256="", class_names=[],
         depth_field="pseudo", standardisation={}, patch_depth="mean", scale=(shape.width // shape.heads) ** -0.5,
         bias=bias_kind(model), cls_index=0, num_prefix=1, num_layers=shape.depth,

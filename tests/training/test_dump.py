@@ -13,6 +13,8 @@ import zarr
 
 import analysis
 from pipeline import shards
+from pipeline.files import WriteError
+from training import record
 from training.config import Config, resolve
 from training.data import classes_sha256, open_shards
 from training.dump import DumpedImages, causal_numbers, dump, plan_dump, spread
@@ -393,7 +395,7 @@ def test_a_full_disk_leaves_nothing(rooms, tmp_path, monkeypatch, called):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(*((zarr.Group, called) if called == "create_array" else (DumpWriter, called)), full)
-    with pytest.raises(DumpError, match=r"cannot write .*d\.zarr \(No space left on device\): make room"):
+    with pytest.raises(WriteError, match=r"cannot write .*d\.zarr \(No space left on device\): make room"):
         make(rooms, tmp_path / "d.zarr", "m3ch", num_images=4)
     assert list(tmp_path.iterdir()) == []
 
@@ -402,10 +404,10 @@ def test_two_writers_of_one_store_are_one_too_many(rooms, tmp_path):
     first, _ = make(rooms, tmp_path / "a.zarr", "m3ch", num_raw=0)
     with DumpWriter(tmp_path / "d.zarr", first.info) as writer:
         (writer.partial / "left").mkdir()
-        with pytest.raises(DumpError, match=r"another process is writing .*d.zarr"):
+        with pytest.raises(WriteError, match=r"another process is writing .*d.zarr"):
             make(rooms, tmp_path / "d.zarr", "m3ch", num_raw=0)
         assert (writer.partial / "left").exists()
-        with pytest.raises(DumpError, match=r"another process is writing"), DumpWriter(writer.path, first.info):
+        with pytest.raises(WriteError, match=r"another process is writing"), DumpWriter(writer.path, first.info):
             pass
     make(rooms, tmp_path / "d.zarr", "m3ch", num_raw=0)
     assert not list(tmp_path.glob(".*"))
@@ -442,3 +444,32 @@ def test_neither_another_store_nor_another_runs_dump_is_replaced(rooms, tmp_path
     with pytest.raises(DumpError, match=r"mine\.zarr exists and is no dump: choose another --out, or remove it"):
         make(rooms, tmp_path / "mine.zarr", "m3ch", num_raw=0)
     assert "precious" in zarr.open_group(tmp_path / "mine.zarr", mode="r")
+
+
+def test_the_command_puts_right_what_kills_left_and_follows_no_link(tmp_path, monkeypatch):
+    """Of any dump of the run; a dump alone, at --out, minds its own (`tests/analysis/test_strange_dumps.py`)."""
+    run, away = tmp_path / "run", tmp_path / "away"
+    for folder in (run / "dumps" / ".epoch-0.zarr.0123abcd.old", run / "dumps" / ".latest.zarr.partial", away / "mine"):
+        folder.mkdir(parents=True)
+    (run / "dumps" / ".best.zarr.partial").symlink_to(away)
+    monkeypatch.setattr("training.records.parse", lambda *_: None)
+    monkeypatch.setattr("training.checkpoint.find", lambda *_: None)
+    monkeypatch.setattr(record, "_dumped", lambda *_: (_ for _ in ()).throw(DumpFailed("far enough")))
+    with pytest.raises(DumpFailed, match="far enough"):
+        record.dump(run, "shards", raw=0, causal=0)
+    assert [path.name for path in (run / "dumps").iterdir()] == ["epoch-0.zarr"]
+    (run / "dumps" / "epoch-0.zarr").rmdir()
+    (run / "dumps").rmdir()
+    (run / "dumps").symlink_to(away)
+    with pytest.raises(WriteError, match=r"dumps is a link to .*away, and nothing is written through links"):
+        record.dump(run, "shards", raw=0, causal=0)
+    assert [path.name for path in away.iterdir()] == ["mine"]
+
+
+def test_what_no_reader_would_take_is_refused_before_the_work(rooms, tmp_path):
+    split = open_shards(rooms, "val", "exact")
+    config = resolve("tiny", "m3ch", [*SIZE, f"model.num_classes={len(split.index.class_names)}"])
+    saved = SimpleNamespace(folder=Path("step-1"), info=SimpleNamespace(sha256="0", epoch=1))
+    facts = record_of("a\nb", config, split)
+    with pytest.raises(DumpFailed, match=r"no reader would take this dump, run: .*control characters.* rename it"):
+        plan_dump(config, facts, saved, config.model.build(), split, "exact", num_images=4, num_raw=0)

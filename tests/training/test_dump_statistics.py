@@ -186,7 +186,7 @@ def test_packing_is_undone():
 
 def info_of(num_images: int, bias: str | None = None) -> DumpInfo:
     return DumpInfo(
-        model="m", run="r", config={}, study_hash="h", checkpoint="c", checkpoint_sha256="0", epoch=1, data="d",
+        model="m", run="r", config={}, study_hash="h", checkpoint="step-1", checkpoint_sha256="0", epoch=1, data="d",
         split="val", fingerprint="f", classes_sha256="c", class_names=[], depth_field="pseudo", standardisation={},
         patch_depth="mean", scale=0.5, bias=bias, cls_index=0, num_prefix=1, num_layers=LAYERS,
         first_attention_layer=0,

@@ -52,7 +52,7 @@ def biased(scores: np.ndarray, bias: Bias | None) -> np.ndarray:
 
 def bias_mode(info: DumpInfo) -> str:
     """The patch depth that the model itself reads, which the statistics may differ from."""
-    return str(info.config["model"].get("patch_depth", info.patch_depth))
+    return str(info.config.get("model", {}).get("patch_depth", info.patch_depth))
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

@@ -71,15 +71,18 @@ Its groups and folds go by place in the half.
 <part> is `content` (scores before any depth bias) and, where the model has a bias, also `total` (after it).
 """
 
-from typing import Any, Literal
+import math
+import re
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from typing_extensions import TypedDict
 
 from training.dumps.arrays import packed_size
 from training.dumps.pairs import DISTANCE_PAIRS, NUM_BINS, REGRESSORS, num_distances
 from training.dumps.scores import COSINES, DISTANCE_ROWS, PATTERN_ROWS, ROWS
-from training.dumps.tokens import NUM_FOLDS
+from training.dumps.tokens import NUM_FOLDS, gram_batch
 
 SCHEMA_VERSION = 3
 KEY_BYTES = 96
@@ -87,62 +90,155 @@ MODES = ("mean", "center4")
 OUTCOMES = ("correct", "kl", "logit_mae", "changed")  # KL(unchanged || changed) in nats; prediction is another
 PHI_HIDDEN = 32
 
+# A dump may be somebody else's: names become anchors, file names and words of shell lines, numbers become memory.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def _printable(text: str) -> str:
+    if UNPRINTABLE.search(text):
+        raise ValueError("must hold no control characters, nor any that turn the direction of reading")
+    return text
+
+
+def _folder_name(text: str) -> str:
+    if "/" in text or text in ("", ".", ".."):
+        raise ValueError("must be the name of a folder")
+    return text
+
+
+Text = Annotated[str, Field(max_length=4096), AfterValidator(_printable)]
+Word = Annotated[str, Field(max_length=255), AfterValidator(_printable)]
+FolderName = Annotated[Word, AfterValidator(_folder_name)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]  # of a depth field, a model, a split: also new ones
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
+Intervention = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}(-(all|[0-9]{1,4}))?$")]
+NumImages = Annotated[int, Field(ge=0, le=10**8)]
+NumLayers = Annotated[int, Field(ge=0, le=1000)]
+Side = Annotated[int, Field(ge=1, le=256)]  # patches
+
+
+def check_plain(whole: Any, values: int = 10_000, length: int = 4096) -> None:
+    """ValueError unless JSON is of sensible depth, of so many values, texts print, and numbers are finite."""
+    left, seen = [(whole, 0)], 0
+    while left:
+        value, depth = left.pop()
+        seen += 1
+        if depth > 8 or seen > values:
+            raise ValueError("deeper or larger than it can be")
+        if isinstance(value, dict):
+            left += [(each, depth + 1) for pair in value.items() for each in pair]
+        elif isinstance(value, list | tuple):
+            left += [(each, depth + 1) for each in value]
+        elif isinstance(value, str) and (len(value) > length or UNPRINTABLE.search(value)):
+            raise ValueError(f"holds text that is too long or cannot be printed, {value!r:.40}")
+        elif isinstance(value, float | int) and not (abs(value) < 2**64 and math.isfinite(value)):
+            raise ValueError(f"holds a number that is not finite, or too large, {value!s:.40}")
+
+
+def configuration(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's, with what is read of it as it must be."""
+    check_plain(config)
+    model = config.get("model", {})
+    if not isinstance(model, dict) or model.get("patch_depth", "mean") not in MODES:
+        raise ValueError("must hold the model's settings under 'model', with a mode of patch depth")
+    if type(config.get("seed", 0)) is not int:
+        raise ValueError("must hold a whole number as 'seed'")
+    return config
+
+
+class Standardisation(TypedDict, total=False):
+    """z = (d - mean) / std, or minus that where closer is larger."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    mean: FiniteFloat
+    std: FiniteFloat
+    polarity: Name
+    unit: Word
+
 
 class Stream(BaseModel):
     """Outputs of consecutive blocks: `tokens` of plain blocks, `rgb` and `depth` of blocks with two branches."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str  # tokens, rgb or depth
-    first_layer: int
-    num_layers: int
-    prefix: int  # class tokens before the patches
-    width: int
+    name: str = Field(pattern=r"^(tokens|rgb|depth)$")
+    first_layer: NumLayers
+    num_layers: NumLayers
+    prefix: int = Field(ge=0, le=64)  # class tokens before the patches
+    width: int = Field(ge=1, le=100_000)
 
 
 class DumpInfo(BaseModel):
     """The store's attributes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     schema_version: int = SCHEMA_VERSION
-    model: str
-    run: str
-    config: dict[str, Any]
-    study_hash: str
-    checkpoint: str
-    checkpoint_sha256: str
-    epoch: int
-    data: str
-    split: str
-    fingerprint: str
+    model: Name
+    run: FolderName
+    config: Annotated[dict[str, Any], AfterValidator(configuration)]
+    study_hash: Word
+    checkpoint: str = Field(pattern=r"^(latest|best|(epoch|step)-[0-9]{1,12})$")
+    checkpoint_sha256: Hash
+    epoch: int = Field(ge=0, le=10**9)
+    data: Text
+    split: Name
+    fingerprint: Word
     own_data: bool = True  # these are the shards that the run was validated on
-    classes_sha256: str  # of the classes that the model tells apart
-    class_names: list[str]  # empty where not `labelled`
+    classes_sha256: Hash  # of the classes that the model tells apart
+    class_names: list[Text] = Field(max_length=10**6)  # empty where not `labelled`
     labelled: bool = True  # False: the data have no classes, or others than the model's
-    depth_field: str
-    standardisation: dict[str, Any]
-    patch_depth: str  # mode of the patch depth behind the statistics: mean | center4
-    scale: float  # scores are scale * QK^T
+    depth_field: Name
+    standardisation: Standardisation
+    patch_depth: str = Field(pattern=r"^(mean|center4)$")  # mode of the patch depth behind the statistics
+    scale: FiniteFloat  # scores are scale * QK^T
     bias: Literal["linear", "table"] | None  # mlin's, mmlp's
-    cls_index: int | None
-    num_prefix: int  # class tokens; patches follow
-    layer_base: int = 0
-    num_layers: int
-    first_attention_layer: int  # layers before it have two branches
-    streams: list[Stream]
-    num_heads: int
-    grid: tuple[int, int]
-    image_size: int
-    num_images: int
-    num_raw: int
-    num_groups: int
-    gram_batch: int
-    num_causal: int = 0
-    interventions: list[str] = []
-    dtype: str  # of the forward pass
+    cls_index: int | None = Field(ge=0, lt=64)
+    num_prefix: int = Field(ge=0, le=64)  # class tokens; patches follow
+    layer_base: Literal[0] = 0
+    num_layers: NumLayers
+    first_attention_layer: NumLayers  # layers before it have two branches
+    streams: list[Stream] = Field(max_length=3)
+    num_heads: int = Field(ge=1, le=1000)
+    grid: Annotated[tuple[Side, Side], Field(strict=False)]  # JSON knows lists alone
+    image_size: int = Field(ge=1, le=10**5)
+    num_images: int = Field(ge=1, le=10**8)
+    num_raw: NumImages
+    num_groups: int = Field(ge=1, le=1000)
+    gram_batch: NumImages
+    num_causal: NumImages = 0
+    interventions: list[Intervention] = Field(default=[], max_length=10_000)
+    dtype: Name  # of the forward pass
     tf32: bool = False
-    max_fused_difference: float  # largest |logit| difference between the taps' path and the fused one, first batch
+    # Largest |logit| difference between the taps' path and the fused one, first batch.
+    max_fused_difference: FiniteFloat = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> "DumpInfo":
+        """What else `train dump` never writes, and what readers take for granted."""
+        branches = {"rgb": (0, self.first_attention_layer, 0), "depth": (0, self.first_attention_layer, 0)}
+        expected = {"tokens": (self.first_attention_layer, self.num_attention_layers, self.num_prefix)}
+        expected |= branches if self.first_attention_layer else {}
+        for holds, what in (
+            (self.num_attention_layers > 0, "first_attention_layer must be below num_layers"),
+            (self.num_raw <= self.num_images, "num_raw must be at most num_images"),
+            (self.num_causal <= self.num_images, "num_causal must be at most num_images"),
+            (self.num_groups <= self.num_images, "num_groups must be at most num_images"),
+            (self.gram_batch == gram_batch(self.num_images), "gram_batch must be that of num_images"),
+            (
+                bool(self.num_causal) <= bool(self.interventions),
+                "interventions must be named where num_causal is",
+            ),
+            (len(self.streams) == len(expected), f"streams must be {', '.join(expected)}"),
+            (
+                {s.name: (s.first_layer, s.num_layers, s.prefix) for s in self.streams} == expected,
+                f"streams must be {', '.join(expected)}, of all layers",
+            ),
+        ):
+            if not holds:
+                raise ValueError(what)
+        return self
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -183,7 +279,7 @@ class Spec(BaseModel):
 
     @property
     def num_bytes(self) -> int:
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 def arrays(info: DumpInfo) -> dict[str, Spec]:
