@@ -9,13 +9,14 @@ import base64
 import hashlib
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
 from typing import Any
 
 import pandas as pd
+
+from training.dumps.schema import UNPRINTABLE
 
 _SCRIPTS = ("report.js", "canvas.js", "explorer.js", "heads.js")
 _NUMBER = re.compile(r"^[<+−]?[\d.,]+( [\[\w%].*)?$|^–$")
@@ -33,16 +34,10 @@ def of(template: str, *values: object) -> Html:
 
 
 def escaped(value: object) -> Html:
-    """Text as HTML, what neither prints nor can be encoded replaced; Html as it is."""
+    """Text as HTML, what does not print replaced; Html as it is."""
     if isinstance(value, Html):
         return value
-    text = str(value)
-    if not text.isprintable():
-        text = "".join("\ufffd" if unicodedata.category(c) in _UNSEEN and c not in "\n\t" else c for c in text)
-    return Html(escape(text))
-
-
-_UNSEEN = ("Cc", "Cf", "Cs")  # control characters, what turns the direction of reading, halves of characters
+    return Html(escape(UNPRINTABLE.sub(lambda found: found[0] if found[0] in "\n\t" else "\ufffd", str(value))))
 
 
 def join(pieces: Iterable[object], between: str = "\n") -> Html:

@@ -1,6 +1,7 @@
 """What runs and dumps were given, checked to belong together: `study = load(["runs/m3ch", "runs/m4ch"])`."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,13 @@ class AnalysisError(UserError):
     """What was given cannot be analysed together; one line that names it and the fix."""
 
 
+def command(*words: object) -> str:
+    """A line for a shell in which every word is one, whatever it holds; and a line, so what does not print is not."""
+    from training.dumps.schema import UNPRINTABLE
+
+    return shlex.join(UNPRINTABLE.sub("\ufffd", str(word)) for word in words)
+
+
 @dataclass(frozen=True, repr=False)
 class Study:
     """Runs with their evaluations, dumps, and what `train matrix` found; made by `load`."""
@@ -32,6 +40,7 @@ class Study:
     runs: list[Run]
     dumps: "list[Dump]"
     matrix: Matrix | None = None
+    matrix_path: Path | None = None  # as it was given
     _known: dict[Any, Any] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
@@ -166,7 +175,8 @@ def load(paths: Iterable[Path | str] | Path | str, matrix: Path | str | None = N
         runs.append(run)
         dumps += [_checked_dump(open_dump(dump), run) for dump in run.dumps]
     _refuse_duplicates(runs)
-    return Study(sorted(runs, key=_run_order), _one_per_epoch(dumps), read_matrix(matrix) if matrix else None)
+    ordered, chosen = sorted(runs, key=_run_order), _one_per_epoch(dumps)
+    return Study(ordered, chosen, read_matrix(matrix), Path(matrix)) if matrix else Study(ordered, chosen)
 
 
 def _spec(number: int) -> "FigureSpec":

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis import html
 from analysis.claims import DEPTH
 from analysis.html import Html
-from analysis.load import Study, depth_of
+from analysis.load import Study, command, depth_of
 from analysis.runs import final_evaluation, recipe_differences
 
 
@@ -170,31 +170,37 @@ def commands(study: Study) -> str:
     for run in study.runs:
         record = run.record
         lines.append(
-            f"train pretrain --preset {record.preset} --model {record.model} --data {record.shards.path} "
-            f"--out {run.folder} --set data.depth={record.shards.depth_field} --set seed={record.seed}"
-        )
+            command(
+                "train", "pretrain", "--preset", record.preset, "--model", record.model, "--data", record.shards.path,
+                "--out", run.folder, "--set", f"data.depth={record.shards.depth_field}", "--set", f"seed={record.seed}",
+            )
+        )  # fmt: skip
     folders = {(run.record.study_hash, run.record.name): run.folder for run in study.runs}
     for info in (dump.info for dump in study.dumps):
-        folder = folders.get((info.study_hash, info.run), info.run)
-        lines.append(
-            f"train dump {folder} --data {info.data} --checkpoint {info.checkpoint} --depth {info.depth_field} "
-            f"--images {info.num_images} --raw {info.num_raw} --patch-depth {info.patch_depth}"
-            + (f" --causal {info.num_causal}" if info.num_causal else "")
-        )
+        words = [
+            "train", "dump", folders.get((info.study_hash, info.run), info.run), "--data", info.data,
+            "--checkpoint", info.checkpoint, "--depth", info.depth_field, "--images", info.num_images,
+            "--raw", info.num_raw, "--patch-depth", info.patch_depth,
+        ]  # fmt: skip
+        lines.append(command(*words, *(["--causal", info.num_causal] if info.num_causal else [])))
     for run in study.runs:
         for sweep in run.noise_sweeps:
             lines.append(
-                f"train evaluate {run.folder} --data {sweep.data} --checkpoint {sweep.checkpoint} "
-                f"--split {sweep.split} --depth {sweep.depth_field} --noise {sweep.noise} "
-                f"--sigma {_listed(sweep.sigmas)} --noise-seed {sweep.noise_seed}"
-            )
+                command(
+                    "train", "evaluate", run.folder, "--data", sweep.data, "--checkpoint", sweep.checkpoint,
+                    "--split", sweep.split, "--depth", sweep.depth_field, "--noise", sweep.noise,
+                    "--sigma", _listed(sweep.sigmas), "--noise-seed", sweep.noise_seed,
+                )
+            )  # fmt: skip
         for gap in run.gaps:
             lines.append(
-                f"train gap {run.folder} --data {gap.data} --checkpoint {gap.checkpoint} --real {gap.real_field} "
-                f"--sigma {_listed(gap.sigmas)} --noise-seed {gap.noise_seed}"
-            )
-    with_matrix = " --matrix MATRIX" if study.matrix else ""
-    lines.append(f"analyze report {' '.join(str(run.folder) for run in study.runs)}{with_matrix} --out report")
+                command(
+                    "train", "gap", run.folder, "--data", gap.data, "--checkpoint", gap.checkpoint,
+                    "--real", gap.real_field, "--sigma", _listed(gap.sigmas), "--noise-seed", gap.noise_seed,
+                )
+            )  # fmt: skip
+    with_matrix = ["--matrix", study.matrix_path or "MATRIX"] if study.matrix else []
+    lines.append(command("analyze", "report", *(run.folder for run in study.runs), *with_matrix, "--out", "report"))
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
-from analysis.load import BASELINE, AnalysisError, Study, depth_of, depth_order, model_order
+from analysis.load import BASELINE, AnalysisError, Study, command, depth_of, depth_order, model_order
 from analysis.statistics import NUM_RESAMPLES, Estimate, paired_difference, percentile_bounds, wilson
 from training.records import Gap, GapCrossing, NoiseSweep, Run
 
@@ -84,7 +84,7 @@ def _last_sweep(run: Run, kind: str, field: str) -> NoiseSweep | None:
     if not whole:
         raise AnalysisError(
             f"{run.folder}: its {kind} noise sweep of epoch {epoch} is damaged, correct1 does not agree with the rest: "
-            f"measure it again with 'train evaluate {run.folder} --data {last.data} --noise {kind}'"
+            f"measure it again with {command('train', 'evaluate', run.folder, '--data', last.data, '--noise', kind)}"
         )
     return last
 

@@ -2,7 +2,7 @@
 
 import json
 
-from analysis.load import AnalysisError, Study
+from analysis.load import AnalysisError, Study, command
 from training.records import EndLine, Evaluation, Run
 
 
@@ -28,10 +28,8 @@ def final_evaluation(run: Run) -> Evaluation:
     trained = [e for e in run.evaluations if e.split == "val" and e.depth_field == field]
     own = [e for e in trained if e.fingerprint == run.record.shards.val_fingerprint]
     if not own:
-        raise AnalysisError(
-            f"{run.folder} has no evaluation on {'its own ' * bool(trained)}val with {field} depth: make it with "
-            f"'train evaluate {run.folder} --data {run.record.shards.path}'"
-        )
+        which = "its own val" if trained else "val"
+        raise AnalysisError(f"{run.folder} has no evaluation on {which} with {field} depth: make it with {_evaluate(run)}")
     last = max(own, key=lambda evaluation: evaluation.epoch)
     for name, share in (("correct1", last.top1), ("correct5", last.top5)):
         outcome = getattr(last, name)
@@ -40,9 +38,13 @@ def final_evaluation(run: Run) -> Evaluation:
         if not whole or abs(hits / max(1, last.num_samples) - share) > 1e-6:
             raise AnalysisError(
                 f"{run.folder}: the evaluation of epoch {last.epoch} is damaged, {name} does not agree with the rest: "
-                f"evaluate again with 'train evaluate {run.folder} --data {run.record.shards.path}'"
+                f"evaluate again with {_evaluate(run)}"
             )
     return last
+
+
+def _evaluate(run: Run) -> str:
+    return command("train", "evaluate", run.folder, "--data", run.record.shards.path)
 
 
 def train_hours(run: Run) -> float | None:

@@ -6,6 +6,7 @@ import hashlib
 import html
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,12 +19,13 @@ from browsing import open_page
 
 import analysis
 import analysis.figures
-from analysis import report_figures
-from analysis.load import AnalysisError, Study
+from analysis import report_figures, tables
+from analysis.load import AnalysisError, Study, command
 from analysis.manifest import commands
 from analysis.report import write_report
 from analysis.report_tables import causal_section
 from training.dumps.store import open_dump
+from training.records import Matrix
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +177,29 @@ def test_commands_name_everything_that_was_measured(tmp_path: Path) -> None:
     lines = commands(replace(study, dumps=[causal])).splitlines()
     assert [line.split()[:2] for line in lines] == [["train", "pretrain"], ["train", "dump"], ["analyze", "report"]]
     assert lines[1].endswith("--images 4 --raw 0 --patch-depth mean --causal 3")
+
+
+def test_names_in_commands_are_words_whatever_they_hold(tmp_path: Path) -> None:
+    """Of runs, dumps, sweeps, gaps, a matrix: pasted into a shell, a line is the one command that it seems to be."""
+    folder = planted.write_run(tmp_path / "my run; touch HACKED", scores=planted.constant(), num_images=4)
+    planted.write_sweep(folder, planted.enduring([0.7, 0.6]), data="$(touch HACKED)")
+    planted.write_gap(folder, {"pixel": 1.0}, data="`touch HACKED` #")
+    study = analysis.load(folder)
+    matrix = Matrix(data="d", split="val", fingerprint="f", num_images=1, num_classes=2, multi_scale=False,
+                    num_resamples=1, cells=[], differences=[])  # fmt: skip
+    study = replace(study, matrix=matrix, matrix_path=tmp_path / "a 'matrix'")
+    lines = commands(study).split("\n")
+    programs = ["pretrain", "dump", "evaluate", "gap", "report"]
+    assert [shlex.split(line)[1] for line in lines] == programs
+    for line in lines:
+        assert str(folder) in shlex.split(line) and line.isprintable()
+    assert "$(touch HACKED)" in shlex.split(lines[2])
+    assert shlex.split(lines[-1])[-3:-2] == [str(tmp_path / "a 'matrix'")]
+    (folder / "evaluations" / "val-final.json").unlink()
+    with pytest.raises(AnalysisError) as refused:
+        tables.table2(analysis.load(folder))
+    assert str(folder) in shlex.split(str(refused.value).partition("with train")[2])
+    assert command("train", "x\ntouch HACKED", "\x1b[2J") == "train 'x\ufffdtouch HACKED' '\ufffd[2J'"
 
 
 def test_large_drawings_become_pictures(tmp_path: Path) -> None:
