@@ -45,7 +45,8 @@ def _logged(run: Run, name: str) -> list[ParametersLine]:
             f"{run.folder / 'metrics.jsonl'} holds no {name} of {run.record.model}: it is logged at the end of each "
             "epoch by 'train pretrain'"
         )
-    return sorted(lines, key=lambda line: line.epoch)
+    last = {line.epoch: line for line in lines}  # of an epoch that a resumed run went through again
+    return [last[epoch] for epoch in sorted(last)]
 
 
 def alpha_by_epoch(run: Run) -> pd.DataFrame:

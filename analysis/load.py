@@ -5,10 +5,12 @@ import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.errors import UserError
-from training.records import Matrix, Run, load_run
+from training.records import Matrix, ParametersLine, Run, load_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,11 +174,18 @@ def load(paths: Iterable[Path | str] | Path | str, matrix: Path | str | None = N
                 f"{path} is fine-tuned: figures and the report read pre-trained runs; its part of Table 3 comes from "
                 "'train matrix'"
             )
+        _check_configuration(run)
+        for record in (run.record, *run.evaluations, *run.noise_sweeps, *run.gaps, *run.lines(ParametersLine)):
+            _check_plain(record, path)
         runs.append(run)
         dumps += [_checked_dump(open_dump(dump), run) for dump in run.dumps]
     _refuse_duplicates(runs)
     ordered, chosen = sorted(runs, key=_run_order), _one_per_epoch(dumps)
-    return Study(ordered, chosen, read_matrix(matrix), Path(matrix)) if matrix else Study(ordered, chosen)
+    if not matrix:
+        return Study(ordered, chosen)
+    found = read_matrix(matrix)
+    _check_plain(found, Path(matrix))
+    return Study(ordered, chosen, found, Path(matrix))
 
 
 def _spec(number: int) -> "FigureSpec":
@@ -194,6 +203,58 @@ def _last_of_each(dumps: "list[Dump]", axes: "Axes | None" = None) -> "list[Dump
     for dump in sorted(dumps, key=lambda dump: (dump.info.epoch, dump.info.num_images)):
         last[*_origin(dump), str(axes(dump))] = dump
     return sorted(last.values(), key=lambda dump: (model_order(dump.info.model), seed_of(dump)))
+
+
+_Size = Annotated[int, Field(ge=1, le=10**6)]
+
+
+class _Model(BaseModel):
+    name: str
+    image_size: _Size
+    patch_size: _Size
+    width: _Size
+    depth: Annotated[int, Field(ge=1, le=1000)]
+    heads: Annotated[int, Field(ge=1, le=1000)]
+    initial_value: Annotated[float, Field(gt=0, le=1000)] = 2.0  # of mlin and mmlp
+    decay_range: Annotated[float, Field(ge=0, le=1000)] = 4.0
+
+
+class _Optim(BaseModel):
+    epochs: int | None = None
+
+
+class _Configuration(BaseModel):
+    """What is read of a run's configuration."""
+
+    model: _Model
+    optim: _Optim = _Optim()
+
+
+def _check_configuration(run: Run) -> None:
+    from training.dumps.schema import configuration
+
+    try:
+        model = _Configuration.model_validate(configuration(run.record.config)).model
+        if model.name in ("mlin", "mmlp") and not {"initial_value", "decay_range"} <= set(run.record.config["model"]):
+            raise ValueError("model: initial_value and decay_range are missing")
+    except ValueError as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r:.40}"
+        raise AnalysisError(
+            f"{run.folder / 'run.json'}: its config is none ({reason}): restore it from a copy, or train again"
+        ) from None
+
+
+def _check_plain(record: BaseModel, path: Path) -> None:
+    """Words that can be shown, numbers that can be counted with: what schemas leave open."""
+    from training.dumps.schema import check_plain
+
+    try:
+        check_plain(record.model_dump(exclude={"correct1", "correct5"}), values=10**6)  # those have a letter a sample
+    except ValueError as error:
+        raise AnalysisError(f"{path}: its {type(record).__name__} {error}: restore it from a copy") from None
 
 
 def _checked_dump(dump: "Dump", run: Run) -> "Dump":

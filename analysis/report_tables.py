@@ -43,7 +43,7 @@ def table3_section(matrix: Matrix, out: Path) -> Html:
     output.write_frame(out / "figures" / "table3.csv", fine_tuning.table3(matrix))
     output.write_frame(out / "figures" / "table3-differences.csv", fine_tuning.differences(matrix))
     chosen = {cell.selection for cell in matrix.cells}
-    by = " or ".join(_CHOSEN[rule] for rule in sorted(chosen))
+    by = " or ".join(_CHOSEN.get(rule, rule) for rule in sorted(chosen))
     how = "predictions summed over scales and mirror images" if matrix.multi_scale else "images as they are"
     return html.section(
         "table3",
