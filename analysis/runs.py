@@ -29,7 +29,9 @@ def final_evaluation(run: Run) -> Evaluation:
     own = [e for e in trained if e.fingerprint == run.record.shards.val_fingerprint]
     if not own:
         which = "its own val" if trained else "val"
-        raise AnalysisError(f"{run.folder} has no evaluation on {which} with {field} depth: make it with {_evaluate(run)}")
+        raise AnalysisError(
+            f"{run.folder} has no evaluation on {which} with {field} depth: make it with {_evaluate(run)}"
+        )
     last = max(own, key=lambda evaluation: evaluation.epoch)
     for name, share in (("correct1", last.top1), ("correct5", last.top5)):
         outcome = getattr(last, name)

@@ -71,6 +71,14 @@ def whole(path: Path) -> Path:
     return path
 
 
+def set_aside(folder: Path, ending: str = "") -> list[Path]:
+    """What a kill between two renames has left aside in a folder, and of which nothing else is there: see `whole`."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    matches = [match for match in map(_matched, names) if match and match["kind"] in ("old", "replaced")]
+    lost = sorted({match["name"] for match in matches if match["name"].endswith(ending)} - {*names})
+    return [whole(folder / name) for name in lost]
+
+
 def read_bytes(path: Path, most: int) -> bytes:
     """A regular file's bytes; ReadError where it is something else (a pipe would wait for ever) or claims over `most`.
 

@@ -1,6 +1,6 @@
 """`train dump`: one pass of a checkpoint over images of val into the Zarr contract of `training/dumps`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,7 @@ def plan_dump(
     num_raw: int,
     num_causal: int = 0,
     patch_depth: str = "mean",
+    other_depth: Sequence[str] = (),
 ) -> DumpInfo:
     """What the dump will say of itself; `num_images` None means the whole split.
 
@@ -103,7 +104,7 @@ def plan_dump(
         run=record.name,
         config=record.config,
         study_hash=record.study_hash,
-        checkpoint=saved.folder.name,
+        checkpoint=saved.name,
         checkpoint_sha256=saved.info.sha256,
         epoch=saved.info.epoch,
         data=split.data,
@@ -114,6 +115,7 @@ def plan_dump(
         class_names=list(split.index.class_names) if labelled else [],
         labelled=labelled,
         depth_field=depth_field,
+        other_depth=list(other_depth),
         standardisation={name: getattr(depth, name) for name in ("mean", "std", "polarity", "unit")},
         patch_depth=patch_depth,
         scale=(shape.width // shape.heads) ** -0.5,

@@ -1,6 +1,5 @@
 """train: dump | export. What of a run goes elsewhere: to `analyze`, or into other programs."""
 
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,17 @@ import typer
 from rich.table import Table
 
 from pipeline.terminal import print_table
-from training.options import CheckpointName, Data, PretrainedRun, console, meter
+from training.options import (
+    AcceptOther,
+    CheckpointName,
+    Data,
+    PretrainedRun,
+    console,
+    foreign_name,
+    meter,
+    refuse_ranks,
+    told,
+)
 
 if TYPE_CHECKING:
     from training.dumps.schema import DumpInfo
@@ -49,6 +58,7 @@ def dump(
             "together: a figure takes one. A model's own bias reads its own either way.",
         ),
     ] = "mean",
+    accept_other_depth: AcceptOther = False,
 ) -> None:
     """Record what attention does with depth, in one pass: statistics over many images, raw scores of a few.
 
@@ -70,8 +80,7 @@ def dump(
     from training.records import RunRecord, parse
     from training.run_folder import TrainingError
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise DumpFailed("a dump is made by one process: start it without torchrun")
+    refuse_ranks("a dump is made")
     names = list(dict.fromkeys(checkpoint or ["latest"]))
     if out is not None and len(names) > 1:
         raise DumpFailed(f"--out names one store, got {len(names)} checkpoints: leave it out, or give them one by one")
@@ -86,7 +95,7 @@ def dump(
     table.add_column("store", overflow="fold")
     for name in names:
         with _ended_by_sigterm():
-            target, info = _dumped(run, data, out, name, depth, images, raw, causal, patch_depth)
+            target, info = _dumped(run, data, out, name, depth, images, raw, causal, patch_depth, accept_other_depth)
         size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
         counts = (f"{number:,}" for number in (info.num_images, info.num_raw, info.num_causal))
         table.add_row(info.checkpoint, *counts, f"{info.max_fused_difference:.1e}", f"{size / 1e6:,.1f}", str(target))
@@ -113,11 +122,14 @@ def _dumped(
     raw: int,
     causal: int,
     patch_depth: str,
+    accept_other_depth: bool,
 ) -> "tuple[Path, DumpInfo]":
+    from training import provenance
     from training.data import open_shards
     from training.dump import dump as record
     from training.dump import plan_dump
     from training.dumps.estimate import estimated_bytes, estimated_memory
+    from training.provenance import AcceptOtherDepth
     from training.run_folder import TrainingError, choose_device, load_model
 
     config, described, saved, model = load_model(run, checkpoint)
@@ -129,18 +141,19 @@ def _dumped(
         other += f"-{patch_depth}"
     split = open_shards(data, "val", field, labelled=False)
     if split.index.fingerprint != described.shards.val_fingerprint:
-        other += f"-{split.data.rstrip('/').rsplit('/', 1)[-1]}-{split.index.fingerprint[:6]}"
+        other += f"-{foreign_name(split)}"
     target = out or run / "dumps" / f"{checkpoint}{other}.zarr"
+    how: AcceptOtherDepth = "accept" if accept_other_depth else "refuse"
+    differences = provenance.check(described.shards, split.index, data, field, how, told)
     info = plan_dump(
         config, described, saved, model, split, field, num_images=images, num_raw=raw, num_causal=causal,
-        patch_depth=patch_depth,
+        patch_depth=patch_depth, other_depth=differences,
     )  # fmt: skip
     if images is not None and images > info.num_images:
         console.print(f"note: val holds {info.num_images:,} images, fewer than the {images:,} asked for: all are taken")
     if not info.labelled:
         lacking = "other classes than the run was trained on" if split.index.class_names else "no classes"
-        told = f"note: {data} has {lacking}: the dump has no labels, and says nothing of right and wrong answers"
-        console.print(told, highlight=False, soft_wrap=True)
+        told(f"note: {data} has {lacking}: the dump has no labels, and says nothing of right and wrong answers")
     console.print(
         f"{info.num_images:,} images, {info.num_raw} raw, {info.num_causal} causal "
         f"({len(info.interventions)} changes), {info.num_layers} layers x {info.num_heads} heads: "
@@ -168,7 +181,7 @@ def export(
     config, described, saved, model = load_model(run, checkpoint)
     facts = {
         "run": described.name,
-        "checkpoint": saved.folder.name,
+        "checkpoint": saved.name,
         "epoch": saved.info.epoch,
         "study": config.study(),
         "shards": described.shards.model_dump(mode="json"),

@@ -400,7 +400,7 @@ def load_run(folder: Path | str) -> Run:
         raise RecordError(f"{folder} is a folder of runs: give the runs in it, {folder}/*")
     record = parse(RunRecord, folder / "run.json")
     found = [read_evaluation(path) for path in files.listed(folder / "evaluations", ".json")]
-    dumps = files.listed(folder / "dumps", ".zarr")
+    dumps = [*files.listed(folder / "dumps", ".zarr"), *files.set_aside(folder / "dumps", ".zarr")]
     return Run(
         folder, record, read_metrics(folder / "metrics.jsonl"),
         evaluations=[each for each in found if isinstance(each, Evaluation)],

@@ -69,8 +69,10 @@ def test_a_kill_between_two_renames_is_undone(tmp_path, kind):
     (tmp_path / f".latest.zarr.{kind}").mkdir()
     (tmp_path / ".latest.zarr.89abcdef.partial").mkdir()
     assert files.whole(tmp_path / "latest.zarr").name == f".latest.zarr.{kind}"  # a reader finds it
+    assert files.set_aside(tmp_path, ".zarr") == [files.whole(tmp_path / "latest.zarr")]
+    assert files.set_aside(tmp_path, ".json") == files.set_aside(tmp_path / "none") == []
     files.sweep(tmp_path)
-    assert os.listdir(tmp_path) == ["latest.zarr"]
+    assert os.listdir(tmp_path) == ["latest.zarr"] and files.set_aside(tmp_path) == []
     (tmp_path / f".latest.zarr.{kind}").mkdir()  # killed after the second rename
     files.sweep(tmp_path)
     assert os.listdir(tmp_path) == ["latest.zarr"]

@@ -583,3 +583,13 @@ def test_a_process_that_is_the_whole_job_never_ends_well_without_its_shards(
     alone = label(photos, tmp_path / "one", random_teacher, "--rank", 0, "--world-size", 2)
     assert alone.returncode == 0 and "shards of other ranks are not" in alone.stdout
     fails_in_one_line(label(photos, tmp_path / "other", random_teacher, "--rank", 1, "--world-size", 2), message)
+
+
+def test_a_job_that_began_without_heic_takes_whoever_reads_it_and_never_the_other_way(labelled, photos, random_teacher):
+    job = labelled / "job.json"
+    begun = json.loads(job.read_text())
+    assert "pillow-heif" in begun["versions"]  # a test extra
+    job.write_text(json.dumps(begun | {"versions": {k: v for k, v in begun["versions"].items() if k != "pillow-heif"}}))
+    assert label(photos, labelled, random_teacher).returncode == 0
+    job.write_text(json.dumps(begun | {"versions": begun["versions"] | {"pillow-heif": "0.1"}}))
+    fails_in_one_line(label(photos, labelled, random_teacher), "versions.pillow-heif was '0.1', now")

@@ -52,7 +52,7 @@ def make(
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
     record = record_of(moniker, config, split)
-    saved = SimpleNamespace(folder=Path("step-1"), info=SimpleNamespace(sha256="0", epoch=1))
+    saved = SimpleNamespace(name="step-1", folder=Path("step-1"), info=SimpleNamespace(sha256="0", epoch=1))
     change(model)
     asked = {"num_images": IMAGES, "num_raw": IMAGES} | changes
     info = plan_dump(config, record, saved, model, split, field, **asked)
@@ -469,7 +469,7 @@ def test_the_command_puts_right_what_kills_left_and_follows_no_link(tmp_path, mo
 def test_what_no_reader_would_take_is_refused_before_the_work(rooms, tmp_path):
     split = open_shards(rooms, "val", "exact")
     config = resolve("tiny", "m3ch", [*SIZE, f"model.num_classes={len(split.index.class_names)}"])
-    saved = SimpleNamespace(folder=Path("step-1"), info=SimpleNamespace(sha256="0", epoch=1))
+    saved = SimpleNamespace(name="step-1", folder=Path("step-1"), info=SimpleNamespace(sha256="0", epoch=1))
     facts = record_of("a\nb", config, split)
     with pytest.raises(DumpFailed, match=r"no reader would take this dump, run: .*control characters.* rename it"):
         plan_dump(config, facts, saved, config.model.build(), split, "exact", num_images=4, num_raw=0)

@@ -190,6 +190,7 @@ class DumpInfo(BaseModel):
     class_names: list[Text] = Field(max_length=10**6)  # empty where not `labelled`
     labelled: bool = True  # False: the data have no classes, or others than the model's
     depth_field: Name
+    other_depth: list[Text] = []  # in what it differs from the depth that the run was trained with
     standardisation: Standardisation
     patch_depth: str = Field(pattern=r"^(mean|center4)$")  # mode of the patch depth behind the statistics
     scale: FiniteFloat  # scores are scale * QK^T
