@@ -58,7 +58,7 @@ def test_the_top_level_holds_what_the_design_names():
     assert top <= {
         "pyproject.toml", "README.md", "SECURITY.md", "Makefile", "LICENSE", "CITATION.cff", "constraints.txt",
         "pipeline", "training",
-        "analysis", "tests", "data_manifests", ".ci", ".gitignore", ".pre-commit-config.yaml",
+        "analysis", "tests", "data_manifests", "findings", ".ci", ".gitignore", ".pre-commit-config.yaml",
     }  # fmt: skip
 
 

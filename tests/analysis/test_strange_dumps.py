@@ -146,7 +146,7 @@ ENVIRONMENT = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name"
         (added("statistics/labels/c/1"), "labels/c/1 is nothing that a dump holds"),
         (added("statistics/labels/c/00"), "labels/c/00 is nothing that a dump holds"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "__qualname__", "").split(".")[0],
 )
 def test_what_the_writer_does_not_write_is_refused(copy: Path, harm: Callable[[Path], None], message: str) -> None:
     harm(copy)
