@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fuzzing
+import numpy as np
 import planted
 import pytest
 import zarr
@@ -178,6 +179,17 @@ def test_what_systems_leave_in_a_dump_does_not_matter(copy: Path) -> None:
         for name in (".DS_Store", "._zarr.json", ".gitkeep", "zarr.json~"):
             (copy / folder / name).write_text("x")
     assert open_dump(copy)["statistics/labels"].shape == (20,)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(float("inf"), "no dump has"), (1e308, "no dump has"), (float("nan"), "missing")]
+)
+def test_numbers_that_nothing_can_be_made_of_are_refused(copy: Path, value: float, message: str) -> None:
+    zarr.open_group(copy, mode="r+")["statistics/content/bins/sum"][0, 0, 0, 0] = value
+    with pytest.raises(DumpError, match=rf"array statistics/content/bins/sum .*{message}"):
+        open_dump(copy)["statistics/content/bins/sum"]
+    zarr.open_group(copy, mode="r+")["statistics/patch_depth"][0, 0] = np.inf  # a patch without depth
+    assert np.isinf(open_dump(copy)["statistics/patch_depth"]).sum() == 1
 
 
 def test_a_dump_that_a_kill_left_aside_can_be_read(copy: Path) -> None:
