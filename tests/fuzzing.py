@@ -50,6 +50,17 @@ OTHERS: dict[str, Any] = {
     "true": True,
 }
 
+WHOLE_FILES: dict[str, bytes] = {  # in place of any JSON
+    "nested lists": b"[" * 100_000,
+    "nested objects": b'{"a":' * 100_000,
+    "a number of 5,000 digits": b'{"schema_version":' + b"9" * 5000 + b"}",
+    "not a number": b'{"schema_version":NaN}',
+    "nothing": b"",
+    "a list": b"[]",
+    "other encoding": b"\xff\xfe{\0",
+    "names twice": b'{"schema_version":2,"schema_version":[],"kind":["x"]}',
+}
+
 
 def hostile_values(schema: type[BaseModel], instance: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(what was done, the whole with it): every field of `schema`, nested ones too, with one value of every kind."""

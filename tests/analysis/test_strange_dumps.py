@@ -272,7 +272,7 @@ def test_every_field_with_every_hostile_value_is_taken_rightly_or_refused(copy: 
 def test_random_damage_is_one_line(copy: Path) -> None:
     for harmed in (copy / "zarr.json", copy / "statistics" / "labels" / "zarr.json"):
         data = harmed.read_bytes()
-        for damaged in fuzzing.mutations(data, seed=1, count=60):
+        for damaged in (*fuzzing.WHOLE_FILES.values(), *fuzzing.mutations(data, seed=1, count=60)):
             harmed.write_bytes(damaged)
             try:
                 attributes = json.loads(damaged)["attributes"]
