@@ -92,7 +92,7 @@ def read_bytes(path: Path, most: int) -> bytes:
         if status.st_size > most:
             raise ReadError(f"{status.st_size:,} bytes, more than {most:,}")
         with open(descriptor, "rb", closefd=False) as file:
-            return file.read(most)
+            return file.read(min(status.st_size, most) + 1)
     finally:
         os.close(descriptor)
 

@@ -85,10 +85,15 @@ def planted(schema: type[BaseModel], instance: dict[str, Any], text: str) -> dic
 
 
 def mutations(data: bytes, seed: int, count: int) -> Iterator[bytes]:
-    """Of a JSON file, at random: damaged bytes, and other values in places of its structure. The same for a seed."""
+    """Of a file, at random: damaged bytes and, of JSON, other values in its structure. The same for a seed."""
     chance = random.Random(seed)
+    try:
+        json.loads(data)
+        ways = [_bytes_damaged, _structure_damaged]
+    except ValueError:
+        ways = [_bytes_damaged]
     for _ in range(count):
-        yield (_bytes_damaged if chance.random() < 0.5 else _structure_damaged)(data, chance)
+        yield chance.choice(ways)(data, chance)
 
 
 def _bytes_damaged(data: bytes, chance: random.Random) -> bytes:

@@ -119,12 +119,21 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TTY_COMPATIBLE": "0"}
 
 
+def begin(words: list[object]) -> Any:
+    """Start a command in a group of its own."""
+    return subprocess.Popen(
+        command(words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(), cwd=ROOT,
+        start_new_session=True,
+    )  # fmt: skip
+
+
 def run(words: list[object]) -> float:
     """Run to the end; returns its seconds."""
     start = time.perf_counter()
-    done = subprocess.run(command(words), capture_output=True, text=True, env=environment(), cwd=ROOT, check=False)
-    if done.returncode:
-        raise AssertionError(f"{words}: exit code {done.returncode}: {done.stdout}{done.stderr}")
+    process = begin(words)
+    said = process.communicate()[0]
+    if process.returncode:
+        raise AssertionError(f"{words}: exit code {process.returncode}: {said}")
     return time.perf_counter() - start
 
 
@@ -132,6 +141,8 @@ def make_study(folder: Path) -> Path:
     """Rooms, and a run with a dump, for all jobs to read."""
     rooms = ["--teacher", "toy", "--samples", 96, "--val-samples", 48, "--size", 48, "--samples-per-shard", 32]
     run(["precompute-depth", "toyrooms", folder / "rooms", *rooms])
+    few = ["--teacher", "none", "--samples", 4, "--val-samples", 2, "--size", 48]
+    run(["precompute-depth", "toyrooms", folder / "few", *few])  # for what reads every byte
     pretrain = ["train", "pretrain", "--preset", "tiny", "--model", "m4ch", "--data", folder / "rooms"]
     run([*pretrain, "--out", folder / "run", *sets(TINY)])
     run(["train", "dump", folder / "run", "--data", folder / "rooms", "--images", 32, "--raw", 4, "--causal", 8])
@@ -190,17 +201,14 @@ class Killed:
 def kill_and_repeat(job: Job, study: Path, folder: Path, after_s: float, whole: dict[str, str]) -> Killed:
     """Kill the job after so many seconds, repeat it to its end, and compare what it made with `whole`."""
     words = job.words(study, folder)
-    process = subprocess.Popen(
-        command(words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), cwd=ROOT,
-        start_new_session=True,
-    )  # fmt: skip
+    process = begin(words)
     try:
-        process.wait(after_s)
+        process.wait(after_s)  # it says little: no pipe fills
         ended = True
     except subprocess.TimeoutExpired:
         ended = False
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
     run(words)
     left = [p.relative_to(folder).as_posix() for p in folder.rglob(".*") if p.name != ".lock" and p.name != ".files"]
     return Killed(job.name, round(after_s, 2), ended, contents(folder / job.made) == whole, left)
@@ -258,7 +266,7 @@ def readers(study: Path) -> Iterator[tuple[str, Path, Callable[[], object]]]:
         return [split.read(position) for position in (0, len(split) - 1)]
 
     def verified() -> object:
-        return verify(str(rooms), Console(quiet=True)), commands(str(rooms))
+        return verify(str(study / "few"), Console(quiet=True)), commands(str(study / "few"))
 
     yield "run.json", run_folder / "run.json", lambda: records.load_run(run_folder)
     yield "metrics.jsonl", run_folder / "metrics.jsonl", lambda: records.load_run(run_folder)
@@ -268,7 +276,7 @@ def readers(study: Path) -> Iterator[tuple[str, Path, Callable[[], object]]]:
     yield "shard JSON", train / "shard-000000.json", samples
     yield "shard tar", train / "shard-000000.tar", samples
     for name in ("job.json", "stats.json", "plan/train.json"):
-        yield name, rooms / name, verified
+        yield name, study / "few" / name, verified
     yield "dump attributes", dump / "zarr.json", lambda: open_dump(dump)
     yield "dump array", dump / "statistics" / "patch_depth" / "zarr.json", lambda: open_dump(dump)
     if (matrix := study / "table3" / "matrix.json").exists():
@@ -337,6 +345,37 @@ def mutate(count: int, seed: int, study: Path, names: frozenset[str] | None = No
     return found
 
 
+def mutate_sources(count: int, seed: int, scratch: Path) -> list[Mutated]:
+    """`count` damaged WebDataset tars and official class tars, each listed once, every member of it accounted for."""
+    from fuzzing_sources import KINDS, mutations, write
+
+    from pipeline.sources.imagenet import ImageNet
+    from pipeline.sources.ledger import Ledger
+
+    found = []
+    for kind in KINDS:
+        result = Mutated(f"{kind} tar")
+        for what, data in mutations(kind, seed, count):
+            folder = scratch / f"source-{kind}"
+            write(kind, data, folder)
+
+            def listed(folder: Path = folder) -> None:
+                ledger = Ledger()
+                for unit in ImageNet(folder, "train", 32, 10).listing(ledger):
+                    ledger.add(unit)
+                ledger.settle()
+
+            start = time.perf_counter()
+            refused = refusal(listed, what)
+            result.refused, result.read = result.refused + refused, result.read + (not refused)
+            result.slowest_s = max(result.slowest_s, round(time.perf_counter() - start, 3))
+            result.tried += 1
+            shutil.rmtree(folder)
+        print(result, flush=True)
+        found.append(result)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
@@ -349,6 +388,7 @@ def main() -> None:
         scratch = Path(folder)
         study = make_study(scratch / "study")
         mutated = mutate(options.mutations, options.seed, study)
+        mutated += mutate_sources(options.mutations, options.seed, scratch)
         killed = kills(options.kills, options.seed, study, scratch)
     wrong = [each for each in killed if not each.same or each.left]
     content = {
