@@ -208,7 +208,7 @@ def kill_and_repeat(job: Job, study: Path, folder: Path, after_s: float, whole: 
     except subprocess.TimeoutExpired:
         ended = False
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    process.communicate()
     run(words)
     left = [p.relative_to(folder).as_posix() for p in folder.rglob(".*") if p.name != ".lock" and p.name != ".files"]
     return Killed(job.name, round(after_s, 2), ended, contents(folder / job.made) == whole, left)
