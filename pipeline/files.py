@@ -209,8 +209,7 @@ def making(folder: Path) -> Iterator[Path]:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for hidden in os.listdir(folder.parent):
-            _mend(folder.parent, hidden, folder.name)
+        mend(folder)
         if _hidden_of(folder, ("partial",)):
             raise WriteError(f"another process is writing {folder}: wait for it, or choose another place")
         made = _beside(folder, "partial")
@@ -273,6 +272,13 @@ def sweep(folder: Path) -> None:
     with suppress(OSError):
         for hidden in sorted(os.listdir(folder)):
             _mend(folder, hidden)
+
+
+def mend(path: Path) -> None:
+    """The same for one file or folder alone: what lies beside it may be anybody's."""
+    with suppress(OSError):
+        for hidden in os.listdir(path.parent):
+            _mend(path.parent, hidden, path.name)
 
 
 def _mend(folder: Path, hidden: str, of: str | None = None) -> None:

@@ -90,7 +90,8 @@ def dump(
     for name in names:
         find(run, name)  # the last may be missing, and the first take hours
     if out is None:
-        files.sweep(files.folder_in(run, "dumps"))  # what killed ones left, which would stay for ever
+        files.refuse_links(run, "dumps")
+        files.sweep(run / "dumps")  # what killed ones left, which would stay for ever
     table = Table("checkpoint", "images", "raw", "causal", "explicit vs fused", "MB on disk")
     table.add_column("store", overflow="fold")
     for name in names:

@@ -247,7 +247,7 @@ def write_shards(out: Path, count: int, height: int, width: int, num_classes: in
     )  # fmt: skip
     names = [f"label {number}" for number in range(num_classes)]
     config = {"source": {"name": "random"}, "teacher": None}
-    built = index.build("val", [index.Finished.of(record, "")], config, {"real": "given"}, [], names)
+    built = index.build("val", [index.Finished.of(record, "")], config, {"real": "given"}, [], names, [])
     shards.publish(store, "index.json", built.model_dump_json().encode())
 
 

@@ -47,7 +47,9 @@ def pairs(out: Path, real: Real, unit: str = "m", count: int = 80, side: int = S
             constants=constants,
         )  # fmt: skip
         config = {"source": {"name": "test"}, "teacher": {"unit": "relative inverse depth"}}
-        built = index.build(split, [index.Finished.of(record, "")], config, dict.fromkeys(constants, "given"), [], [])
+        built = index.build(
+            split, [index.Finished.of(record, "")], config, dict.fromkeys(constants, "given"), [], [], []
+        )
         field = built.depth["real"].model_copy(update={"unit": unit}) if "real" in constants else None
         built = built.model_copy(update={"depth": built.depth | ({"real": field} if field else {})})
         shards.publish(store, "index.json", built.model_dump_json().encode())

@@ -10,14 +10,13 @@ say. So before Zarr sees a dump, everything in its folder must be what the write
 more and nothing less, and chunks must hold as many bytes as they should.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -52,7 +51,7 @@ class DumpWriter:
     """
 
     def __init__(self, path: Path, info: DumpInfo) -> None:
-        _mend(path)
+        files.mend(path)
         _refuse_to_replace(path, info)
         self.path, self.info = path, info
         self.partial = path  # a hidden folder while it is written
@@ -109,33 +108,6 @@ class DumpWriter:
 def _checksum(attributes: dict[str, Any]) -> str:
     """Of the attributes, whatever their order and spacing: a chunk's checksum does not cover what it means."""
     return hashlib.sha256(json.dumps(attributes, sort_keys=True).encode()).hexdigest()
-
-
-def _mend(path: Path) -> None:
-    """Put right what killed writers of this store left beside it; of nothing else, for that folder may be anybody's."""
-    if (was := files.whole(path)) != path:
-        with suppress(OSError):
-            os.replace(was, path)
-    own = re.compile(re.escape(f".{path.name}") + r"(\.[0-9a-f]{8})?\.(partial|old|removed|replaced)")
-    with suppress(OSError):
-        for hidden in [each for each in path.parent.iterdir() if own.fullmatch(each.name)]:
-            if not _held(hidden):
-                files.remove(hidden)
-
-
-def _held(folder: Path) -> bool:
-    """Whether a process writes it."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _refuse_to_replace(path: Path, info: DumpInfo) -> None:
