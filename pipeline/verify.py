@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
-from pipeline import calibrate, index, plan, shards
+from pipeline import calibrate, files, index, plan, shards
 from pipeline.claim import JobError, differences, read_json
 from pipeline.index import Finished
 from pipeline.progress import Meter
@@ -87,16 +88,42 @@ def _index_differs(store: Store, split: Split, finished: list[Finished]) -> list
         config, origin, left_out = _job_says(store, split)
     except (JobError, calibrate.CalibrationError) as error:
         return [str(error)]
+    try:
+        _Said.model_validate(config)
+    except ValidationError as error:
+        return [f"{where} and {store}/job.json must hold a job's configuration: {files.reason(error)}"]
     if changed := differences(stated.config, config):
         return [f"{where} differs from {store}/job.json and plan: {'; '.join(changed[:3])}"]
     constants = {name: depth.standardisation for name, depth in stated.depth.items()}
     if origin.keys() != constants.keys() or any(shard.constants != constants for shard in finished):
         return [f"{where}: depth constants differ from those the shards were written with"]
+    if "pseudo" in constants and config["teacher"] is None:
+        return [f"{where}: pseudo-depth must have a teacher, its configuration names none"]
     if config["data_set"]["labels_sha256"] != index.labels_sha256(stated.class_names, stated.seg_names):
         return [f"{where}: class names differ from those of the job"]
     expected = index.build(stated.split, finished, config, origin, stated.class_names, stated.seg_names, left_out)
     changed = differences(stated.model_dump(mode="json"), expected.model_dump(mode="json"))
     return [f"{where} differs from its shards: {'; '.join(changed[:3])}"] if changed else []
+
+
+class _Labels(BaseModel):
+    labels_sha256: str
+
+
+class _Named(BaseModel):
+    name: str
+
+
+class _Teacher(BaseModel):
+    unit: str
+
+
+class _Said(BaseModel):
+    """Of a configuration, what an index is built from."""
+
+    data_set: _Labels
+    source: _Named
+    teacher: _Teacher | None
 
 
 def _job_says(store: Store, split: Split) -> tuple[dict[str, Any], dict[str, str], Sequence[shards.LeftOut] | None]:
