@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from rich.console import Console
 
 from pipeline import files, shards
@@ -162,6 +162,18 @@ class _Settled(BaseModel):
     constants: dict[shards.DepthName, Standardisation]
     origin: dict[shards.DepthName, shards.Text] = Field(alias="from")
 
+    @model_validator(mode="after")
+    def _of_the_same_fields(self) -> "_Settled":
+        if self.constants.keys() != self.origin.keys():
+            raise ValueError("constants and from must name the same depth fields")
+        return self
+
+
+def damaged(store: Store) -> CalibrationError:
+    return CalibrationError(
+        f"{store}/stats.json is damaged: mend it with precompute-depth verify --repair, or start in a new folder"
+    )
+
 
 def publish(store: Store, constants: Constants, origin: Mapping[str, str]) -> None:
     content = {"constants": {field: asdict(c) for field, c in constants.items()}, "from": dict(origin)}
@@ -174,6 +186,4 @@ def read(store: Store) -> tuple[Constants, dict[str, str]]:
         stored = _Settled.model_validate(files.parsed_json(store.read("stats.json")))
         return stored.constants, stored.origin
     except (files.ReadError, ValidationError):
-        raise CalibrationError(
-            f"{store}/stats.json is damaged: mend it with precompute-depth verify --repair, or start in a new folder"
-        ) from None
+        raise damaged(store) from None

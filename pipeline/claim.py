@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from pipeline import files, shards
 from pipeline.errors import UserError
 from pipeline.shards import Store
@@ -129,7 +131,7 @@ def claim(hold: Hold, config: dict[str, Any], waiting: Callable[[], None]) -> No
         shards.publish(out, "job.json", content)
 
     hold.first("job.json", publish, waiting)
-    begun = read_json(out, "job.json")
+    begun = read_config(out)
     ours = config | {"versions": _shared(config.get("versions"), begun.get("versions"))}
     changed = differences(_comparable(begun), _comparable(json.loads(json.dumps(ours))))
     if changed and not hold.begin_anew():
@@ -175,6 +177,46 @@ def read_json(store: Store, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise JobError(f"{store}/{name} is damaged: restore it, or move {store} away and start again")
     return content
+
+
+class _Labels(BaseModel):
+    labels_sha256: str
+
+
+class _Named(BaseModel):
+    name: str
+
+
+class _Teacher(BaseModel):
+    unit: str
+
+
+class _Config(BaseModel):
+    """Of job.json, what is read by name."""
+
+    data_set: _Labels
+    teacher: _Teacher | None
+    options: dict[str, Any]
+    versions: dict[str, Any]
+    source: _Named | None = None  # of an index
+
+
+def read_config(store: Store) -> dict[str, Any]:
+    """job.json, as the run that began the job wrote it; JobError where it is damaged."""
+    found = read_json(store, "job.json")
+    check_config(found, f"{store}/job.json")
+    return found
+
+
+def check_config(config: dict[str, Any], where: str) -> None:
+    """JobError where a configuration, which may be a stranger's, is none of a job."""
+    try:
+        _Config.model_validate(config)
+    except ValidationError as error:
+        raise JobError(
+            f"{where} must hold a job's configuration, got none ({files.reason(error)}): restore it, or start in a new "
+            "folder"
+        ) from None
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from pipeline import calibrate, files, index, plan, shards
 from pipeline.calibrate import parse_stats
-from pipeline.claim import Hold, JobError, begun_differently, claim, differences, only_rank, read_json
+from pipeline.claim import Hold, JobError, begun_differently, claim, differences, only_rank, read_config
 from pipeline.label import Labeller
 from pipeline.plan import Plan
 from pipeline.progress import Tally
@@ -105,8 +105,11 @@ def run(
 
             hold.first("stats.json", settle, waiting)
             constants, origin = calibrate.read(store)
+            fields = {*source.depth_fields, *(["pseudo"] if teacher else [])}
+            if constants.keys() != fields:
+                raise calibrate.damaged(store)
             calibrate.refuse_others(str(store), constants, options.stats_from, teacher_facts)
-            config = read_json(store, "job.json")  # as the first run worded it
+            config = read_config(store)
             summaries = []
             for split, planned in plans.items():
                 job = SplitJob(labeller, split, planned, store / split, rank, constants, console)

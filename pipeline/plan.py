@@ -15,7 +15,7 @@ from typing import IO, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline import files, shards
 from pipeline.claim import JobError, read_json
@@ -82,13 +82,21 @@ def facts(store: Store, split: str) -> dict[str, Any]:
     return found
 
 
+class _Source(BaseModel):
+    """What `Source.config` gave, which differs from source to source."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+
 class _Facts(BaseModel):
     """<split>.json: it may be a stranger's."""
 
     num_units: shards.Count
     samples_per_unit: Annotated[int, Field(ge=0, le=10**9)]
     listing: shards.Hash
-    source: dict[str, Any]
+    source: _Source
     units_sha256: shards.Hash
     ends_sha256: shards.Hash
     members_seen: shards.Count = 0
@@ -98,7 +106,7 @@ class _Facts(BaseModel):
 
     @model_validator(mode="after")
     def _shallow(self) -> "_Facts":
-        if files.too_deep(self.source):
+        if files.too_deep(self.source.model_extra):
             raise ValueError("source is nested too deeply")
         return self
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
-from pipeline import calibrate, files, index, plan, shards
-from pipeline.claim import JobError, differences, read_json
+from pipeline import calibrate, index, plan, shards
+from pipeline.claim import JobError, check_config, differences, read_config
 from pipeline.index import Finished
 from pipeline.progress import Meter
 from pipeline.shards import ShardError, Split, Store
@@ -88,10 +87,6 @@ def _index_differs(store: Store, split: Split, finished: list[Finished]) -> list
         config, origin, left_out = _job_says(store, split)
     except (JobError, calibrate.CalibrationError) as error:
         return [str(error)]
-    try:
-        _Said.model_validate(config)
-    except ValidationError as error:
-        return [f"{where} and {store}/job.json must hold a job's configuration: {files.reason(error)}"]
     if changed := differences(stated.config, config):
         return [f"{where} differs from {store}/job.json and plan: {'; '.join(changed[:3])}"]
     constants = {name: depth.standardisation for name, depth in stated.depth.items()}
@@ -106,32 +101,13 @@ def _index_differs(store: Store, split: Split, finished: list[Finished]) -> list
     return [f"{where} differs from its shards: {'; '.join(changed[:3])}"] if changed else []
 
 
-class _Labels(BaseModel):
-    labels_sha256: str
-
-
-class _Named(BaseModel):
-    name: str
-
-
-class _Teacher(BaseModel):
-    unit: str
-
-
-class _Said(BaseModel):
-    """Of a configuration, what an index is built from."""
-
-    data_set: _Labels
-    source: _Named
-    teacher: _Teacher | None
-
-
 def _job_says(store: Store, split: Split) -> tuple[dict[str, Any], dict[str, str], Sequence[shards.LeftOut] | None]:
     """Configuration, the constants' origin and what was left out, from the job's files; the index's own where shards
     lie alone.
     """
     origin = {name: depth.constants_from for name, depth in split.index.depth.items()}
     if not shards.exists(store, "job.json"):
+        check_config(split.index.config, f"{split.store}/index.json")
         return split.index.config, origin, split.index.left_out
     if shards.exists(store, "stats.json"):
         constants, origin = calibrate.read(store)
@@ -139,7 +115,7 @@ def _job_says(store: Store, split: Split) -> tuple[dict[str, Any], dict[str, str
             raise JobError(f"{split.store}/index.json: depth constants differ from {store}/stats.json")
     facts = plan.facts(store / "plan", split.index.split)
     plan.check(store / "plan", split.index.split, facts)
-    return read_json(store, "job.json") | plan.described(facts), origin, plan.left_out(facts)
+    return read_config(store) | plan.described(facts), origin, plan.left_out(facts)
 
 
 def _verify_shard(

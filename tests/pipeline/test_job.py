@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from fuzzing import mutations
 from running import BIN, begin, command, contents, fails_in_one_line, jpeg, label, label_line
 
 from pipeline import shards
@@ -593,3 +594,22 @@ def test_a_job_that_began_without_heic_takes_whoever_reads_it_and_never_the_othe
     assert label(photos, labelled, random_teacher).returncode == 0
     job.write_text(json.dumps(begun | {"versions": begun["versions"] | {"pillow-heif": "0.1"}}))
     fails_in_one_line(label(photos, labelled, random_teacher), "versions.pillow-heif was '0.1', now")
+
+
+@pytest.mark.parametrize(
+    "name", ["job.json", "stats.json", "plan/train.json", "train/index.json", "train/shard-000000.json"]
+)
+def test_a_job_goes_on_or_ends_in_one_line_whatever_its_files_say(tmp_path, name):
+    """A folder from somebody else: the same line again, over each of its files at random."""
+    out = tmp_path / "out"
+    line = ("toyrooms", out, "--teacher", "none", "--samples", 3, "--val-samples", 2, "--size", 48)
+    assert command("precompute-depth", *line).returncode == 0
+    shutil.copytree(out, tmp_path / "whole")
+    for changed in mutations((out / name).read_bytes(), 5, 25):
+        shutil.rmtree(out)
+        shutil.copytree(tmp_path / "whole", out)
+        (out / name).write_bytes(changed)
+        (out / "train" / "shard-000000.damaged").touch()
+        done = command("precompute-depth", *line)
+        assert done.returncode in (0, 1), changed
+        assert len(done.stderr.splitlines()) == done.returncode, done.stderr
