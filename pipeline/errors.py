@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -58,8 +59,16 @@ def complain(error: Exception) -> None:
     told = str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
         told = f"{os.fsdecode(error.filename)} cannot be used ({error.strerror}): see that it is there and yours to use"
-    line = " ".join(told.split()) or type(error).__name__
+    line = plain(" ".join(told.split())) or type(error).__name__
     Console(stderr=True, soft_wrap=True).print(f"error: {line}", style="red", markup=False, highlight=False)
+
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """Text from outside for a terminal: control signs and changes of direction are written as \\xNN."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 # --- any terminal --------------------------------------------------------------------------------------------------

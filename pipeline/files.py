@@ -16,6 +16,7 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,6 +37,9 @@ _LITTER = re.compile(
     r"|lost\+found|System Volume Information|.*~|\.?#.*|\..*\.sw[a-p]|.*\.(bak|orig|tmp)",
     re.IGNORECASE,
 )
+
+
+_DAY_S = 24 * 3600
 
 
 class WriteError(UserError):
@@ -210,8 +214,10 @@ def making(folder: Path) -> Iterator[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         mend(folder)
-        if _hidden_of(folder, ("partial",)):
-            raise WriteError(f"another process is writing {folder}: wait for it, or choose another place")
+        if others := _hidden_of(folder, ("partial",)):
+            raise WriteError(
+                f"another process is writing {folder} ({others[0].name}): wait for it, or choose another place"
+            )
         made = _beside(folder, "partial")
         made.mkdir()
         lock = _locked(made)
@@ -372,15 +378,17 @@ def _lock(descriptor: int) -> None:
 
 
 def _abandoned(path: Path) -> bool:
-    """Whether no process holds it. Without locks that cannot be known: then it is not."""
+    """Whether no process holds it. On a file system without locks: whether nobody has touched it for a day."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return True  # gone, or a link, which no writer makes
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return time.time() - os.fstat(descriptor).st_mtime > _DAY_S
     finally:
         os.close(descriptor)
     return True

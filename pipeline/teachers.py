@@ -103,9 +103,9 @@ class Teacher:
         """What to say of 16-bit floats on a CPU, where they are asked for (tests/benchmarks/precision.json)."""
         if self.device.type != "cpu" or self.dtype == torch.float32:
             return None
-        name = str(self.dtype).removeprefix("torch.")
+        name, moved = ("bf16", "0.3") if self.dtype == torch.bfloat16 else ("fp16", "0.03")
         return (
-            f"note: {name} on a CPU moves z by up to 0.3, far more than storage does, and saves no time: leave out "
+            f"note: {name} on a CPU moves z by up to {moved}, more than storage does, and saves no time: leave out "
             "--dtype, or label on a GPU"
         )
 

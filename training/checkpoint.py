@@ -9,7 +9,6 @@ Each folder holds `state.pt` and `checkpoint.json` (step, epoch, sha256 of the s
 
 import hashlib
 import json
-import pickle
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -88,11 +87,27 @@ def load(folder: Path) -> Checkpoint:
     if not (folder / "state.pt").is_file() or _sha256(folder / "state.pt") != info.sha256:
         raise CheckpointError(f"checkpoint {folder} is damaged (state.pt differs from its hash): delete that folder")
     try:
-        return Checkpoint(folder, info, torch.load(folder / "state.pt", map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    except Exception as error:  # a pickle can be anybody's, and raise anything
         raise CheckpointError(
             f"checkpoint {folder} is damaged (state.pt is no checkpoint): delete that folder"
         ) from error
+    if not isinstance(state, dict) or not _are_weights(state.get("model")) or not _are_weights(state.get("ema", {})):
+        raise CheckpointError(f"checkpoint {folder} is damaged (state.pt holds no weights): delete that folder")
+    return Checkpoint(folder, info, state)
+
+
+def _are_weights(state: Any) -> bool:
+    """Whether it is what a model's state dict is: plain tensors of real numbers, by name."""
+    return isinstance(state, dict) and all(isinstance(name, str) and is_plain(value) for name, value in state.items())
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is a dense tensor of real numbers, here in memory."""
+    return (
+        isinstance(value, torch.Tensor) and value.layout is torch.strided and value.device.type == "cpu"
+        and not value.is_complex() and not value.is_quantized
+    )  # fmt: skip
 
 
 def read_info(folder: Path) -> CheckpointInfo:

@@ -17,6 +17,7 @@ from training.data import eval_loader
 from training.models.vit import VisionTransformer
 from training.ranks import Ranks
 from training.records import EvalLine, Evaluation
+from training.share import DataError
 
 EVAL_BATCH = 256
 
@@ -105,6 +106,7 @@ def as_evaluation(
     epoch: int,
     other_depth: Sequence[str] = (),
 ) -> Evaluation:
+    refuse_diverged(outcome.loss, f"{config.model.name}, {name}")
     return Evaluation(
         model=config.model.name,
         checkpoint=name,
@@ -121,6 +123,14 @@ def as_evaluation(
         correct5="".join("01"[hit] for hit in outcome.correct5),
         other_depth=list(other_depth),
     )
+
+
+def refuse_diverged(loss: float, which: str) -> None:
+    """A result without a finite loss would be no result: whoever reads it would have to guess why."""
+    if not math.isfinite(loss):
+        raise DataError(
+            f"the loss of {which} is {loss}: its weights have diverged. Choose an earlier one with --checkpoint epoch-N"
+        )
 
 
 def judge(logits: Tensor, label: Tensor) -> tuple[list[bool], list[bool], float]:

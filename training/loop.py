@@ -23,7 +23,7 @@ from training.models.attention import set_attention
 from training.profiling import profiler
 from training.ranks import Ranks, started
 from training.records import AnyEvaluation, EndLine, ParametersLine
-from training.resume import FINAL, Hold, begin_or_refuse, earlier_checkpoint, finished
+from training.resume import FINAL, Hold, begin_or_refuse, earlier_checkpoint, finished, progress_fault
 from training.run_folder import AnyConfig, TrainingError, choose_device, describe_device, slow_precision
 from training.share import Share
 from training.step import StepSummary, TrainingStep
@@ -132,6 +132,8 @@ class _Training:
         if saved.info.study_hash != self.record.study_hash:
             raise TrainingError(f"{saved.folder} belongs to another run: restore this run's own checkpoints")
         state = saved.state
+        if (fault := progress_fault(state)) is not None:
+            raise TrainingError(f"{saved.folder} does not say where the run was ({fault}): restore its own checkpoints")
         self.training.load(state, str(saved.folder))
         torch.set_rng_state(state["rng"])
         self.step, self.epochs_logged, self.best = saved.info.step, state["epochs_logged"], state["best"]

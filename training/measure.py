@@ -120,17 +120,20 @@ class _Target:
     depth: str | None
     out: Path | None
     other_depth: "AcceptOtherDepth"
+    fix: str = "give the result a place with --out FOLDER"
 
     def opened(self, trained: "ShardsSeen", split: "Split", field: str) -> list[str]:
         """Look at the data's depth, and whether the result could be written, before any work; how it differs."""
         from pipeline import files
         from training.provenance import check
 
+        if not self.out:
+            files.refuse_links(self.run, "evaluations")
         try:
             files.check_writable((self.out or self.run / "evaluations") / "x.json")
         except files.WriteError as error:
             place, why = self.out or f"{self.run}/evaluations", getattr(error.__cause__, "strerror", error)
-            raise MeasureError(f"cannot write to {place} ({why}): give the result a place with --out FOLDER") from error
+            raise MeasureError(f"cannot write to {place} ({why}): {self.fix}") from error
         return check(trained, split.index, self.data, field, self.other_depth, told)
 
     def write(self, name: str, result: "BaseModel", *foreign: "Split") -> Path:
@@ -256,6 +259,7 @@ def gap(
     """
     from training.gap import as_record, measure, measure_inverse, open_pairs
     from training.noise import NoiseError, parse_sigmas
+    from training.provenance import check_splits
     from training.run_folder import choose_device, load_model
 
     refuse_ranks("the gap is measured")
@@ -265,6 +269,8 @@ def gap(
         raise NoiseError(f"--sigma must hold a number above 0, got {sigma}")
     config, described, saved, model = load_model(run, checkpoint)
     splits = open_pairs(data, real)
+    for split in splits[1:]:
+        check_splits(splits[0], split, "pseudo")
     other = target.opened(described.shards, splits[0], "pseudo")
     count, device = sum(map(len, splits)), choose_device(config)[0]
     with meter("mean and std of 1/d", count) as advance:
@@ -378,7 +384,8 @@ def matrix(
     finished = fine_tuned(runs, data, out, recipe, console)
 
     def evaluated(run: Path, depth: str) -> "SegmentationEvaluation":
-        return segmentation(_Target(run, data, depth, None, "note"), "best", "val", multi_scale)
+        fix = "copy the run to where it can be written, and give the copy"
+        return segmentation(_Target(run, data, depth, None, "note", fix), "best", "val", multi_scale)
 
     rows = rows_of(finished, data, evaluated, multi_scale)
     result = made(rows, data)

@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from training.augment import RGB_MEAN, RGB_STD, generator, normalise
 from training.config import Config
 from training.data import eval_loader
-from training.evaluate import EVAL_BATCH, judge
+from training.evaluate import EVAL_BATCH, judge, refuse_diverged
 from training.models.vit import VisionTransformer
 from training.records import NoiseSweep
 
@@ -109,6 +109,7 @@ def sweep(
             num_correct5[place] += sum(among5)
             loss[place] += summed
         advance(len(batch.keys))
+    refuse_diverged(sum(loss), f"{config.model.name}, {checkpoint}")
     count = len(split)
     assert all(len(hits) == count for hits in correct1), "a sweep must count every sample once"
     return NoiseSweep(

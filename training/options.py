@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from pipeline.errors import plain
 from pipeline.terminal import make_console, print_table
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def result_table(model: str, depth: str, count: int, top1: float, top5: float) -
 
 
 def told(note: str) -> None:
-    console.print(note, soft_wrap=True)
+    console.print(plain(note), soft_wrap=True)
 
 
 def foreign_name(split: "Split") -> str:

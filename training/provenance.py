@@ -5,6 +5,7 @@ another polarity or other constants are other numbers for the same scene.
 """
 
 import math
+import shlex
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -48,10 +49,8 @@ def check(
         return []
     told = f"{trained.depth_field} depth of {data} is not as the run's was: {'; '.join(differences)}"
     if how == "refuse" and field == trained.depth_field:
-        raise OtherDepth(
-            f"{told}. Label these images again with `--stats-from {trained.path}` and the same teacher, or add "
-            "--accept-other-depth"
-        )
+        again = f"with the same teacher and --stats-from {shlex.quote(trained.path)}"
+        raise OtherDepth(f"{told}. Label these images again {again}, or add --accept-other-depth")
     say(f"note: {told}: --stats-from of precompute-depth makes them alike")
     return differences
 

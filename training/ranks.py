@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.errors import UserError
+from pipeline.terminal import make_console
 
 # A rank that waits longer than this for the others gives up. Nothing in a run keeps ranks apart for minutes: every
 # rank evaluates its part, and the first one's checkpoints take seconds.
@@ -38,10 +39,7 @@ class Ranks:
         if device_type == "cuda":
             torch.cuda.set_device(found.ranks.local_rank)
         if not dist.is_initialized():
-            dist.init_process_group(
-                "nccl" if device_type == "cuda" else "gloo", found.meet_at, _PATIENCE,
-                rank=found.ranks.rank, world_size=found.ranks.world_size,
-            )  # fmt: skip
+            meet(found, "nccl" if device_type == "cuda" else "gloo")
         return found.ranks
 
     @property
@@ -90,6 +88,7 @@ class Ranks:
 class Started(NamedTuple):
     ranks: Ranks
     meet_at: str  # URL
+    place: str  # for messages
     by_slurm: bool
 
 
@@ -99,20 +98,45 @@ def started(environment: Mapping[str, str] = os.environ) -> Started | None:
     A batch script's own step has SLURM_PROCID too, but is one process: SLURM_STEP_NUM_TASKS is srun's alone.
     """
     try:
-        if (size := int(environment.get("WORLD_SIZE", "1"))) > 1:
+        if (size := int(environment.get("WORLD_SIZE", "1"))) != 1:
             ranks = Ranks(int(environment["RANK"]), int(environment.get("LOCAL_RANK", "0")), size)
-            return Started(ranks, "env://", False)
-        if "WORLD_SIZE" in environment or (size := int(environment.get("SLURM_STEP_NUM_TASKS", "1"))) == 1:
+            host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+            found = Started(ranks, "env://", f"{host}:{port}", False)
+        elif "WORLD_SIZE" in environment or (size := int(environment.get("SLURM_STEP_NUM_TASKS", "1"))) == 1:
             return None
-        local, gpus = int(environment["SLURM_LOCALID"]), torch.cuda.device_count()
-        ranks = Ranks(int(environment["SLURM_PROCID"]), 0 if gpus == 1 else local, size)  # 1: each task has its own
-        host = environment.get("MASTER_ADDR") or _first_host(environment["SLURM_STEP_NODELIST"])
-        port = int(environment.get("MASTER_PORT") or 20000 + int(environment["SLURM_JOB_ID"]) % 20000)
+        else:
+            local, gpus = int(environment["SLURM_LOCALID"]), torch.cuda.device_count()
+            ranks = Ranks(int(environment["SLURM_PROCID"]), 0 if gpus == 1 else local, size)  # 1: each task has its own
+            host = environment.get("MASTER_ADDR") or _first_host(environment["SLURM_STEP_NODELIST"])
+            port = int(environment.get("MASTER_PORT") or 20000 + int(environment["SLURM_JOB_ID"]) % 20000)
+            found = Started(ranks, f"tcp://{host}:{port}", f"{host}:{port}", True)
     except (KeyError, ValueError) as error:
         raise RanksError(
-            f"the variables that make this process one of several cannot be read ({error}): start it with torchrun"
+            f"the variables that make this process one of several cannot be read ({error}): start it with torchrun or "
+            "srun"
         ) from None
-    return Started(ranks, f"tcp://{host}:{port}", True)
+    if not 0 <= ranks.rank < size:
+        raise RanksError(f"the rank must be 0 to the number of processes less 1, got rank {ranks.rank} of {size}")
+    return found
+
+
+def meet(found: Started, backend: str) -> None:
+    """Wait for the other processes; RanksError where they do not come."""
+    ranks = found.ranks
+    if found.by_slurm:  # torchrun meets before it starts them
+        make_console(stderr=True).print(
+            f"rank {ranks.rank} of {ranks.world_size}: meeting the others at {found.place}, for "
+            f"{_PATIENCE.seconds // 60} minutes at most",
+            soft_wrap=True,
+        )
+    try:
+        dist.init_process_group(backend, found.meet_at, _PATIENCE, rank=ranks.rank, world_size=ranks.world_size)
+    except (RuntimeError, ValueError) as error:  # torch's DistErrors are the former
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise RanksError(
+            f"rank {ranks.rank} of {ranks.world_size} could not meet the others at {found.place} ({reason}): see that "
+            "all were started, and that this host is reached"
+        ) from None
 
 
 def world_size() -> int:

@@ -59,6 +59,13 @@ class _Record(BaseModel):
         return value
 
 
+class _Constants(_Record):
+    mean: FiniteFloat
+    std: Annotated[FiniteFloat, Field(gt=0)]
+    polarity: Literal["closer_is_larger", "farther_is_larger"]
+    unit: Annotated[str, Field(max_length=64)]
+
+
 class ShardsSeen(_Record):
     """The data a run reads. `standardisation` is that of its depth field: mean, std, polarity, unit.
 
@@ -75,8 +82,14 @@ class ShardsSeen(_Record):
     classes_sha256: Hash
     depth_field: DepthName
     standardisation: dict[str, Any]
-    teacher: str | None
-    teacher_sha256: str | None = None  # of its weights
+    teacher: Place | None
+    teacher_sha256: Hash | None = None  # of its weights
+
+    @field_validator("standardisation")
+    @classmethod
+    def _has_constants(cls, value: dict[str, Any]) -> dict[str, Any]:
+        _Constants.model_validate(value)
+        return value
 
 
 class RunRecord(_Record):
@@ -110,6 +123,17 @@ class RunRecord(_Record):
     def _config_is_the_one_hashed(self) -> "RunRecord":
         if self.study_hash != study_hash(self.config):
             raise ValueError("config does not have the hash that study_hash states: it was changed since")
+        for name, stated, *place in (
+            ("model", self.model, "model", "name"),
+            ("seed", self.seed, "seed"),
+            ("preset", self.preset, "preset"),
+            ("shards.depth_field", self.shards.depth_field, "data", "depth"),
+        ):
+            value: Any = self.config
+            for key in place:
+                value = value.get(key) if isinstance(value, dict) else None
+            if value != stated:
+                raise ValueError(f"{name} is {stated!r}, config says {value!r}: it was changed since")
         return self
 
 

@@ -4,6 +4,10 @@ import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from pipeline import files
 from training import checkpoint, run_log
@@ -52,6 +56,8 @@ def earlier_checkpoint(out: Path, resume: bool, hold: Hold, say: Callable[[str],
     """
     path = out / "run.json"
     if path.exists() and resume:
+        for name in ("checkpoints", "evaluations", "tensorboard"):  # to be written in, hours from now
+            files.refuse_links(out, name)
         hold.take()
         checkpoint.sweep(out)
         found = checkpoint.load_newest(out, say)
@@ -113,6 +119,28 @@ def refuse_changes(earlier: RunRecord, now: RunRecord) -> None:
         changed.append(f"the teacher {now.config['data']['teacher']} is not the one the run began with")
     if changed:
         raise TrainingError(f"cannot resume {now.name}: {'; '.join(changed)}. Use what it began with, or another --out")
+
+
+class _Progress(BaseModel):
+    """Of a checkpoint, all but weights and moments."""
+
+    window: dict[Literal["loss", "grad_norm", "steps"], FiniteFloat] = Field(min_length=3)
+    train_seconds: FiniteFloat
+    total_seconds: FiniteFloat
+    num_lines: Annotated[int, Field(ge=0, le=10**12)]
+    epochs_logged: Annotated[int, Field(ge=-1, le=10**9)]
+    best: FiniteFloat
+
+
+def progress_fault(state: dict[str, Any]) -> str | None:
+    """What a checkpoint lacks of where a run was; None where all is there."""
+    try:
+        _Progress.model_validate({name: state.get(name) for name in _Progress.model_fields})
+    except ValidationError as error:
+        return files.reason(error)
+    rng, own = state.get("rng"), torch.get_rng_state()
+    known = checkpoint.is_plain(rng) and (rng.dtype, rng.shape) == (own.dtype, own.shape)  # type: ignore[union-attr]
+    return None if known else "rng: must be the state of torch's generator"
 
 
 def finished(out: Path) -> AnyEvaluation | None:

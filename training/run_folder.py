@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from training.segmentation.config import validate as validate_finetune
 from training.task import Machine
 
 AnyConfig = Config | FinetuneConfig
+_AnyConfig = TypeVar("_AnyConfig", Config, FinetuneConfig)
 
 
 class TrainingError(UserError):
@@ -130,8 +131,8 @@ def load_model(run: Path, name: str) -> tuple[Config, RunRecord, checkpoint.Chec
     record = parse(RunRecord, run / "run.json")
     if record.task != "classification":
         raise TrainingError(f"{run} must be a run of train pretrain, not of train finetune: give what it began from")
-    config = validate(_anywhere(record))
-    saved = checkpoint.load(checkpoint.find(run, name))
+    config = _anywhere(validate(record.config))
+    saved = _own(checkpoint.load(checkpoint.find(run, name)), record, run)
     model = built_for(config.model.build, saved.weights, str(saved.folder))
     return config, record, saved, model
 
@@ -141,15 +142,20 @@ def load_segmenter(run: Path, name: str) -> tuple[FinetuneConfig, RunRecord, che
     record = parse(RunRecord, run / "run.json")
     if record.task != "segmentation":
         raise TrainingError(f"{run} must be a run of train finetune, train pretrain made it: fine-tune it first")
-    config = validate_finetune(_anywhere(record))
-    saved = checkpoint.load(checkpoint.find(run, name))
+    config = _anywhere(validate_finetune(record.config))
+    saved = _own(checkpoint.load(checkpoint.find(run, name)), record, run)
     build = partial(Segmenter, config.model, config.head, config.augment.crop)
     model = built_for(build, saved.weights, str(saved.folder))
     return config, record, saved, model
 
 
-def _anywhere(record: RunRecord) -> dict[str, Any]:
+def _anywhere(config: _AnyConfig) -> _AnyConfig:
     """The run's configuration for this machine: whatever it was trained on, what is here will do."""
-    runtime = record.config["runtime"]
-    workers = min(runtime["workers"], os.cpu_count() or 1)
-    return record.config | {"runtime": runtime | {"device": "auto", "workers": workers}}
+    here = {"device": "auto", "workers": min(config.runtime.workers, os.cpu_count() or 1)}
+    return config.model_copy(update={"runtime": config.runtime.model_copy(update=here)})
+
+
+def _own(saved: checkpoint.Checkpoint, record: RunRecord, run: Path) -> checkpoint.Checkpoint:
+    if saved.info.study_hash != record.study_hash:
+        raise TrainingError(f"{saved.folder} belongs to another run than {run}: restore this run's own checkpoints")
+    return saved

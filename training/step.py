@@ -17,13 +17,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import UserError
 from training.augment import generator
+from training.checkpoint import is_plain
 from training.config import Config
-from training.models.vit import load_checked
+from training.models.vit import ModelError, load_checked
 from training.objectives import objective_of
 from training.optim import WeightAverage, build_optimizer, learning_rate
 from training.ranks import Ranks
 from training.segmentation.config import FinetuneConfig
 from training.share import Share
+
+_CHOSEN_HERE = ("foreach", "fused", "capturable")  # by the machine; may differ from where the state was saved
 
 
 class NonFinite(UserError):
@@ -162,6 +165,24 @@ class TrainingStep:
 
     def load(self, state: dict[str, Any], where: str) -> None:
         load_checked(self.model, state["model"], where)
+        _refuse_other_moments(self.optimizer, state.get("optimizer"), where)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
-            load_checked(self.average.model, state["ema"], where)
+            load_checked(self.average.model, state.get("ema", {}), where)
+
+
+def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: Any, where: str) -> None:
+    """ModelError where a checkpoint keeps no state of this optimizer: told here, not by its first step."""
+    groups = optimizer.state_dict()["param_groups"]
+    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+    saved = saved if isinstance(saved, dict) else {}
+    state, theirs = saved.get("state"), saved.get("param_groups")
+    alike = isinstance(state, dict) and isinstance(theirs, list) and len(theirs) == len(groups)
+    for ours, group in zip(groups, theirs, strict=True) if alike else ():
+        same = isinstance(group, dict) and group.get("params") == ours["params"]
+        alike = alike and same and all(type(group.get(n)) is type(v) for n, v in ours.items() if n not in _CHOSEN_HERE)
+    for number, moments in state.items() if alike else ():
+        known = isinstance(number, int) and 0 <= number < len(shapes) and isinstance(moments, dict)
+        alike = alike and known and all(is_plain(m) and m.shape in ((), shapes[number]) for m in moments.values())
+    if not alike:
+        raise ModelError(f"{where} keeps no state of this run's optimizer: restore this run's own checkpoints")

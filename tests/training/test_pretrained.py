@@ -224,7 +224,8 @@ def write_run(folder, record, model, config):
     folder.mkdir()
     shards = {
         "path": "x", "source": "x", "train_fingerprint": "x", "val_fingerprint": "x", "num_train": 1, "num_val": 1,
-        "num_classes": 5, "classes_sha256": "x", "depth_field": "pseudo", "standardisation": {}, "teacher": None,
+        "num_classes": 5, "classes_sha256": "x", "depth_field": "pseudo", "teacher": None,
+        "standardisation": {"mean": 0.0, "std": 1.0, "polarity": "farther_is_larger", "unit": "m"},
     }  # fmt: skip
     rest = {
         "name": "run", "created": "x", "preset": "tiny", "model": config.model.name, "seed": 0,
@@ -235,7 +236,7 @@ def write_run(folder, record, model, config):
     (folder / "run.json").write_text(json.dumps(record | rest | {"schema_version": 1}))
     for name in ("step-9", "epoch-3"):
         where = folder / "checkpoints" / name
-        checkpoint.save(where, {"model": model.state_dict()}, step=9, epoch=3, study_hash="x")
+        checkpoint.save(where, {"model": model.state_dict()}, step=9, epoch=3, study_hash=rest["study_hash"])
 
 
 @pytest.mark.parametrize("moniker", [m for m in MONIKERS if m not in ("mdf1", "mgem", "m3ch")])

@@ -136,7 +136,7 @@ def test_a_run_without_checkpoints_is_told_to_be_trained(run, rooms):
 
 
 def test_ranks_make_no_dump(run, rooms, monkeypatch):
-    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0")):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)
     fails_in_one_line(command("train", "dump", run, "--data", rooms), "a dump is made by one process")
 

@@ -200,10 +200,19 @@ def test_who_is_one_of_several_is_read_from_the_environment():
     assert started({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}) is None
     assert started(step | {"SLURM_STEP_NUM_TASKS": "1"}) is None
     assert started({}) is None
-    torchrun = started(step | {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"})
+    launched = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "n1", "MASTER_PORT": "1"}
+    torchrun = started(step | launched)
     assert torchrun is not None and torchrun.ranks.world_size == 2 and not torchrun.by_slurm
     for lacking in ("SLURM_PROCID", "SLURM_STEP_NODELIST"):
         with pytest.raises(RanksError, match=f"cannot be read .*{lacking}"):
             started({name: value for name, value in step.items() if name != lacking})
+    for wrong in (launched | {"RANK": "2"}, launched | {"WORLD_SIZE": "-1"}, step | {"SLURM_PROCID": "8"}):
+        with pytest.raises(RanksError, match="the rank must be 0 to the number of processes less 1"):
+            started(wrong)
+    for lacking in ("MASTER_ADDR", "RANK"):
+        with pytest.raises(RanksError, match=f"cannot be read .*{lacking}"):
+            started({name: value for name, value in launched.items() if name != lacking})
+    with pytest.raises(RanksError, match="cannot be read .*zz"):
+        started(launched | {"MASTER_PORT": "zz"})
     for nodes, first in (("a", "a"), ("a,b", "a"), ("n[7,9]", "n7"), ("n[007-012]", "n007")):
         assert started(step | {"SLURM_STEP_NODELIST": nodes}).meet_at == f"tcp://{first}:24242"

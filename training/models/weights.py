@@ -92,6 +92,8 @@ def _run(folder: Path, name: str) -> Weights:
         if record.task != "classification":
             raise ModelError(f"{folder} is a fine-tuned run, whose weights start nothing: give a run of train pretrain")
         saved = checkpoint.load(checkpoint.find(folder, name))
+        if saved.info.study_hash != record.study_hash:
+            raise ModelError(f"{saved.folder} belongs to another run than {folder}: restore this run's own checkpoints")
     except (records.RecordError, checkpoint.CheckpointError) as error:
         raise ModelError(str(error)) from None
     if record.task != "classification":

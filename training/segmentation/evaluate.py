@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipeline import shards
 from training.checkpoint import Checkpoint
+from training.evaluate import refuse_diverged
 from training.models.segmentation import Segmenter
 from training.ranks import Ranks
 from training.records import SegmentationEvaluation, SegmentationLine, SegmentationScores
@@ -177,6 +178,7 @@ def as_evaluation(
     other_depth: Sequence[str] = (),
 ) -> SegmentationEvaluation:
     """The record of an evaluation of the whole of `split`."""
+    refuse_diverged(outcome.loss, f"{config.model.name}, {saved.name}")
     return SegmentationEvaluation(
         model=config.model.name,
         checkpoint=saved.name,
