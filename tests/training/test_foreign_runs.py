@@ -91,6 +91,7 @@ def state_of(run: Path) -> dict[str, Any]:
 
 
 WEIGHT = "head.weight"
+MOMENTS = {0: {"exp_avg": torch.zeros(3)}}
 
 
 def with_weight(value: Any) -> Callable[[dict[str, Any]], Any]:
@@ -107,7 +108,7 @@ def with_weight(value: Any) -> Callable[[dict[str, Any]], Any]:
         (lambda state: {"x": 1}, "holds no weights"),
         (lambda state: state | {"model": {"x": 3}}, "holds no weights"),
         (lambda state: state | {"ema": 5}, "holds no weights"),
-        (with_weight(lambda value: value.to_sparse()), "holds no weights"),
+        (with_weight(lambda value: value.to_sparse()), "is damaged"),
         (with_weight(lambda value: value.to(torch.complex64)), "holds no weights"),
         (with_weight(lambda value: value[:1]), "does not fit the model"),
         (lambda state: state | {"model": {}}, "does not fit the model"),
@@ -125,21 +126,14 @@ def without(state: dict[str, Any], *names: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        *(
-            (lambda state, name=name: without(state, name), name)
-            for name in ("optimizer", "window", "rng", "num_lines")
-        ),
+        (lambda state: without(state, "optimizer"), "optimizer"),
+        (lambda state: without(state, "window"), "window"),
+        (lambda state: without(state, "rng"), "rng"),
         (lambda state: state | {"best": "x"}, "best"),
         (lambda state: state | {"rng": torch.zeros(3)}, "rng"),
         (lambda state: state | {"window": {"loss": 1.0}}, "window"),
-        (
-            lambda state: state | {"optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": []}},
-            "optimizer",
-        ),
-        (
-            lambda state: state | {"optimizer": state["optimizer"] | {"state": {0: {"exp_avg": torch.zeros(3)}}}},
-            "optimizer",
-        ),
+        (lambda state: state | {"optimizer": {"state": MOMENTS, "param_groups": []}}, "optimizer"),
+        (lambda state: state | {"optimizer": state["optimizer"] | {"state": MOMENTS}}, "optimizer"),
     ],
 )
 def test_a_run_goes_on_from_nothing_but_its_own_state(run, rooms, change, told):
