@@ -136,13 +136,19 @@ class _Target:
             raise MeasureError(f"cannot write to {place} ({why}): {self.fix}") from error
         return check(trained, split.index, self.data, field, self.other_depth, told)
 
+    def place(self, name: str, *foreign: "Split") -> Path:
+        """Where the result NAME lies, less its ending; with the name of the data in it where they are not the run's."""
+        from pipeline import files
+
+        folder = files.folder_in(self.out) if self.out else files.folder_in(self.run, "evaluations")
+        return folder / (name + "".join(f"-{foreign_name(split)}" for split in foreign[:1]))
+
     def write(self, name: str, result: "BaseModel", *foreign: "Split") -> Path:
-        """The result as NAME.json; with the name of the data in it where that is not the run's own."""
+        """Write the result as NAME.json, whole or not at all."""
         from training.run_log import write_json
 
-        name = name + "".join(f"-{foreign_name(split)}" for split in foreign[:1])
-        folder, below = (self.out, "") if self.out else (self.run, "evaluations/")
-        return write_json(folder, f"{below}{name}.json", result)
+        place = self.place(name, *foreign)
+        return write_json(place.parent, f"{place.name}.json", result)
 
 
 def _foreign(trained: "ShardsSeen", split: "Split") -> "list[Split]":
@@ -221,12 +227,15 @@ def segmentation(
         classes_table(result)
         segmentation_table(result)
     name = f"{split}-{field}-{saved.name}{'-multi' if multi_scale else ''}"
-    path = target.write(name, result, *_foreign(described.shards, opened))
+    foreign = _foreign(described.shards, opened)
     trained = f"{result.model}, trained with {described.shards.depth_field} depth"
     scores = result.multi or result.single
     views = f", {2 * len(scales)} views summed" if result.multi else ""
-    picture = path.with_suffix(".png")
+    place = target.place(name, *foreign)
+    picture = place.with_name(f"{place.name}.png")
+    # Before the record: whoever finds that takes all for done.
     sheet.write(picture, f"{trained}, on {split} with {field}{views}: mIoU {scores.miou:.1%}")
+    path = target.write(name, result, *foreign)
     if say:
         written(f"{path}, to look at: {picture}")
     return result
