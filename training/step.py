@@ -183,6 +183,7 @@ def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: Any, where: s
         alike = alike and same and all(type(group.get(n)) is type(v) for n, v in ours.items() if n not in _CHOSEN_HERE)
     for number, moments in state.items() if alike else ():
         known = isinstance(number, int) and 0 <= number < len(shapes) and isinstance(moments, dict)
+        known = known and moments.keys() == {"step", "exp_avg", "exp_avg_sq"}  # AdamW's
         alike = alike and known and all(is_plain(m) and m.shape in ((), shapes[number]) for m in moments.values())
     if not alike:
         raise ModelError(f"{where} keeps no state of this run's optimizer: restore this run's own checkpoints")

@@ -123,6 +123,11 @@ def without(state: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in state.items() if name not in names}
 
 
+def lacking_a_step(state: dict[str, Any]) -> dict[str, Any]:
+    del state["optimizer"]["state"][0]["step"]
+    return state
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -134,6 +139,7 @@ def without(state: dict[str, Any], *names: str) -> dict[str, Any]:
         (lambda state: state | {"window": {"loss": 1.0}}, "window"),
         (lambda state: state | {"optimizer": {"state": MOMENTS, "param_groups": []}}, "optimizer"),
         (lambda state: state | {"optimizer": state["optimizer"] | {"state": MOMENTS}}, "optimizer"),
+        (lacking_a_step, "optimizer"),
     ],
 )
 def test_a_run_goes_on_from_nothing_but_its_own_state(run, rooms, change, told):
