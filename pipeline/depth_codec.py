@@ -85,6 +85,8 @@ def decode(data: bytes, window: tuple[slice, slice] = (slice(None), slice(None))
     # Before anything of that size is allocated; a Zstandard block of 2**17 bytes takes at least 4.
     if _frame_content_size(frame) != num_bytes or num_bytes > len(frame) << 15:
         raise CodecError(f"a depth map of {height}x{width} must hold {num_bytes} bytes; its Zstandard frame does not")
+    if not (2**-64 <= step <= 2**64 and num_bytes):  # as `encode` writes it: whatever it holds is finite
+        raise CodecError(f"a depth map must have sides and a step from 2**-64 to 2**64, got {height}x{width}, {step}")
     try:
         planes = np.frombuffer(_ZSTD.decode(frame), np.uint8)
     except (RuntimeError, ValueError) as error:

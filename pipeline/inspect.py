@@ -180,7 +180,8 @@ def _caption(split: Split, sample: Sample) -> str:
 
 
 def _shortened(draw: ImageDraw.ImageDraw, text: str, width: int, font: _Font) -> str:
-    """`text`, cut with an ellipsis where it is wider than `width` px."""
+    """`text` on one line, cut with an ellipsis where it is wider than `width` px; it may be a stranger's."""
+    text = " ".join(text[:1000].split()).encode("utf-8", "replace").decode()
     if draw.textlength(text, font) <= width:
         return text
     while text and draw.textlength(text + "...", font) > width:

@@ -2,11 +2,12 @@
 
 import contextlib
 import hashlib
+import os
 import tarfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,34 +143,47 @@ def _verify_shard(
     except OSError as error:
         return [*problems, f"{tar} cannot be read ({error.strerror or error})"], record, nothing
     with file:
+        size = file.seek(0, os.SEEK_END)
         if shards.sha256_of(file) != record.sha256:
             problems.append(f"{tar}: sha256 differs from {record.name}.json")
         for place, key in enumerate(record.keys):
             meter.advance()
-            shapes = set()
+            members, sample = shards.Members(key, tar, index=split.index), {}
             for extension, (offset, length, crc) in record.extents(place).items():
                 file.seek(offset)
-                data = file.read(length)
-                where = f"{tar}, key {key}, member {extension}"
+                data = file.read(min(length, max(0, size - offset)))  # memory for no more than there is
                 if len(data) != length or zlib.crc32(data) != crc:
-                    problems.append(f"{where}: damaged (checksum differs)")
+                    problems.append(f"{tar}, key {key}, member {extension}: damaged (checksum differs)")
                     continue
+                name = extension.split(".")[0]
                 try:
-                    value = shards.decode_member(extension, data)
-                except (OSError, ValueError) as error:
-                    problems.append(f"{where}: does not decode ({error})")
-                    continue
-                if isinstance(value, np.ndarray):
-                    shapes.add(value.shape[:2])
-            if len(shapes) > 1:
-                problems.append(f"{tar}, key {key}: RGB, depth and labels differ in size ({shapes})")
+                    members.add(extension, data, length, crc)
+                    sample[name] = members.decode(name)
+                except ShardError as error:
+                    problems.append(str(error))
+            try:
+                members.check_has(split.index.fields)
+                members.check_sizes(sample)
+            except ShardError as error:
+                if not problems:  # else it lacks what is damaged
+                    problems.append(str(error))
         if not problems:
-            file.seek(0)
             expected = [f"{k}.{e}" for place, k in enumerate(record.keys) for e in sorted(record.extents(place))]
-            with tarfile.open(fileobj=file) as plain:  # what a plain tar reader sees
-                if plain.getnames() != expected:
+            try:
+                names = _names(file)
+            except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+                problems.append(f"{tar} is no tar ({' '.join(str(error).split()) or type(error).__name__})")
+            else:
+                if names != expected:
                     problems.append(f"{tar}: tar members differ from {record.name}.json")
     return problems, record, hashes
+
+
+def _names(file: IO[bytes]) -> list[str]:
+    """What a plain tar reader sees. Packed ones are none: members are read by their place in the file."""
+    file.seek(0)
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        return tar.getnames()
 
 
 def mark(data: str, found: Findings) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import depth_codec, files
-from pipeline.shards.records import SPLITS, ShardError, ShardRecord, load_index, load_record
+from pipeline.shards.records import SPLITS, VOID, ShardError, ShardIndex, ShardRecord, load_index, load_record
 from pipeline.shards.storage import Store, exists, open_store
 
 Sample = dict[str, Any]  # "key" and the fields of the module's table, decoded
@@ -50,10 +50,33 @@ def decode_member(extension: str, data: bytes) -> Any:
 
 def _picture(extension: str, data: bytes) -> Image.Image:
     """What the writer writes and nothing else: Pillow would run Ghostscript over a member that is PostScript."""
-    picture = Image.open(io.BytesIO(data), formats=["JPEG" if extension.endswith("jpg") else "PNG"])
-    if picture.width * picture.height > _MOST_PIXELS:
-        raise ValueError(f"{picture.width}x{picture.height} pixels, more than {_MOST_PIXELS:,}")
+    try:
+        picture = Image.open(io.BytesIO(data), formats=["JPEG" if extension.endswith("jpg") else "PNG"])
+        if picture.width * picture.height > _MOST_PIXELS:
+            raise ValueError(f"{picture.width}x{picture.height} pixels, more than {_MOST_PIXELS:,}")
+        picture.load()
+    except (OSError, ValueError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plugins raise whatever damage leads them to
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
     return picture
+
+
+def check_value(extension: str, value: Any, index: ShardIndex | None) -> None:
+    """ValueError where a decoded member is not what the module's table says, of as many names as the index has."""
+    names = {"cls": index.class_names, "seg.png": index.seg_names}.get(extension, []) if index else []
+    match extension:
+        case "cls" if value < 0 or (names and value >= len(names)):
+            raise ValueError(f"must be {f'0 to {len(names) - 1}' if names else 'at least 0'}, got {value}")
+        case "json" if not isinstance(value, dict):
+            raise ValueError(f"must be a dict, got {type(value).__name__}")
+        case "seg.png":
+            if value.dtype != np.uint8 or value.ndim != 2:
+                raise ValueError(f"must be 8-bit of shape (height, width), got {value.dtype} {value.shape}")
+            if names and (wrong := value[(value >= len(names)) & (value != VOID)]).size:
+                raise ValueError(
+                    f"must be 0 to {len(names) - 1} or {VOID} (void), got {wrong.max()} in {wrong.size:,} pixels"
+                )
 
 
 @dataclass(frozen=True)
@@ -63,6 +86,7 @@ class Members:
     key: str
     tar: str  # where the tar lies, for messages
     data: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    index: ShardIndex | None = None  # whose names the values must fit
 
     def add(self, extension: str, data: bytes, length: int, crc: int) -> None:
         """Raises ShardError where the bytes are not those that the shard's JSON describes."""
@@ -78,12 +102,27 @@ class Members:
                 )
 
     def decode(self, field: str, decoder: Callable[[str, bytes], Any] = decode_member) -> Any:
-        """What `decoder` makes of the field's extension and bytes."""
+        """What `decoder` makes of the field's extension and bytes; without one, what the table says, checked."""
         extension, data = self.data[field]
         try:
-            return decoder(extension, data)
+            value = decoder(extension, data)
         except (OSError, RuntimeError, ValueError) as error:
             raise ShardError(f"{self._where(extension)} does not decode: {error}") from error
+        if decoder is decode_member:
+            try:
+                check_value(extension, value, self.index)
+            except ValueError as error:
+                raise ShardError(f"{self._where(extension)} {error}: make the shards again") from None
+        return value
+
+    def check_sizes(self, sample: Sample) -> None:
+        """Of what was decoded."""
+        sizes = {name: value.shape[:2] for name, value in sample.items() if isinstance(value, np.ndarray)}
+        if len(set(sizes.values())) > 1:
+            told = ", ".join(f"{name} {height}x{width}" for name, (height, width) in sizes.items())
+            raise ShardError(
+                f"{self.tar}, key {self.key}: RGB, depth and labels differ in size ({told}): make the shards again"
+            )
 
     def _where(self, extension: str) -> str:
         return f"{self.tar}, key {self.key}, member {extension}"
@@ -139,17 +178,19 @@ class Split:
     def read(self, position: int, fields: Collection[str] | None = None) -> Sample:
         """Decode a sample; `fields` (default: all) are names of the module's table without their extension."""
         members = self.members(position, fields)
-        return {"key": members.key} | {field: members.decode(field) for field in members.data}
+        sample = {"key": members.key} | {field: members.decode(field) for field in members.data}
+        members.check_sizes(sample)
+        return sample
 
     def members(self, position: int, fields: Collection[str] | None = None) -> Members:
         """A sample's bytes, checked but not decoded; `fields` as for `read`."""
         number, table, place = self.locate(position)
         key, tar = table.key(place), f"{self.store}/{self.index.shards[number].name}.tar"
-        members = Members(key, tar)
+        members = Members(key, tar, index=self.index)
         for extension, (offset, length, crc) in table.extents(place).items():
             if fields is None or extension.split(".")[0] in fields:
                 members.add(extension, self._tars[number].read(length, offset), length, crc)
-        members.check_has(fields or ())
+        members.check_has(self.index.fields if fields is None else fields)
         return members
 
     def key(self, position: int) -> str:

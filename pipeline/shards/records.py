@@ -189,6 +189,11 @@ class ShardIndex(_Record):
         return self
 
     @property
+    def fields(self) -> list[str]:
+        """What every sample has, whatever else it has."""
+        return ["rgb", *self.depth, *(["seg"] if self.seg_names else [])]
+
+    @property
     def fingerprint(self) -> str:
         """Hash of every tar's hash: equal exactly when the samples are."""
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()

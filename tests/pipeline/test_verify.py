@@ -1,13 +1,21 @@
 """Damage to shards is found, named, and mended."""
 
+import hashlib
+import io
 import json
+import shutil
+import struct
+import tarfile
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
-from running import command, contents, fails_in_one_line, label
+from running import command, contents, fails_in_one_line, jpeg, label
 
-from pipeline import shards
+from pipeline import depth_codec, shards
 from pipeline.shards import ShardError
 from pipeline.verify import verify
 
@@ -137,6 +145,110 @@ def test_a_shard_out_of_place_is_made_again(labelled, bundled_photos, random_tea
     (labelled / "train" / "index.json").unlink()
     assert label(bundled_photos, labelled, random_teacher).returncode == 0
     assert contents(labelled) == before
+
+
+# --- a stranger's data set: every hash matches, the values are wrong ----------------------------------------------
+
+
+def reseal(split: Path, members: dict[str, dict[str, bytes]] | None = None, tar: bytes | None = None) -> None:
+    """Give the first shard these members' bytes, or other bytes altogether, and all JSON what then follows."""
+    path = split / "shard-000000.tar"
+    record = json.loads(path.with_suffix(".json").read_text())
+    buffer = io.BytesIO()
+    with tarfile.open(path) as old, tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as new:
+        for member in old.getmembers():
+            key, _, extension = member.name.partition(".")
+            data = (members or {}).get(key, {}).get(extension, old.extractfile(member).read())
+            member.size = len(data)
+            extents, place = record["members"][extension], record["keys"].index(key)
+            extents["offset"][place] = buffer.tell() + 512
+            extents["length"][place], extents["crc32"][place] = len(data), zlib.crc32(data)
+            new.addfile(member, io.BytesIO(data))
+    if tar is not None:
+        buffer = io.BytesIO(tar + buffer.getvalue()[len(tar) :])
+    path.write_bytes(buffer.getvalue())
+    facts = {"bytes": len(buffer.getvalue()), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
+    text = json.dumps(record | facts)
+    path.with_suffix(".json").write_text(text)
+    index = json.loads((split / "index.json").read_text())
+    index["shards"][0] |= facts | {"json_sha256": hashlib.sha256(text.encode()).hexdigest()}
+    (split / "index.json").write_text(json.dumps(index))
+
+
+def png(values: np.ndarray, mode: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values, mode).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def depth(step: float = 0.01, side: int = 48) -> bytes:
+    """All at the largest level of this step, which may be none that is written."""
+    data = depth_codec.encode(np.full((side, side), 327.0), 0.01)
+    header = data[:8] + struct.pack("<f", step)
+    return header + struct.pack("<I", zlib.crc32(header)) + data[16:]
+
+
+def labels(value: int) -> np.ndarray:
+    return np.full((48, 48), value, np.uint8)
+
+
+@pytest.fixture
+def strange(rooms: Path, tmp_path: Path) -> Path:
+    shutil.copytree(rooms, tmp_path / "strange")
+    return tmp_path / "strange"
+
+
+WRONG = {
+    "cls": [b"-1", b"99", b"6.5", b"", b"9" * 5000],
+    "json": [b"[]", b'"x"', b"null", b"3", b"{", b"[" * 100_000],
+    "seg.png": [
+        png(labels(77)), png(labels(254)), png(np.zeros((48, 48, 3), np.uint8)), png(np.zeros((48, 48), np.uint16)),
+        png(np.zeros((48, 48), bool)), png(labels(0)[:20]), b"x", png(labels(0))[:60],
+    ],
+    "rgb.png": [png(np.zeros((40, 48, 3), np.uint8)), png(labels(0))[:60], jpeg((48, 48)), b""],
+    "exact.pdz": [depth(np.inf), depth(np.nan), depth(1e37), depth(0), depth(-1), depth(side=40), b"PDZ2", b""],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("extension", "number"), [(e, n) for e, all_ in WRONG.items() for n in range(len(all_))])
+def test_wrong_values_under_right_hashes_are_named(strange, extension, number, tmp_path):
+    split = strange / "val"
+    key = json.loads((split / "shard-000000.json").read_text())["keys"][0]
+    data = WRONG[extension][number]
+    reseal(split, {key: {extension: data}})
+    where = f"{split}/shard-000000.tar, key {key}"
+    done = command("precompute-depth", "verify", strange)
+    assert done.returncode == 1
+    told = " ".join((done.stdout + done.stderr).split())
+    assert where in told and "differs from" not in told
+    with pytest.raises(ShardError, match=key) as caught:
+        shards.open_split(strange, "val").read(0)
+    assert f"member {extension}" in str(caught.value) or "differ in size" in str(caught.value)
+    fails_in_one_line(
+        command("precompute-depth", "inspect", strange, "--split", "val", "--out", tmp_path / "sheet.png"), where
+    )
+
+
+def test_right_values_pass_after_the_same_treatment(strange, tmp_path):
+    split = strange / "val"
+    key = json.loads((split / "shard-000000.json").read_text())["keys"][0]
+    right = {"cls": b"0", "json": b'{"scene": "of two\\nlines \\ud800"}', "seg.png": png(labels(255))}
+    reseal(split, {key: right | {"exact.pdz": depth()}})
+    done = command("precompute-depth", "verify", strange)
+    assert done.returncode == 0, done.stdout
+    sheet = command("precompute-depth", "inspect", strange, "--split", "val", "--out", tmp_path / "sheet.png")
+    assert sheet.returncode == 0, sheet.stderr
+
+
+@pytest.mark.parametrize(
+    "start", [b"\xff" * 512, b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ\0", b"\0" * 512, b"x" * 512], ids=str
+)
+def test_what_no_tar_reader_reads_is_a_problem(strange, start):
+    reseal(strange / "val", tar=start)
+    done = command("precompute-depth", "verify", strange)
+    assert done.returncode == 1
+    assert f"{strange}/val/shard-000000.tar" in done.stdout
+    assert not done.stderr
 
 
 # --- repair --------------------------------------------------------------------------------------------------------
