@@ -37,6 +37,7 @@ SplitName = Annotated[str, Field(pattern=r"^[a-z]{1,16}$")]
 Hash = Annotated[str, Field(pattern=r"^[A-Za-z0-9_:-]{0,128}$")]
 Text = Annotated[str, Field(max_length=10_000)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
+Some = Annotated[int, Field(ge=1, le=10**12)]
 Step = Annotated[int, Field(ge=0, le=10**15)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 Bits = Annotated[str, Field(max_length=10**9, pattern=r"^[01]*$")]  # one '0' or '1' a sample
@@ -163,7 +164,7 @@ class EvalLine(_Record):
     top1: float  # share of validation samples, 0..1
     top5: float
     loss: float
-    num_samples: Count
+    num_samples: Some
     seconds: float
 
 
@@ -209,7 +210,7 @@ class Evaluation(_Record):
     split: SplitName
     fingerprint: Hash  # of the split's shards
     depth_field: DepthName
-    num_samples: Count
+    num_samples: Some
     top1: Share
     top5: Share
     loss: float
@@ -242,7 +243,7 @@ class SegmentationEvaluation(_Record):
     split: SplitName
     fingerprint: Hash
     depth_field: DepthName
-    num_samples: Count
+    num_samples: Some
     keys: list[str]
     classes: list[str]
     loss: float
@@ -271,8 +272,8 @@ class NoiseSweep(_Record):
     noise_seed: Seed
     image_size: Sides
     patch_size: Sides
-    num_samples: Count
-    sigmas: list[float]  # rising, in units of z
+    num_samples: Some
+    sigmas: list[float] = Field(min_length=1)  # rising, in units of z
     top1: list[float]
     top5: list[float]
     loss: list[float]
@@ -318,11 +319,11 @@ class Matrix(_Record):
     data: Place
     split: SplitName
     fingerprint: Hash
-    num_images: Count
-    num_classes: Count
+    num_images: Some
+    num_classes: Some
     multi_scale: bool
     num_resamples: Count
-    cells: list[MatrixCell]
+    cells: list[MatrixCell] = Field(min_length=1)
     differences: list[MatrixDifference]
 
 
@@ -366,17 +367,23 @@ class Gap(_Record):
     data: Place
     fingerprints: dict[str, str]  # split -> of its shards; all splits are used
     real_field: DepthName
-    num_images: Count
+    num_images: Some
     noise_seed: Seed
     image_size: Sides
     patch_size: Sides
-    sigmas: list[float]  # rising from 0, in units of z
+    sigmas: list[float] = Field(min_length=1)  # rising from 0, in units of z
     num_resamples: Count
     inverse_mean: float  # of 1/d, in 1/m
     inverse_std: float
-    curves: list[GapCurve]
+    curves: list[GapCurve] = Field(min_length=1)
     crossings: list[GapCrossing]
     other_depth: OtherDepth = []
+
+    @model_validator(mode="after")
+    def _crosses_with_both_outputs(self) -> "Gap":
+        if {crossing.output for crossing in self.crossings} != {"logits", "softmax"}:
+            raise ValueError("crossings must be of logits and of softmax")
+        return self
 
 
 AnyEvaluation = Evaluation | SegmentationEvaluation | NoiseSweep | Gap

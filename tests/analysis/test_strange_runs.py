@@ -130,6 +130,24 @@ def test_every_hostile_field_is_refused_in_a_line_or_shown_as_text(tmp_path: Pat
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"figures"}
 
 
+EMPTY: dict[str, dict[str, Any]] = {
+    "run/evaluations/val-final.json": {"num_samples": 0, "correct1": "", "correct5": "", "top1": 0.0, "top5": 0.0},
+    "run/evaluations/noise-pixel-val-pseudo-5.json": {"num_samples": 0, "correct1": ["", ""], "top1": [0.0, 0.0]},
+    "run/evaluations/gap-final.json": {"curves": [], "crossings": []},
+    "matrix.json": {"cells": [], "differences": []},
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_record_of_nothing_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    """Every writer writes of at least one sample, image or cell: no table could divide by none."""
+    folder = write_study(tmp_path / "study")
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | EMPTY[name]))
+    with pytest.raises(UserError, match=re.escape(f"{path} is damaged")):
+        read(folder)
+
+
 KEPT = ("study_hash", "model", "config", "depth_field", "fingerprint", "correct1", "correct5", "split")  # or it is no
 # part of the study
 
