@@ -137,8 +137,8 @@ def _replace(made: Path, target: Path) -> None:
 
 
 def _cannot_write(folder: Path, error: OSError | RuntimeError) -> AnalysisError:
-    reason = getattr(error, "strerror", None) or error
-    return AnalysisError(f"cannot write to {folder} ({reason}): make room, or choose another --out")
+    told = files.cannot_write(folder, error if isinstance(error, OSError) else OSError(str(error)))
+    return AnalysisError(f"{told} --out")
 
 
 def write(path: Path, content: bytes | str) -> Path:

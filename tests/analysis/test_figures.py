@@ -145,8 +145,14 @@ def test_a_full_disk_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.Mo
             raise OSError(28, "No space left on device")
         return whole(path, content)
 
+    def read_only(path: Path, content: bytes) -> int:
+        raise OSError(30, "Read-only file system")
+
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(AnalysisError, match=r"cannot write to .*out \(No space left on device\): make room"):
+    with pytest.raises(AnalysisError, match=r"out \(No space left on device\): make room, or choose another --out"):
+        all_of("new")
+    monkeypatch.setattr(Path, "write_bytes", read_only)
+    with pytest.raises(AnalysisError, match=r"out \(Read-only file system\): make that place writable, or choose"):
         all_of("new")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == {"a.csv": "old", "b.csv": "old"}
@@ -168,7 +174,7 @@ def test_what_a_killed_one_left_is_cleared_and_what_another_writes_is_not(tmp_pa
 def test_a_place_that_cannot_be_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for wrong in (tmp_path / ("x" * 300), tmp_path / "loop" / "out", Path("s3://bucket/figures")):
-        refused = pytest.raises(AnalysisError, match=r"cannot write to |must be a folder of this machine")
+        refused = pytest.raises(AnalysisError, match=r"cannot write |must be a folder of this machine")
         with refused, output.all_or_nothing(wrong):
             pass
     with pytest.raises(FileNotFoundError), output.all_or_nothing(tmp_path / "new"):
