@@ -34,7 +34,7 @@ _LITTER = re.compile(
     r"\.DS_Store|\._.*|\.git(keep|ignore|attributes)?|Thumbs\.db|ehthumbs\.db|desktop\.ini|Icon\r|__MACOSX|@eaDir|#recycle"
     r"|\.(AppleDouble|Trashes|Spotlight-V100|fseventsd|directory|localized|ipynb_checkpoints|cache|thumbnails|snapshot)"
     r"|\.(nfs|fuse_hidden|Trash|~lock\.|goutputstream|syncthing\.|stfolder|dropbox).*|\$RECYCLE\.BIN"
-    r"|lost\+found|System Volume Information|.*~|\.?#.*|\..*\.sw[a-p]|.*\.(bak|orig|tmp)",
+    r"|lost\+found|System Volume Information|.*~|~\$.*|\.?#.*|\..*\.sw[a-p]|.*\.(bak|orig|tmp)",
     re.IGNORECASE,
 )
 

@@ -446,14 +446,35 @@ class _Kind(BaseModel):
     kind: str = "classification"
 
 
+_FEW = 3  # fields of an evaluation that another program's file may have by chance
+
+
 def read_evaluation(path: Path) -> AnyEvaluation:
-    """A file of RUN/evaluations, as its kind says; raises RecordError naming a file of a kind not known here."""
-    kind = parse(_Kind, path).kind
+    """A file of RUN/evaluations, as its kind says; raises RecordError naming one that is none, or of a later kind."""
+    data = _read(path)
+    try:
+        content = files.parsed_json(data)
+    except files.ReadError as error:
+        if b'"schema_version"' in data[:100]:  # with which ours begin
+            raise _damaged(path, error) from None
+        content = None
+    if not _is_ours(content):
+        raise RecordError(f"{path} is nothing that train evaluate or train gap writes: move it away")
+    kind = _validated(_Kind, path, content).kind
     if kind not in _EVALUATIONS:
         raise RecordError(
             f"{path} is of kind {kind!r}, this version reads {', '.join(_EVALUATIONS)}: update pseudodepth"
         )
-    return parse(_EVALUATIONS[kind], path)
+    return _validated(_EVALUATIONS[kind], path, content)
+
+
+def _is_ours(content: Any) -> bool:
+    """Whether it is an evaluation, be it damaged or of a later version."""
+    if not isinstance(content, dict):
+        return False
+    kind = content.get("kind")
+    known = isinstance(kind, str) and kind in _EVALUATIONS
+    return known or len(content.keys() & Evaluation.model_fields.keys()) >= _FEW
 
 
 def read_metrics(path: Path) -> list[MetricsLine]:
@@ -480,16 +501,33 @@ def read_metrics(path: Path) -> list[MetricsLine]:
 def parse(kind: type[_RecordT], path: Path) -> _RecordT:
     """Read one JSON record; raises RecordError naming the file."""
     try:
-        content = files.parsed_json(files.read_bytes(path, _MOST_BYTES))
+        content = files.parsed_json(_read(path))
+    except files.ReadError as error:
+        raise _damaged(path, error) from None
+    return _validated(kind, path, content)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return files.read_bytes(path, _MOST_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        raise RecordError(f"{path} does not exist: give what `train` wrote") from None
+    except files.ReadError as error:
+        raise _damaged(path, error) from None
+
+
+def _validated(kind: type[_RecordT], path: Path, content: Any) -> _RecordT:
+    try:
         version = content.get("schema_version", 0)
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise RecordError(
                 f"{path} has schema version {version}, this version reads up to {SCHEMA_VERSION}: update pseudodepth"
             )
         return kind.model_validate(content)
-    except (FileNotFoundError, NotADirectoryError):
-        raise RecordError(f"{path} does not exist: give what `train` wrote") from None
-    except (files.ReadError, AttributeError, ValidationError) as error:
-        raise RecordError(
-            f"{path} is damaged ({files.reason(error)}): restore it from a copy, or delete it and make it again"
-        ) from None
+    except (AttributeError, ValidationError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> RecordError:
+    reason = files.reason(error)
+    return RecordError(f"{path} is damaged ({reason}): restore it from a copy, or delete it and make it again")

@@ -141,7 +141,10 @@ ENVIRONMENT = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name"
         (claiming(1 << 63), r"size of statistics/labels/c/0"),
         (claiming(81), r"size of statistics/labels/c/0"),
         (claiming(80), r"array statistics/labels is damaged"),
-        (added("precious.txt"), "precious.txt is nothing that a dump holds"),
+        (
+            added("precious.txt"),
+            "precious.txt is nothing that a dump holds: move it away, or make the dump again with train",
+        ),
         (added("statistics/more/zarr.json"), "statistics/more is nothing that a dump holds"),
         (added("statistics/labels/more"), "labels/more is nothing that a dump holds"),
         (added("statistics/labels/c/1"), "labels/c/1 is nothing that a dump holds"),

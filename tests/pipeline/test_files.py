@@ -121,7 +121,7 @@ def test_litter_is_nobodys_data(tmp_path):
     litter = (
         ".DS_Store", "._val-final.json", ".gitkeep", ".gitignore", "Thumbs.db", "desktop.ini", "@eaDir", "__MACOSX",
         "val.json~", ".val.json.swp", "#val.json#", ".#val.json", ".nfs000123", ".ipynb_checkpoints", "lost+found",
-        ".~lock.a#", "val.json.bak",
+        ".~lock.a#", "val.json.bak", "~$val.json",
     )  # fmt: skip
     for name in (*litter, "val.json", "b.json", ".hidden.json"):
         (tmp_path / name).touch()

@@ -106,8 +106,20 @@ def test_the_command_leaves_a_record_that_a_run_is_read_with(run, rooms):
 
 def test_evaluations_of_unknown_kinds_are_refused_by_name(run):
     path = run / "evaluations" / "later.json"
-    for content, message in (({"kind": "later"}, "later.json is of kind 'later'"), ([], "later.json is damaged")):
+    ours = json.loads((run / "evaluations" / "val-final.json").read_text())
+    none = "later.json is nothing that train evaluate or train gap writes: move it away"
+    for content, message in (
+        (ours | {"kind": "later"}, "later.json is of kind 'later'"),
+        (ours | {"epoch": -1}, "later.json is damaged"),
+        ({"kind": "noise"}, "later.json is damaged"),
+        (ours | {"kind": 5}, "later.json is damaged"),
+        ({"kind": "later", "data": [1]}, none), ([], none), ("notes", none), ({"a": 1}, none), (None, none),
+    ):  # fmt: skip
         path.write_text(json.dumps(content))
+        with pytest.raises(records.RecordError, match=message):
+            records.load_run(run)
+    for text, message in ((json.dumps(ours)[:50], "later.json is damaged"), ("to do: all", none), ("", none)):
+        path.write_text(text)
         with pytest.raises(records.RecordError, match=message):
             records.load_run(run)
 

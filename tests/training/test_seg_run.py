@@ -124,7 +124,8 @@ def test_a_run_of_every_kind_of_evaluation_is_read(tuned, run_once):
     shutil.copy(run_once / "evaluations" / "val-final.json", kinds / "pretraining.json")
     loaded = records.load_run(tuned)
     assert len(loaded.evaluations) == len(loaded.segmentations) == 1
-    (kinds / "new.json").write_text('{"kind": "panoptic"}')
+    new = json.loads((kinds / "pretraining.json").read_text()) | {"kind": "panoptic"}
+    (kinds / "new.json").write_text(json.dumps(new))
     with pytest.raises(records.RecordError, match="of kind 'panoptic', this version reads classification, segm"):
         records.load_run(tuned)
 

@@ -230,6 +230,7 @@ class Dump:
 _LARGEST = 1e100  # of what can be added up and squared
 _WITH_GAPS = ("patch_depth", "patch_depth/mean", "patch_depth/center4")  # +inf: no valid pixel
 _REDO = "make it again with train dump, or remove it"
+_AWAY = "move it away, or make the dump again with train dump"
 
 
 def open_dump(path: Path | str) -> Dump:
@@ -302,7 +303,7 @@ def _check_groups(path: Path, specs: dict[str, Spec]) -> None:
         children = {each.rpartition("/")[2] for each in [*groups, *specs] if each.rpartition("/")[0] == group and each}
         there = {entry.name for entry in _entries(path / group)}
         if odd := sorted(there - children - {"zarr.json"}):
-            raise DumpError(f"{path / group / odd[0]} is nothing that a dump holds: remove it, or {_REDO}")
+            raise DumpError(f"{path / group / odd[0]} is nothing that a dump holds: {_AWAY}")
         if group and _read_metadata(path, group) != _GROUP | {"attributes": {}}:
             raise DumpError(f"{path}: group {group} is damaged: {_REDO}")
 
@@ -318,7 +319,7 @@ def _check_array(path: Path, name: str, spec: Spec) -> None:
     if not (path / name).is_dir():
         raise DumpError(f"{path}: array {name} is missing: {_REDO}")
     if odd := sorted({entry.name for entry in _entries(path / name)} - {"zarr.json", "c"}):
-        raise DumpError(f"{path / name / odd[0]} is nothing that a dump holds: remove it, or {_REDO}")
+        raise DumpError(f"{path / name / odd[0]} is nothing that a dump holds: {_AWAY}")
     written, expected = _read_metadata(path, name), metadata(name, spec)
     if not isinstance(written, dict):
         raise DumpError(f"{path}: array {name} is damaged (its zarr.json is no object): {_REDO}")
@@ -376,7 +377,7 @@ def _chunk_files(
         last = len(place) == len(counts) - 1
         kind = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
         if not 0 <= number < counts[len(place)] or kind != (stat.S_IFREG if last else stat.S_IFDIR):
-            raise DumpError(f"{entry.path} is nothing that a dump holds: remove it, or {_REDO}")
+            raise DumpError(f"{entry.path} is nothing that a dump holds: {_AWAY}")
         if last:
             yield (*place, number), Path(entry.path)
         else:
