@@ -157,8 +157,8 @@ def find(run: Path, name: str) -> Path:
 
 def steps_of(run: Path) -> list[int]:
     """Steps of the resumable checkpoints, ascending."""
-    found = files.listed(run / "checkpoints")
-    return sorted(int(path.name.removeprefix("step-")) for path in found if re.fullmatch(r"step-\d{1,15}", path.name))
+    found = [path.name for path in files.listed(run / "checkpoints") if path.is_dir()]
+    return sorted(int(name.removeprefix("step-")) for name in found if re.fullmatch(r"step-\d{1,15}", name))
 
 
 def prune(run: Path, keep: int) -> None:

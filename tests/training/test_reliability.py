@@ -285,6 +285,14 @@ def test_disk_full_on_a_checkpoint_leaves_the_old_one_and_the_run_goes_on_later(
     assert_same_run(out, run_once)
 
 
+def test_only_folders_are_checkpoints(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint.save(tmp_path / "checkpoints" / "step-1", {}, step=1, epoch=0, study_hash="a")
+    (tmp_path / "checkpoints" / "step-999").touch()
+    assert checkpoint.steps_of(tmp_path) == [1]
+    assert checkpoint.find(tmp_path, "latest").name == "step-1"
+
+
 def test_a_checkpoint_that_does_not_fit_the_disk_leaves_what_was_there(tmp_path):
     checkpoint.save(tmp_path / "step-1", {"x": torch.zeros(10)}, step=1, epoch=0, study_hash="a")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
