@@ -491,8 +491,12 @@ def read_metrics(path: Path) -> list[MetricsLine]:
     for number, content in enumerate(complete, 1):
         try:
             fields = files.parsed_json(content)
+            if _has_no_loss(fields):
+                raise RecordError(f"{path} line {number}: {_NO_LOSS}: remove that line, or train again")
             lines.append(_LINES[fields["kind"]].model_validate(fields))
-        except (ValueError, KeyError, TypeError) as error:
+        except RecordError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = files.reason(error)
             raise RecordError(f"{path} line {number} is damaged ({reason}): restore it, or remove that line") from None
     return lines
@@ -523,9 +527,20 @@ def _validated(kind: type[_RecordT], path: Path, content: Any) -> _RecordT:
             raise RecordError(
                 f"{path} has schema version {version}, this version reads up to {SCHEMA_VERSION}: update pseudodepth"
             )
+        if _has_no_loss(content):
+            raise RecordError(f"{path}: {_NO_LOSS}: delete it, and evaluate an earlier checkpoint or train again")
         return kind.model_validate(content)
     except (AttributeError, ValidationError) as error:
         raise _damaged(path, error) from None
+
+
+_NO_LOSS = "the model gave no finite loss, so its weights are not finite"
+
+
+def _has_no_loss(content: dict[str, Any]) -> bool:
+    """JSON has null for a loss that is no number, or infinite."""
+    loss = content.get("loss", 0.0)
+    return loss is None or (isinstance(loss, list) and None in loss)
 
 
 def _damaged(path: Path, error: Exception) -> RecordError:

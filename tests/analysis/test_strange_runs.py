@@ -148,6 +148,24 @@ def test_a_record_of_nothing_is_refused_by_name(tmp_path: Path, name: str) -> No
         read(folder)
 
 
+@pytest.mark.parametrize("name", ["val-final", "noise-pixel-val-pseudo-5", "metrics"])
+def test_a_loss_that_was_not_finite_is_called_so(tmp_path: Path, name: str) -> None:
+    """Not damage: to make the record again would write the same."""
+    folder = write_study(tmp_path / "study")
+    if name == "metrics":
+        path = folder / "run" / "metrics.jsonl"
+        path.write_text(re.sub(r'"loss": ?[0-9.]+', '"loss":null', path.read_text(), count=1))
+    else:
+        path = folder / "run" / "evaluations" / f"{name}.json"
+        content = json.loads(path.read_text())
+        loss = [float("nan") for _ in content["loss"]] if isinstance(content["loss"], list) else float("inf")
+        schema = NoiseSweep if isinstance(loss, list) else Evaluation
+        path.write_text(schema.model_validate(content).model_copy(update={"loss": loss}).model_dump_json())
+    with pytest.raises(UserError, match="the model gave no finite loss, so its weights are not finite: ") as caught:
+        read(folder)
+    assert str(path) in str(caught.value) and "damaged" not in str(caught.value)
+
+
 KEPT = ("study_hash", "model", "config", "depth_field", "fingerprint", "correct1", "correct5", "split")  # or it is no
 # part of the study
 
