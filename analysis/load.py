@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
+from pipeline import files
 from pipeline.errors import UserError
 from training.records import Matrix, ParametersLine, Run, load_run
 
@@ -238,10 +239,7 @@ def _check_configuration(run: Run) -> None:
         if model.name in ("mlin", "mmlp") and not {"initial_value", "decay_range"} <= set(run.record.config["model"]):
             raise ValueError("model: initial_value and decay_range are missing")
     except ValueError as error:
-        reason = str(error)
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r:.40}"
+        reason = files.reason(error)
         raise AnalysisError(
             f"{run.folder / 'run.json'}: its config is none ({reason}): restore it from a copy, or train again"
         ) from None

@@ -276,9 +276,7 @@ def _read_info(path: Path) -> DumpInfo:
         info = DumpInfo.model_validate(attributes)
         right = written == _checksum(attributes)
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r:.40}".removeprefix(": ")
-        raise DumpError(f"{path} is not a dump of train dump ({reason}): {_REDO}") from None
+        raise DumpError(f"{path} is not a dump of train dump ({files.reason(error)}): {_REDO}") from None
     except (ValueError, RecursionError, OverflowError) as error:
         raise DumpError(f"{path} is not a dump of train dump ({_first_line(error)}): {_REDO}") from None
     if not right:
