@@ -212,7 +212,7 @@ def test_who_is_one_of_several_is_read_from_the_environment():
     for lacking in ("MASTER_ADDR", "RANK"):
         with pytest.raises(RanksError, match=f"cannot be read .*{lacking}"):
             started({name: value for name, value in launched.items() if name != lacking})
-    with pytest.raises(RanksError, match="cannot be read .*zz"):
+    with pytest.raises(RanksError, match=r"cannot be read .*zz"):
         started(launched | {"MASTER_PORT": "zz"})
     for nodes, first in (("a", "a"), ("a,b", "a"), ("n[7,9]", "n7"), ("n[007-012]", "n007")):
         assert started(step | {"SLURM_STEP_NODELIST": nodes}).meet_at == f"tcp://{first}:24242"
