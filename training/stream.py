@@ -120,7 +120,7 @@ class StreamedBatches(IterableDataset[Batch]):
                     f"{tar} is damaged: it must hold {size} samples, but {key}, number {place}, "
                     f"{'is not where it should be' if found else 'is missing'}: run precompute-depth verify"
                 )
-            members = shards.Members(key, tar)
+            members = shards.Members(key, tar, index=self.split.index)
             for extension, (_, length, crc) in table.extents(place).items():
                 if extension.split(".")[0] in fields:
                     members.add(extension, found.get(extension, b""), length, crc)
