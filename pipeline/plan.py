@@ -15,12 +15,12 @@ from typing import IO, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, ValidationError, model_validator
 
 from pipeline import files, shards
 from pipeline.claim import JobError, read_json
 from pipeline.shards import Store
-from pipeline.sources import Source, printable
+from pipeline.sources import Source, name_bytes, printable
 from pipeline.sources.ledger import Ledger
 
 _TELL_EVERY = 1000
@@ -37,7 +37,7 @@ def make(source: Source, store: Store, command: Sequence[str], listed: Callable[
     sums = {split: ListingSum() for split in source.splits}
     ledger = Ledger()
     for number, item in enumerate(source.listing(ledger), 1):
-        sorters[item.split].add(os.fsencode(item.unit))
+        sorters[item.split].add(name_bytes(item.unit))
         sums[item.split].add(item.unit, item.num_bytes)
         ledger.add(item)
         if number % _TELL_EVERY == 0:
@@ -67,7 +67,7 @@ def make(source: Source, store: Store, command: Sequence[str], listed: Callable[
             "left_out": [entry.model_dump() for entry in ledger.left_out()],
             "tree": ledger.tree(),
             "source": source.config(),
-            "command": list(command),
+            "command": [os.fsencode(word).decode("utf-8", "surrogateescape") for word in command],
         }
         shards.publish(store, f"{split}.json", json.dumps(content, indent=1).encode())
 
@@ -76,10 +76,10 @@ def facts(store: Store, split: str) -> dict[str, Any]:
     """What `make` wrote about a split; JobError where it is damaged."""
     found = read_json(store, f"{split}.json")
     try:
-        _Facts.model_validate(found)
+        checked = _Facts.model_validate(found)
     except ValidationError:
         raise damaged(store) from None
-    return found
+    return found | {"command": [os.fsdecode(word) for word in checked.command]}
 
 
 class _Source(BaseModel):
@@ -88,6 +88,10 @@ class _Source(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     name: str
+
+
+# Of a command: the bytes of a path need be no UTF-8, then JSON holds them as lone surrogates, which `str` would refuse.
+_Word = Annotated[InstanceOf[str], AfterValidator(lambda word: word.encode("utf-8", "surrogateescape"))]
 
 
 class _Facts(BaseModel):
@@ -102,7 +106,7 @@ class _Facts(BaseModel):
     members_seen: shards.Count = 0
     left_out: list[shards.LeftOut] = []
     tree: list[shards.Text] = []
-    command: list[shards.Text] = []
+    command: list[_Word] = []
 
     @model_validator(mode="after")
     def _shallow(self) -> "_Facts":
@@ -151,7 +155,7 @@ class ListingSum:
         self.count = self._sum = 0
 
     def add(self, unit: str, size: int) -> None:
-        digest = hashlib.sha256(os.fsencode(f"{unit}\0{size}")).digest()
+        digest = hashlib.sha256(name_bytes(f"{unit}\0{size}")).digest()
         self._sum = (self._sum + int.from_bytes(digest, "little")) % (1 << 256)
         self.count += 1
 

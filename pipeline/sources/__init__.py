@@ -42,9 +42,17 @@ class SourceError(UserError):
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # with line ends and changes of direction
 
 
+def name_bytes(name: str) -> bytes:
+    """A name's bytes, whatever the locale: also of one that comes from a tar or a JSON, where the locale lacks it."""
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogateescape")
+
+
 def printable(name: str) -> str:
     """A file name as valid Unicode on one line; bytes that are none, and control characters, are written as \\xNN."""
-    valid = os.fsencode(name).decode("utf-8", "backslashreplace")
+    valid = name_bytes(name).decode("utf-8", "backslashreplace")
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), valid)
 
 

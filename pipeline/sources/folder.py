@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from pipeline.files import ReadError, read_bytes
 from pipeline.images import EXTENSIONS, read_file, stored_jpeg
-from pipeline.sources import Photograph, SourceError, printable
+from pipeline.sources import Photograph, SourceError, name_bytes, printable
 from pipeline.sources.ledger import Ledger, Listed
 from pipeline.sources.trees import (
     NO_ENDING,
@@ -78,11 +78,11 @@ class Folder:
                 f"source folder {root} mixes images in class folders with images outside them ({printable(flat)}): "
                 "move these into a class folder or away"
             )
-        if odd := next((name for name in folders if printable(name) != name), None):
+        self.class_names: Sequence[str] = [*map(printable, folders)]
+        if odd := next((name for name in folders if printable(name).encode() != name_bytes(name)), None):
             raise SourceError(
                 f"class folder {printable(odd)} of {root} is not valid UTF-8 or holds control characters: rename it"
             )
-        self.class_names: Sequence[str] = folders
         self._class_index = {name: index for index, name in enumerate(folders)}
         self.splits: Sequence[str] = ["train", "val"] if self.presplit or val_fraction else ["train"]
 
@@ -101,7 +101,7 @@ class Folder:
                 raise SourceError(
                     f"source folder {self.root} changed while it was listed ({printable(path)}): run again"
                 )
-            yield Listed(split, path, size, class_name=name if self.class_names else "", below=below)
+            yield Listed(split, path, size, class_name=printable(name) if self.class_names else "", below=below)
 
     def samples(self, unit: str) -> Sequence[str]:
         return [unit]
@@ -302,7 +302,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _digest(item: str) -> str:
-    return hashlib.sha256(os.fsencode(item)).hexdigest()
+    return hashlib.sha256(name_bytes(item)).hexdigest()
 
 
 def _unit_hash(item: str) -> float:

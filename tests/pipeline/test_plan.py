@@ -1,10 +1,14 @@
 """The plan: sorted on disk, shuffled by arithmetic, the same whatever order the source lists in."""
 
+import json
+import os
 import random
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
+from running import command, jpeg, spawn
 
 from pipeline import plan
 from pipeline.claim import JobError
@@ -141,3 +145,36 @@ def test_a_permutation_of_a_billion_is_computed_where_it_is_asked_for():
     assert places.min() >= 0 and places.max() < 10**9
     quarters = np.histogram(places, 4, (0, 10**9))[0]
     assert np.abs(quarters - 25_000).max() < 600  # 4.4 standard deviations of a fair draw
+
+
+@pytest.mark.parametrize(("src", "out"), [(b"src-\xe9", b"o-\xff"), ("photos-é".encode(), "sorties-é".encode())])
+@pytest.mark.parametrize("run", [command, partial(spawn, LC_ALL="C", PYTHONUTF8="0")])
+def test_folders_whose_names_are_no_text_are_labelled_verified_and_repaired(tmp_path, run, src, out):
+    src, out = (tmp_path / os.fsdecode(name) for name in (src, out))
+    for name in ("été", "hiver"):
+        (src / name).mkdir(parents=True)
+        (src / name / "é.jpg").write_bytes(jpeg())
+    line = ("precompute-depth", "folder", src, out, "--teacher", "toy", "--val-fraction", 0, "--device", "cpu")
+    for _ in range(2):
+        done = run(*line)
+        assert done.returncode == 0, done.stderr
+    assert json.loads((out / "train" / "index.json").read_text())["class_names"] == ["hiver", "été"]
+    assert run("precompute-depth", "verify", out).returncode == 0
+    shard = out / "train" / "shard-000000.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:600] + b"?" + whole[601:])
+    assert run("precompute-depth", "verify", out).returncode == 1
+    done = run("precompute-depth", "verify", out, "--repair", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert shard.read_bytes() == whole
+
+
+def test_a_command_means_the_same_in_every_locale_and_a_damaged_one_is_refused(tmp_path):
+    words = ["folder", "/photos-é", os.fsdecode(b"/src-\xe9"), "中"]
+    plan.make(Source(["1"]), LocalStore(tmp_path), words, lambda n: None)
+    assert plan.facts(LocalStore(tmp_path), "train")["command"] == words
+    path = tmp_path / "train.json"
+    for word in ("\ud800", 3, None):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"command": [word]}))
+        with pytest.raises(JobError, match="is damaged: delete it"):
+            plan.facts(LocalStore(tmp_path), "train")

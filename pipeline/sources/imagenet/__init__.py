@@ -11,14 +11,13 @@ Labels are positions in the sorted list of classes (wnids such as n01440764), ne
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import data_manifests
 from pipeline.images import stored_jpeg
-from pipeline.sources import Photograph, SourceError, printable
+from pipeline.sources import Photograph, SourceError, name_bytes, printable
 from pipeline.sources.imagenet.layouts import Folders, Kaggle, Layout, Official, Parquet, WebDataset, refuse_packed
 from pipeline.sources.ledger import Ledger, Listed
 
@@ -118,5 +117,5 @@ def _size(path: Path) -> int:
 def _sha256(lines: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for line in lines:
-        digest.update(os.fsencode(f"{line}\n"))
+        digest.update(name_bytes(f"{line}\n"))
     return digest.hexdigest()
