@@ -16,7 +16,7 @@ from pipeline.label import Depths, Labeller
 from pipeline.plan import Plan
 from pipeline.progress import Meter
 from pipeline.shards import Store
-from pipeline.sources import Photograph, Source
+from pipeline.sources import Photograph, Source, printable
 from pipeline.standardize import Moments, Standardisation
 
 Constants = dict[str, Standardisation]  # by depth field
@@ -105,7 +105,7 @@ def calibrate(
         if name in by_hand:
             constants[name], origin[name] = Standardisation(*by_hand[name], polarity), "given"
         elif name in known:
-            constants[name], origin[name] = known[name], f"the index of {known_from}"
+            constants[name], origin[name] = known[name], f"the index of {printable(known_from)}"
         else:
             measured = moments[name if name == "pseudo" else leading]
             constants[name] = Standardisation(measured.mean, measured.std, polarity)

@@ -26,7 +26,7 @@ from pipeline.progress import Tally
 from pipeline.ranks import Rank
 from pipeline.shards import Store
 from pipeline.shards.storage import LocalStore
-from pipeline.sources import Source, SourceError
+from pipeline.sources import Source, SourceError, printable
 from pipeline.sources.ledger import told
 from pipeline.split_job import SplitJob, SplitSummary
 from pipeline.terminal import make_console
@@ -232,7 +232,7 @@ def _config(source: Source, teacher: dict[str, Any] | None, options: Options) ->
             "depth_fields": list(source.depth_fields),
         },
         "teacher": teacher,
-        "options": decides_bytes,
+        "options": decides_bytes | {"stats_from": printable(options.stats_from)},
         "versions": _versions(),
     }
 

@@ -29,6 +29,7 @@ from pipeline.sources.trees import (
     is_image,
     is_other_modality,
     is_photographs,
+    refuse_ambiguous,
     refuse_modalities,
     split_of,
     walk_images,
@@ -65,6 +66,7 @@ class Folder:
         self.notes: Sequence[str] = ()
         top = _look(root)
         if not top.holding and not top.flat:
+            refuse_ambiguous(root)
             raise SourceError(f"source folder {root} holds no image ({', '.join(sorted(EXTENSIONS))}){_instead(root)}")
         self._splits, self._unlabelled = self._find_splits(top)
         self.presplit = bool(self._splits)
@@ -182,6 +184,8 @@ class Folder:
 
     def _classes(self, folder: Path, looked: "_Looked") -> list[str]:
         """The class folders of `folder`; SourceError where what it holds are no classes, or one would be lost."""
+        if not looked.flat:
+            refuse_ambiguous(folder)
         refuse_modalities(folder, "", looked.holding)
         if looked.holding and all(is_photographs(name) or is_other_modality(name) for name in looked.holding):
             photographs = next((name for name in looked.holding if is_photographs(name)), looked.holding[0])

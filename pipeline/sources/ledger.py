@@ -60,8 +60,8 @@ class Ledger:
         """A member that was seen belongs to no sample. Reasons are few: they name a kind, not a file."""
         entry = self._reasons.setdefault(reason, _Reason())
         entry.count += 1
-        ending = os.path.splitext(name)[1].lower()
-        if ending and (not _ENDING.fullmatch(ending) or len(entry.endings) > _MOST_ENDINGS):
+        ending = "folder" if name.endswith("/") else os.path.splitext(name)[1].lower()
+        if ending.startswith(".") and (not _ENDING.fullmatch(ending) or len(entry.endings) > _MOST_ENDINGS):
             ending = "others"
         entry.endings[ending or "none"] += 1
         shown = printable(name)
@@ -154,7 +154,9 @@ def told(left_out: Sequence[LeftOut]) -> list[str]:
     lines = []
     for entry in left_out:
         endings = ", ".join(f"{ending} {count:,}" for ending, count in [*entry.endings.items()][:5])
-        shown = f" ({endings})" if entry.endings.keys() - {"none"} else ""
+        folders = entry.endings.keys() == {"folder"}
+        shown = f" ({endings})" if entry.endings.keys() - {"none"} and not folders else ""
+        what = (" folder" if entry.count == 1 else " folders") if folders else ""
         names = ", ".join(entry.names[:3]) + (", ..." if entry.count > 3 else "")
-        lines.append(f"left out {entry.count:,}: {entry.reason}{shown}: {names}")
+        lines.append(f"left out {entry.count:,}{what}: {entry.reason}{shown}: {names}")
     return lines

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.files import is_litter
@@ -18,11 +19,12 @@ NO_ENDING = "no image ending"
 SEEN_ALREADY = "a folder that another name leads to as well"
 
 _RAWS = re.compile(r"\.(cr2|cr3|crw|nef|nrw|arw|srf|sr2|dng|raf|orf|rw2|pef|srw|x3f|raw|rwl|3fr|iiq|erf|kdc|mos|mrw)")
-_CACHES = re.compile(
-    r"@.*|\.?_?thumb(nail)?s?|\.?cache|.*\.(lrdata|photoslibrary|cache)|trash|recycler|\.?picasaoriginals"
-    r"|#(recycle|snapshot)",
+_SYSTEMS = re.compile(  # folders that nobody would call a class so
+    r"@(eaDir|Recycle|Recently-Snapshot|__thumb)|__MACOSX|#(recycle|snapshot)|\$RECYCLE\.BIN|lost\+found|\..*"
+    r"|System Volume Information|.*\.(lrdata|photoslibrary)|\.?picasaoriginals",
     re.IGNORECASE,
 )
+_CACHES = re.compile(rf"{_SYSTEMS.pattern}|@.*|_?thumb(nail)?s?|cache|.*\.cache|trash|recycler", re.IGNORECASE)
 _SPLITS = {
     **dict.fromkeys(("train", "training", "trainset", "trainingset", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "valset", "validset", "validationset", "dev", "devset"), "val"),
@@ -63,6 +65,18 @@ def is_cache(name: str) -> bool:
     """Whether a folder holds copies and what was thrown away, not photographs."""
     litter = is_litter(name) and not name.startswith("#")  # `#1` may be somebody's class
     return litter or _CACHES.fullmatch(name) is not None
+
+
+def refuse_ambiguous(folder: Path) -> None:
+    """Where classes are looked for, images in trash/ or thumbs/ may be one: only a person can tell."""
+    with _scanned(folder) as found:
+        names = [e.name for e in found if is_folder(e) and is_cache(e.name) and not _SYSTEMS.fullmatch(e.name)]
+    if name := next((name for name in sorted(names) if holds_image(folder / name)), None):
+        other = re.sub("[^A-Za-z0-9]+", "_", printable(name)).strip("_")
+        raise SourceError(
+            f"{printable(str(folder))} holds {printable(name)}/, with images, which may be a class, or copies and what "
+            f"was thrown away: rename it (class_{other}/) to make it a class, or move it away"
+        )
 
 
 def walk_images(root: Path, start: str, ledger: Ledger) -> Iterator[tuple[str, int]]:
@@ -118,17 +132,22 @@ def entries(root: Path, below: str, ledger: Ledger) -> Iterator[os.DirEntry[str]
 
     A folder that cannot be listed ends the job: its images would be lost silently.
     """
-    folder = root / below
+    with _scanned(root / below) as found:
+        for entry in found:
+            hidden = entry.name.startswith(".")
+            if hidden or (is_folder(entry) and is_cache(entry.name)):
+                ledger.seen += 1
+                slash = "/" if is_folder(entry) else ""
+                ledger.leave_out(HIDDEN if hidden else CACHE, f"{below}{entry.name}{slash}")
+            else:
+                yield entry
+
+
+@contextmanager
+def _scanned(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
     try:
         with os.scandir(folder) as found:
-            for entry in found:
-                hidden = entry.name.startswith(".")
-                if hidden or (is_folder(entry) and is_cache(entry.name)):
-                    ledger.seen += 1
-                    slash = "/" if is_folder(entry) else ""
-                    ledger.leave_out(HIDDEN if hidden else CACHE, f"{below}{entry.name}{slash}")
-                else:
-                    yield entry
+            yield found
     except OSError as error:
         raise _unlistable(folder, error) from error
 

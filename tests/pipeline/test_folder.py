@@ -269,11 +269,49 @@ def test_every_file_is_listed_or_left_out_for_a_reason(tmp_path):
     assert left_out["a folder that another name leads to as well"] == (1, ["a/again/"])
 
 
-@pytest.mark.parametrize("folder", ["@eaDir", "Thumbnails", "_thumbs", ".thumbnails", "Trash", "__MACOSX", "thumb"])
-def test_caches_are_no_classes(tmp_path, folder):
+@pytest.mark.parametrize(
+    "folder",
+    ["@eaDir", "#recycle", ".thumbnails", ".cache", "$RECYCLE.BIN", "__MACOSX", "x.lrdata", ".picasaoriginals"],
+)
+def test_what_systems_keep_is_no_class(tmp_path, folder):
     source = Folder(fill(tmp_path, "a/1.jpg", "b/1.jpg", f"{folder}/1.jpg"), 384, 0)
     assert source.class_names == ["a", "b"]
     assert account(source)[1].popitem()[1] == (1, [f"{folder}/"])
+    ledger = Ledger()
+    assert len(list(source.listing(ledger))) == 2
+    assert told(ledger.left_out())[0].startswith("left out 1 folder: ")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trash",
+        "Thumbnails",
+        "_thumbs",
+        "thumb",
+        "cache",
+        "recycler",
+        "@home",
+        "e.tmp",
+        "f.bak",
+        "g.orig",
+        "h~",
+        "i.cache",
+    ],
+)
+def test_a_class_is_never_lost_by_its_name_alone(tmp_path, name):
+    for start, others in (("", ("glass", "metal")), ("train/", ("glass",)), ("", ())):
+        root = tmp_path / f"{len(others)}"
+        fill(root, *(f"{start}{other}/1.jpg" for other in others), f"{start}{name}/1.jpg")
+        if start:
+            fill(root, "val/glass/1.jpg")
+        with pytest.raises(SourceError, match=rf"holds {re.escape(name)}/, with images.* rename it \(class_\w+/\) to"):
+            Folder(root, 384, 0)
+    inside = fill(tmp_path / "inside", "a/1.jpg", f"a/{name}/1.jpg", "b/1.jpg")
+    (inside / name).mkdir()  # holds nothing
+    assert account(Folder(inside, 384, 0))[1] == {"thumbnails, cache or trash": (2, sorted([f"a/{name}/", f"{name}/"]))}
+    flat = fill(tmp_path / "flat", "1.jpg", f"{name}/1.jpg")
+    assert account(Folder(flat, 384, 0))[0] == ["1.jpg"]
 
 
 def test_a_ledger_keeps_the_first_names_and_counts_endings_whatever_the_order(tmp_path):

@@ -579,7 +579,7 @@ def test_what_lies_beside_images_is_left_out_by_reason(tmp_path):
     assert len(listed) == 20
     assert left_out == {
         "no image ending": (2, ["train/README.txt", "train/n01440764/boxes.xml"]),
-        "a folder that is no wnid": (1, ["train/extra"]),
+        "a folder that is no wnid": (1, ["train/extra/"]),
         "hidden, or a system's file": (1, ["train/n01440764/._1.JPEG"]),
     }
     kaggle(tmp_path / "kaggle")

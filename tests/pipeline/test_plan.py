@@ -167,6 +167,8 @@ def test_folders_whose_names_are_no_text_are_labelled_verified_and_repaired(tmp_
     done = run("precompute-depth", "verify", out, "--repair", "--yes")
     assert done.returncode == 0, done.stderr
     assert shard.read_bytes() == whole
+    done = run(*line[:3], tmp_path / "as", *line[4:], "--stats-from", out)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_command_means_the_same_in_every_locale_and_a_damaged_one_is_refused(tmp_path):

@@ -168,7 +168,7 @@ class Folders(Layout):
             if entry.name not in self.wnids:
                 ledger.seen += 1
                 reason = "a folder that is no wnid" if is_folder(entry) else why_no_image(entry.name)
-                ledger.leave_out(reason, f"{below}{entry.name}")
+                ledger.leave_out(reason, f"{below}{entry.name}{'/' if is_folder(entry) else ''}")
         for wnid in self.wnids:
             label = self.class_names.index(wnid)
             for path, size in walk_images(self.root, f"{below}{wnid}/", ledger):
