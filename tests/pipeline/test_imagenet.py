@@ -507,6 +507,9 @@ def test_long_names_and_names_with_odd_signs(tmp_path):
         ({"1.cls": b"1", "1.rgb.jpg": b"x"}, "1.cls must have a jpg, jpeg or png beside it"),
         ({"1.jpg": b"x", "1.cls": b"1000"}, "1.cls must hold a number from 0 to 999, got b'1000'"),
         ({"1.jpg": b"x", "1.cls": b"n01440764"}, "1.cls must hold a number"),
+        ({"1.jpg": b"x", "1.cls": b"0" * 19 + b"37"}, "1.cls must hold a number from 0 to 999, got b'0000"),
+        ({"1.jpg": b"x", "1.cls": b"3" + b" " * 30 + b"7"}, "1.cls must hold a number from 0 to 999, got b'3 "),
+        ({"1.jpg": b"x", "1.cls": b"3" + b" " * 20}, "1.cls must hold a number from 0 to 999, got b'3"),
         ({"README": b"x"}, "holds no image"),
     ],
 )
@@ -514,6 +517,30 @@ def test_webdataset_samples_must_be_whole(tmp_path, files, message):
     write(tmp_path, {"x-train-0.tar": tar_bytes(files)})
     with pytest.raises(SourceError, match=message):
         list(source(tmp_path).listing(Ledger()))
+
+
+def test_a_dot_before_a_name_is_no_other_sample(tmp_path):
+    write(
+        tmp_path, {"x-train-0.tar": tar_bytes({"./a.jpg": jpeg(), "a.cls": b"7", "b.jpg": jpeg(), "././b.cls": b"8"})}
+    )
+    found = source(tmp_path)
+    assert sorted(found.load("train", item).cls for item in items(found)) == [7, 8]
+
+
+@pytest.mark.parametrize(
+    ("layout", "names"),
+    [
+        ("webdataset", ("._x-train-1.tar", ".x-train.tar", "._x-train.tar.gz", "train/._x.tar", "x-train.tar~")),
+        ("official", ("._ILSVRC2012_img_train.tar.gz", "._ILSVRC2012_devkit_t12.tar.gz", "train/._n01440764.tar")),
+        ("parquet", ("data/._train-00000-of-00001.parquet", "._train-00000-of-00001.parquet", ".cache/train-0-of-1.x")),
+    ],
+)
+def test_litter_beside_containers_is_none(tmp_path, roots, layout, names):
+    shutil.copytree(roots[layout], tmp_path / "src")
+    for split in ("train", "val"):
+        write(tmp_path / "src", {name.replace("train", split): b"\0\5\x16\7" for name in names})
+        found, plain = source(tmp_path / "src", split), source(roots[layout], split)
+        assert (found.layout, found.config(), items(found)) == (layout, plain.config(), items(plain))
 
 
 def test_what_vanishes_ends_the_job_and_what_is_broken_is_a_reject(tmp_path):

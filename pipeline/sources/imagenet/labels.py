@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import data_manifests
+from pipeline.files import is_litter
 from pipeline.sources import SourceError
 
 SOLUTION = "LOC_val_solution.csv"  # Kaggle's
@@ -42,12 +43,22 @@ def val_wnids(places: Sequence[Path]) -> dict[str, str]:
     return found
 
 
+def found_below(root: Path, pattern: str) -> list[Path]:
+    """What a glob finds, sorted, without what is hidden or litter on the way: ._x.tar is macOS's, no tar."""
+    found = [path for path in root.glob(pattern) if not any(map(_is_litter, path.relative_to(root).parts))]
+    return sorted(found)
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or is_litter(name)
+
+
 def _read_labels(places: Sequence[Path]) -> tuple[Path, dict[str, str]]:
     for place in places:
         if (place / SOLUTION).is_file():
             return place / SOLUTION, _read_solution(place / SOLUTION)
     for place in places:
-        for devkit in (place, *sorted(place.glob("*devkit*"))):
+        for devkit in (place, *found_below(place, "*devkit*")):
             if (devkit / _META).is_file() or devkit.name.endswith((".tar.gz", ".tgz", ".tar")):
                 return devkit, _read_devkit(devkit)
     raise SourceError(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pipeline.images import MAX_FILE_BYTES, UnreadableImage, is_image, read_file
 from pipeline.sources import SourceError, printable
 from pipeline.sources.folder import hashed_key
-from pipeline.sources.imagenet.labels import SOLUTION, all_wnids, classes, val_wnids
+from pipeline.sources.imagenet.labels import SOLUTION, all_wnids, classes, found_below, val_wnids
 from pipeline.sources.imagenet.parquet_rows import ParquetRows
 from pipeline.sources.imagenet.tar_members import PACKED_ENDING, Member, members, read_range
 from pipeline.sources.ledger import Ledger
@@ -17,6 +17,9 @@ from pipeline.sources.trees import entries, is_folder, walk_images, why_no_image
 WNID = re.compile(r"n\d{8}")
 _WNIDS_IN_NAME = re.compile(r"^n\d{8}(?=_)|(?<=_)n\d{8}(?=\.JPEG\Z)")  # n01440764_7.JPEG, ..._n01440764.JPEG
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+
+
+_MOST_CLS = 20  # bytes of a number from 0 to 999, with room for line ends
 
 
 class Unit(NamedTuple):
@@ -232,7 +235,7 @@ class WebDataset(Layout):
 
     @staticmethod
     def tars(root: Path, split: str) -> list[str]:
-        found = {*root.glob(f"*{split}*.tar"), *root.glob(f"{split}*/*.tar")}
+        found = {*found_below(root, f"*{split}*.tar"), *found_below(root, f"{split}*/*.tar")}
         official = re.compile(rf"ILSVRC2012_.*|{WNID.pattern}\.tar")
         return sorted(tar.relative_to(root).as_posix() for tar in found if not official.fullmatch(tar.name))
 
@@ -259,7 +262,7 @@ class WebDataset(Layout):
         for tar in self.containers:
             groups: dict[str, dict[str, Member]] = {}  # in memory for one tar
             for member in self._files(tar, ledger):
-                folder, _, name = member.name.rpartition("/")
+                folder, _, name = re.sub(r"^(\./+)+", "", member.name).rpartition("/")
                 stem, _, field = name.partition(".")
                 group = groups.setdefault(f"{folder}/{stem}", {})
                 if field.lower() in group:
@@ -301,9 +304,11 @@ class WebDataset(Layout):
                     ledger.leave_out("beside several samples, of none", f"{tar}!{member.name}")
 
     def _label(self, tar: str, cls: Member) -> int:
-        text = read_range(self.root / tar, cls.offset, min(cls.length, 20)).strip()
-        if not text.isdigit() or int(text) >= len(self.class_names):
-            raise SourceError(f"{self.root / tar}: {cls.name} must hold a number from 0 to 999, got {text!r}")
+        text = read_range(self.root / tar, cls.offset, min(cls.length, _MOST_CLS + 1))
+        if len(text) > _MOST_CLS or not (text := text.strip()).isdigit() or int(text) >= len(self.class_names):
+            raise SourceError(
+                f"{self.root / tar}: {printable(cls.name)} must hold a number from 0 to 999, got {text!r}"
+            )
         return int(text)
 
 
@@ -317,7 +322,7 @@ class Parquet(Layout):
     @staticmethod
     def files(root: Path, split: str) -> list[str]:
         name = "validation" if split == "val" else split
-        found = [*root.glob(f"{name}-*-of-*.parquet"), *root.glob(f"data/{name}-*-of-*.parquet")]
+        found = [file for where in ("", "data/") for file in found_below(root, f"{where}{name}-*-of-*.parquet")]
         return sorted(file.relative_to(root).as_posix() for file in found)
 
     @classmethod
@@ -386,7 +391,7 @@ def _first_image(folder: Path) -> str | None:
 def _wnid_tars(root: Path) -> list[str]:
     """train/<wnid>.tar, else <wnid>.tar, below root."""
     for pattern in ("train/n*.tar", "n*.tar"):
-        if tars := sorted(tar for tar in root.glob(pattern) if WNID.fullmatch(tar.stem)):
+        if tars := [tar for tar in found_below(root, pattern) if WNID.fullmatch(tar.stem)]:
             return [tar.relative_to(root).as_posix() for tar in tars]
     return []
 
@@ -415,7 +420,7 @@ def _is_class_tar(name: str) -> bool:
 def refuse_packed(root: Path, split: str) -> None:
     """A compressed tar would be overlooked: name it, and what to do. The devkit may be compressed: it is read so."""
     patterns = (f"*{split}*", f"{split}*/*", *(("n*",) if split == "train" else ()))
-    for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
+    for path in sorted({path for pattern in patterns for path in found_below(root, pattern)}):
         packed = PACKED_ENDING.search(path.name)
         own = path.name.startswith("ILSVRC2012_img_") or not path.name.startswith("ILSVRC2012_")
         if packed and packed.end() == len(path.name) and own and path.is_file():
