@@ -31,6 +31,7 @@ from pipeline.sources.trees import (
     is_photographs,
     refuse_ambiguous,
     refuse_modalities,
+    refuse_worded_splits,
     split_of,
     walk_images,
 )
@@ -187,11 +188,12 @@ class Folder:
         if not looked.flat:
             refuse_ambiguous(folder)
         refuse_modalities(folder, "", looked.holding)
+        refuse_worded_splits(folder, looked.holding)
         if looked.holding and all(is_photographs(name) or is_other_modality(name) for name in looked.holding):
             photographs = next((name for name in looked.holding if is_photographs(name)), looked.holding[0])
             raise SourceError(
-                f"source folder {folder} holds {photographs}/, which is a modality and no class: photographs alone are "
-                f"wanted, as in precompute-depth folder {folder / photographs} OUT"
+                f"source folder {folder} holds {photographs}/, which is a modality and no class, and photographs "
+                f"alone are wanted: give {folder / photographs} instead of it"
             )
         if looked.holding and not looked.flat:
             for name in looked.without:

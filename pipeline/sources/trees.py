@@ -35,15 +35,26 @@ _OTHER_MODALITIES = re.compile(
     r"(raw|real|sensor|gt|filled|colou?r)?depths?(raw|maps?|images?|gt|filled|anything)?|disparit(y|ies)|disp|hha"
     r"|(seg|semantic|instance|gt)?(label|mask)s?(raw|images?|id|ids)?|seg(s|map|maps|mentations?(class|object|maps?)?)?"
     r"|semantics?|instances?|panoptic|gt|gtfine|gtcoarse|groundtruths?|annotations?|normals?|surfacenormals?|thermal|ir"
-    r"|infrared|flow|opticalflow|pointclouds?|lidar"
+    r"|infrared|flow|opticalflow|pointclouds?|lidar|velodyne"
 )
 
-# frame-0001.depth.png, 0001_mask.png: never JPEG, which would spoil them
-_MODALITY_FILE = re.compile(
-    r".+[._ -](depth|depthmap|depth_?raw|disparity|mask|labels?|label_?ids|labeltrainids|instanceids|seg|segmentation"
-    r"|semantic|normals?|gt)\.(png|tiff?|pgm|bmp|gif)",
-    re.IGNORECASE,
+# Words inside longer names, as in seg_train, lowres_depth, labelsTr. A weak one is a class of many data sets, as in
+# with_mask/ without_mask/: it tells a modality beside photographs alone.
+_SPLIT_WORDS = _SPLITS | {"tr": "train", "ts": "test"}
+_PHOTOGRAPH_WORDS = re.compile("rgb|images?|imgs?|colou?r|photos?|left|right|wide|preview")
+_MODALITY_WORDS = re.compile(
+    "depths?|disparit(y|ies)|disp|velodyne|lidar|confidence|segmentations?|segmented|semantics?|gr[ae]yscale|annotations"
+    "|labels|masks|groundtruths?|pointclouds?|geometry"
 )
+_WEAK_WORDS = re.compile("label|mask|normals?|seg|gt|ir|infrared|thermal|flow")
+
+# frame-0001.depth.png, depth_0001.png, 0001_mask.png: never JPEG, which would spoil them
+_DEPTHS = "depth(s|map|[ _]?raw|[ _]?meters|crop)?|disparity"
+_MAPS = rf"{_DEPTHS}|masks?(crop)?|labels?|seg|segmentation|semantic"
+_MAPS_LAST = rf"{_MAPS}|label_?ids|labeltrainids|instanceids|normals?([ _]?cam)?|gt"  # Normal-1.png is an X-ray
+_LOSSLESS = r"\.(png|tiff?|pgm|bmp|gif)"
+_MODALITY_FILE = re.compile(rf"(.+[._ -]({_MAPS_LAST})|({_MAPS})[._ -].+){_LOSSLESS}|d-.+\.pgm", re.IGNORECASE)
+_DEPTH_FILE = re.compile(rf"(.+[._ -]({_DEPTHS})|({_DEPTHS})[._ -].+){_LOSSLESS}|d-.+\.pgm", re.IGNORECASE)
 
 
 def split_of(name: str) -> str | None:
@@ -95,7 +106,7 @@ def walk_images(root: Path, start: str, ledger: Ledger) -> Iterator[tuple[str, i
             continue
         seen.add(identity)
         folders, linked = [], set()
-        num_images, num_maps, a_map = 0, 0, ""
+        num_images, num_maps, num_depth, a_map = 0, 0, 0, ""
         for entry in entries(root, below, ledger):
             if is_folder(entry):
                 folders.append(entry.name)
@@ -107,6 +118,7 @@ def walk_images(root: Path, start: str, ledger: Ledger) -> Iterator[tuple[str, i
                     num_images += 1
                     if _MODALITY_FILE.fullmatch(entry.name):
                         num_maps, a_map = num_maps + 1, min(a_map or entry.name, entry.name)
+                        num_depth += _DEPTH_FILE.fullmatch(entry.name) is not None
                     yield f"{below}{entry.name}", _size(entry)
                 else:
                     ledger.leave_out(why_no_image(entry.name), f"{below}{entry.name}")
@@ -114,6 +126,11 @@ def walk_images(root: Path, start: str, ledger: Ledger) -> Iterator[tuple[str, i
             raise SourceError(
                 f"source folder {printable(str(root / below))} looks like an RGB-D data set, with {printable(a_map)} "
                 "among photographs, which alone are wanted: move such files away"
+            )
+        if num_images and num_depth == num_images:
+            raise SourceError(
+                f"source folder {printable(str(root / below))} holds maps alone, such as {printable(a_map)}, and "
+                "photographs alone are wanted: move it away, or give the folder of these"
             )
         if below:  # at the top the source itself looks
             refuse_modalities(root, below, folders)
@@ -177,20 +194,76 @@ def refuse_modalities(root: Path, below: str, folders: Sequence[str]) -> None:
 
     A word such as `mask` among many classes is one of them.
     """
-    if not any(is_other_modality(name) for name in folders):
+    if not any(is_other_modality(name) or _modality(name) for name in folders):
         return
     holding = [name for name in folders if holds_image(root / below / name)]
-    others = [name for name in holding if is_other_modality(name)]
-    beside = [name for name in holding if is_photographs(name) or split_of(name)]
-    if not others or len(others) + bool(beside) < 2 or 2 * len(others + beside) < len(holding):
+    strong = [name for name in holding if is_other_modality(name) or _modality(name) == "strong"]
+    weak = [name for name in holding if name not in strong and _modality(name)]
+    photographs = [name for name in holding if name not in (*strong, *weak) and _is_like_photographs(name)]
+    others = strong + (weak if photographs else [])
+    beside = [*photographs, *(name for name in holding if split_of(name))]
+    kinds = {name if is_other_modality(name) else _kind(name) for name in others}  # low_, high_confidence are one
+    if not others or len(kinds) + bool(beside) < 2 or 2 * len(others + beside) < len(holding):
         return
-    photographs = next((name for name in holding if is_photographs(name)), None)
-    example = f"{root / below}/{photographs}" if photographs else "the folder that holds them"
+    exact = [name for name in photographs if is_photographs(name)] or photographs
+    example = printable(f"{root / below}/{sorted(exact)[0]}") if exact else "the folder that holds the photographs"
     raise SourceError(
         f"source folder {printable(str(root / below))} looks like an RGB-D data set, with "
-        f"{', '.join(map(printable, sorted([*others, *beside])[:4]))} beside each other: photographs alone are wanted, "
-        f"as in precompute-depth folder {printable(example)} OUT"
+        f"{', '.join(map(printable, sorted([*others, *beside])[:4]))} beside each other, and photographs alone are "
+        f"wanted: give {example} instead of it, or rename the folders where they are classes"
     )
+
+
+def _modality(name: str) -> str:
+    """ "strong" or "weak" where a word of a longer name tells a modality, else ""."""
+    words = _words(name)
+    if any(map(_MODALITY_WORDS.fullmatch, words)):
+        return "strong"
+    return "weak" if any(map(_WEAK_WORDS.fullmatch, words)) else ""
+
+
+def _kind(name: str) -> str:
+    return next(word for word in _words(name) if _MODALITY_WORDS.fullmatch(word) or _WEAK_WORDS.fullmatch(word))
+
+
+def _is_like_photographs(name: str) -> bool:
+    return is_photographs(name) or any(map(_PHOTOGRAPH_WORDS.fullmatch, _words(name)))
+
+
+def refuse_worded_splits(folder: Path, names: Sequence[str]) -> None:
+    """train_images/ beside test_images/, seg_train/ beside seg_test/: names that differ in the split alone."""
+    of_rest: dict[str, dict[str, str]] = {}
+    for name in names:
+        if len(of_split := [word for word in _words(name) if word in _SPLIT_WORDS]) == 1:
+            rest = name.lower().replace(of_split[0], "*", 1)
+            of_rest.setdefault(rest, {})[_SPLIT_WORDS[of_split[0]]] = name
+    if found := next((splits for splits in of_rest.values() if len(splits) > 1), None):
+        raise SourceError(
+            f"source folder {printable(str(folder))} holds {', '.join(map(printable, sorted(found.values())))}, which "
+            "are splits and no classes: rename them to train/ and val/, with the class folders right in them, or give "
+            "one of them"
+        )
+    if len(names) == 1 and any(word in _SPLIT_WORDS for word in _words(names[0])) and _holds_folders(folder / names[0]):
+        raise SourceError(
+            f"{printable(str(folder))} holds {printable(names[0])}/ alone, which is a split and no class: give "
+            f"{printable(str(folder / names[0]))}, or move what it holds up"
+        )
+
+
+def _holds_folders(folder: Path) -> bool:
+    """Whether images lie in folders of it, none in itself."""
+    found = [*entries(folder, "", Ledger())]
+    return any(map(is_folder, found)) and not any(is_image(entry.name) for entry in found if not is_folder(entry))
+
+
+def _words(name: str) -> list[str]:
+    """seg_train2, asl-alphabet, imagesTr -> its words, in small letters."""
+    parts = re.findall(r"[^\W\d_]+", name)
+    return [
+        word.lower()
+        for part in parts
+        for word in (re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", part) if part.isascii() else [part])
+    ]
 
 
 def _refuse_splits(root: Path, below: str, folders: Sequence[str]) -> None:
@@ -200,10 +273,12 @@ def _refuse_splits(root: Path, below: str, folders: Sequence[str]) -> None:
             f"{printable(str(root / below))} holds the splits {', '.join(sorted(n for s, n in found.items() if s))} "
             "inside what was taken for a class: give the folder whose train/ and val/ hold the classes"
         )
+    if len(folders) > 1:
+        refuse_worded_splits(root / below, folders)
 
 
 def _letters(name: str) -> str:
-    return re.sub("[^a-z]", "", name.lower())
+    return re.sub(r"[\W\d_]", "", name.lower())
 
 
 def _unlistable(folder: Path, error: OSError) -> SourceError:

@@ -338,27 +338,37 @@ def test_a_ledger_keeps_the_first_names_and_counts_endings_whatever_the_order(tm
 @pytest.mark.parametrize(
     ("folders", "shown", "fix"),
     [
-        (("RGB", "Depth", "Label"), "Depth, Label, RGB", "RGB OUT"),
-        (("images", "masks"), "images, masks", "images OUT"),
-        (("color", "depth_raw", "normals"), "color, depth_raw, normals", "color OUT"),
-        (("image", "disparity"), "disparity, image", "image OUT"),
-        (("rgb", "SegmentationClass"), "SegmentationClass, rgb", "rgb OUT"),
-        (("a/rgb", "a/depth", "b/rgb", "b/depth"), "depth, rgb", "a/rgb OUT"),
-        (("train/rgb", "train/depth", "val/rgb", "val/depth"), "depth, rgb", "train/rgb OUT"),
-        (("a/train/good", "a/test/bad", "a/ground_truth/bad"), "ground_truth, test, train", "that holds them OUT"),
+        (("RGB", "Depth", "Label"), "Depth, Label, RGB", "RGB"),
+        (("images", "masks"), "images, masks", "images"),
+        (("color", "depth_raw", "normals"), "color, depth_raw, normals", "color"),
+        (("image", "disparity"), "disparity, image", "image"),
+        (("rgb", "SegmentationClass"), "SegmentationClass, rgb", "rgb"),
+        (("a/rgb", "a/depth", "b/rgb", "b/depth"), "depth, rgb", "a/rgb"),
+        (("train/rgb", "train/depth", "val/rgb", "val/depth"), "depth, rgb", "train/rgb"),
+        (("a/train/good", "a/test/bad", "a/ground_truth/bad"), "ground_truth, test, train", "the photographs"),
+        (("left", "disparity"), "disparity, left", "left"),
+        (("image_2", "image_3", "velodyne"), "image_2, image_3, velodyne", "image_2"),
+        (("imagesTr", "labelsTr"), "imagesTr, labelsTr", "imagesTr"),
+        (("color", "grayscale", "segmented"), "color, grayscale, segmented", "color"),
+        (("image", "depth_bfx"), "depth_bfx, image", "image"),
+        (("lowres_wide", "lowres_depth", "confidence"), "confidence, lowres_depth, lowres_wide", "lowres_wide"),
+        (("final_preview", "geometry_preview"), "final_preview, geometry_preview", "final_preview"),
+        (("a/face_mask", "a/photo"), "face_mask, photo", "a/photo"),
     ],
 )
 def test_modalities_are_no_classes(tmp_path, folders, shown, fix):
     fill(tmp_path, *(f"{folder}/1.png" for folder in folders))
-    with pytest.raises(SourceError, match=f"looks like an RGB-D data set, with {shown} beside .* alone .*{fix}$"):
+    with pytest.raises(
+        SourceError, match=f"RGB-D data set, with {shown} beside .* alone .*{fix} instead of it, or ren"
+    ):
         account(Folder(tmp_path, 384, 0.1))
 
 
 def test_a_modality_alone_is_no_class_and_a_word_among_classes_is_one(tmp_path):
     for name in ("RGB", "images"):
-        with pytest.raises(SourceError, match=f"holds {name}/, which is a modality and no class: .*/{name} OUT$"):
+        with pytest.raises(SourceError, match=f"holds {name}/, which is a modality .*/{name} instead of it$"):
             Folder(fill(tmp_path / name, f"{name}/1.jpg"), 384, 0)
-    with pytest.raises(SourceError, match=r"holds images/, which is .* precompute-depth folder \S+/train/images OUT"):
+    with pytest.raises(SourceError, match=r"holds images/, which is .* give \S+/train/images instead"):
         Folder(fill(tmp_path / "yolo", "train/images/1.jpg", "val/images/1.jpg"), 384, 0)
     many = fill(tmp_path / "many", "mask/1.jpg", "cat/1.jpg", "dog/1.jpg", "label/1.jpg", "owl/1.jpg", "ant/1.jpg")
     assert Folder(many, 384, 0).class_names == ["ant", "cat", "dog", "label", "mask", "owl"]
@@ -381,6 +391,66 @@ def test_maps_and_masks_among_photographs_are_refused(tmp_path):
         tmp_path / "faces", *(f"{c}/{n}_{c}.png" for c in ("mask", "plain") for n in range(5)), "plain/_mask.png"
     )
     assert len(account(Folder(masked, 384, 0))[0]) == 11
+
+
+@pytest.mark.parametrize(
+    ("folders", "shown"),
+    [
+        (("train_images", "test_images"), "test_images, train_images"),
+        (("seg_train/seg_train/a", "seg_test/seg_test/a", "seg_pred"), "seg_test, seg_train"),
+        (("asl_alphabet_train/A", "asl_alphabet_test"), "asl_alphabet_test, asl_alphabet_train"),
+        (("trainA", "trainB", "testA", "testB"), "testA, trainA"),
+        (("imagesTr", "imagesTs", "x"), "imagesTr, imagesTs"),
+        (("x/myTrainSet/a", "x/myValSet/a"), "myTrainSet, myValSet"),
+    ],
+)
+def test_a_split_by_a_word_is_no_class(tmp_path, folders, shown):
+    fill(tmp_path, *(f"{folder}/1.jpg" for folder in folders))
+    with pytest.raises(SourceError, match=rf"holds {shown}, which are splits and no classes: rename them"):
+        account(Folder(tmp_path, 384, 0))
+
+
+def test_a_split_within_a_split_is_named(tmp_path):
+    kinds = ("training_set/training_set", "test_set/test_set")
+    fill(tmp_path / "cats", *(f"{split}/{c}/1.jpg" for split in kinds for c in ("cats", "dogs")))
+    fill(tmp_path / "asl", "asl_alphabet_train/A/1.jpg", "asl_alphabet_train/B/1.jpg")
+    for name, inner in (("cats", "training_set/training_set"), ("asl", "asl_alphabet_train")):
+        with pytest.raises(SourceError, match=rf"alone, which is a split and no class: give \S+/{inner}(, or|$)"):
+            Folder(tmp_path / name, 384, 0)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ("with_mask", "without_mask"), ("bullet_train", "freight_train", "test_tube"),
+        ("low_confidence", "high_confidence"),
+        ("left", "right", "straight"), ("face_mask", "ski_mask", "oxygen_mask"),
+        ("passenger_train",), ("normal", "covid"),
+        ("train_station", "test_track", "mask", "label", "depth_charge", "cat", "dog"),
+    ],
+)  # fmt: skip
+def test_words_of_ordinary_classes_stay(tmp_path, classes):
+    source = Folder(fill(tmp_path, *(f"{name}/{n}.jpg" for name in classes for n in range(2))), 384, 0)
+    assert source.class_names == sorted(classes) and len(account(source)[0]) == 2 * len(classes)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("r-1-2.jpg", "d-1-2.pgm"), ("rgb_0.jpg", "depth_0.png"), ("x_crop.png", "x_depthcrop.png", "x_maskcrop.png"),
+        ("f.0.color.jpg", "f.0.depth_meters.png"), ("f.0.depth_meters.png", "f.1.depth_meters.png"), ("depth_0.png",),
+        ("d-1.pgm", "d-2.pgm"), ("1.jpg", "mask_1.png"),
+    ],
+)  # fmt: skip
+def test_maps_by_the_names_of_files(tmp_path, names):
+    fill(tmp_path, *(f"a/{name}" for name in names), "b/1.jpg")
+    with pytest.raises(SourceError, match=r"a/? (looks like an RGB-D data set|holds maps alone, such as)"):
+        account(Folder(tmp_path, 384, 0))
+
+
+def test_normal_is_a_finding_as_well(tmp_path):
+    names = [f"{c}/{c}-{n}.png" for c in ("COVID", "Normal") for n in range(3)]
+    assert account(Folder(fill(tmp_path, *names, "très/train_猫.jpg", "test_狗/1.jpg", "train_猫/1.jpg"), 384, 0))
 
 
 def test_splits_below_a_class_are_no_folders_of_it(tmp_path):
