@@ -126,6 +126,7 @@ check: $(INSTALLED)
 
 soak: $(INSTALLED)
 	$(BIN)/python tests/soak.py
+	PSEUDODEPTH_SOAK=1 $(BIN)/python -m pytest tests/analysis/test_strange_runs.py tests/pipeline/test_foreign_shards.py
 
 clean:
 	rm -rf demo study build

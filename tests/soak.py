@@ -138,7 +138,7 @@ def run(words: list[object]) -> float:
 
 
 def make_study(folder: Path) -> Path:
-    """Rooms, and a run with a dump, for all jobs to read."""
+    """Rooms, a run with a dump, and the matrix of that run, for all jobs to read."""
     rooms = ["--teacher", "toy", "--samples", 96, "--val-samples", 48, "--size", 48, "--samples-per-shard", 32]
     run(["precompute-depth", "toyrooms", folder / "rooms", *rooms])
     few = ["--teacher", "none", "--samples", 4, "--val-samples", 2, "--size", 48]
@@ -146,6 +146,7 @@ def make_study(folder: Path) -> Path:
     pretrain = ["train", "pretrain", "--preset", "tiny", "--model", "m4ch", "--data", folder / "rooms"]
     run([*pretrain, "--out", folder / "run", *sets(TINY)])
     run(["train", "dump", folder / "run", "--data", folder / "rooms", "--images", 32, "--raw", 4, "--causal", 8])
+    run(next(job for job in JOBS if job.name == "matrix").words(folder, folder))
     return folder
 
 
@@ -251,6 +252,7 @@ def readers(study: Path) -> Iterator[tuple[str, Path, Callable[[], object]]]:
     """(name, the file that is changed, what reads it)."""
     from rich.console import Console
 
+    from analysis.fine_tuning import read_matrix
     from pipeline import shards
     from pipeline.verify import commands, verify
     from training import checkpoint, records
@@ -279,10 +281,10 @@ def readers(study: Path) -> Iterator[tuple[str, Path, Callable[[], object]]]:
         yield name, study / "few" / name, verified
     yield "dump attributes", dump / "zarr.json", lambda: open_dump(dump)
     yield "dump array", dump / "statistics" / "patch_depth" / "zarr.json", lambda: open_dump(dump)
-    if (matrix := study / "table3" / "matrix.json").exists():
-        from analysis.fine_tuning import read_matrix
-
-        yield "matrix.json", matrix, lambda: read_matrix(matrix)
+    tuned = study / "table3" / "run-real"
+    scores = tuned / "evaluations" / "val-final.json"
+    yield "segmentation", scores, lambda: records.load_run(tuned)
+    yield "matrix.json", study / "table3" / "matrix.json", lambda: read_matrix(study / "table3" / "matrix.json")
 
 
 @contextmanager

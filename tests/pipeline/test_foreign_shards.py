@@ -1,0 +1,51 @@
+"""An index and a shard's JSON from somebody else: one hostile value in every field of their schemas, of every kind."""
+
+import json
+import os
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from fuzzing import hostile_values
+from rich.console import Console
+
+from pipeline import shards
+from pipeline.errors import UserError
+from pipeline.inspect import sheet
+from pipeline.verify import verify
+
+
+@pytest.mark.parametrize(
+    ("name", "schema"), [("index.json", shards.ShardIndex), ("shard-000000.json", shards.ShardRecord)]
+)
+def test_every_field_is_bounded_or_does_no_harm(rooms, tmp_path, name, schema):
+    """Reading, verifying and drawing end in a value or in one line, and touch nothing. `make soak` tries them all."""
+    data = tmp_path / "data"
+    shutil.copytree(rooms / "val", data / "val")
+    path = data / "val" / name
+    instance = json.loads(path.read_text())
+    every = 1 if os.environ.get("PSEUDODEPTH_SOAK") else 13
+    outcomes = {"read": 0, "refused": 0}
+    for what, changed in islice(hostile_values(schema, instance), 0, None, every):
+        path.write_text(json.dumps(changed))
+        before = sorted(map(str, tmp_path.rglob("*")))
+        try:
+            split = shards.open_split(data, "val")
+            split.read(0)
+            sheet(split, 1)
+            outcomes["read"] += 1
+        except UserError as error:
+            assert "\n" not in str(error), what
+            outcomes["refused"] += 1
+        for problem in verified(data):
+            assert "\n" not in problem, what
+        assert sorted(map(str, tmp_path.rglob("*"))) == before, what
+    assert outcomes["refused"] > outcomes["read"]
+
+
+def verified(data: Path) -> list[str]:
+    try:
+        return verify(str(data), Console(quiet=True)).problems
+    except UserError as error:
+        return [str(error)]
