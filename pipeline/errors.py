@@ -43,6 +43,10 @@ def main(
         raise
     except Exception as error:
         told = error if isinstance(error, UserError | OSError) else explained(error)
+        if isinstance(error, MemoryError):
+            told = UserError(
+                f"memory is lacking ({str(error) or 'no more can be had'}): free some, or give less at once"
+            )
         if isinstance(told, BrokenPipeError):
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (Python flushes it once more at its end)
             sys.exit(1)
@@ -58,7 +62,7 @@ def complain(error: Exception) -> None:
 
     told = str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
-        told = f"{os.fsdecode(error.filename)} cannot be used ({error.strerror}): see that it is there and yours to use"
+        told = f"{error.filename} cannot be used ({error.strerror}): see that it is there and yours to use"
     line = plain(" ".join(told.split())) or type(error).__name__
     Console(stderr=True, soft_wrap=True).print(f"error: {line}", style="red", markup=False, highlight=False)
 

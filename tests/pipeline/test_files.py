@@ -166,3 +166,22 @@ def test_no_number_is_cut_short(width, terminal):
         assert value in said.getvalue()
     if terminal:
         assert max(map(len, said.getvalue().splitlines())) <= width
+
+
+def test_a_command_ends_in_one_line_where_memory_or_a_reader_is_lacking(capsys):
+    def failing(error: Exception):
+        def app() -> None:
+            raise error
+
+        return app
+
+    for error, said in (
+        (MemoryError(), "error: memory is lacking (no more can be had)"),
+        (OSError(13, "Permission denied", "a\x1b[2J\nb"), r"error: a\x1b[2J b cannot be used (Permission denied)"),
+        (errors.UserError("one\ntwo"), "error: one two"),
+    ):
+        with pytest.raises(SystemExit, match="1"):
+            errors.main(failing(error))
+        assert capsys.readouterr().err.startswith(said)
+    with pytest.raises(ZeroDivisionError):  # a defect shows where
+        errors.main(failing(ZeroDivisionError()))
