@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, plain
 
 _HIDDEN = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>partial|old|removed)")
 _EARLIER = re.compile(  # as earlier versions named them, of names that are surely ours
@@ -122,15 +122,16 @@ def too_deep(value: Any, deepest: int = 16) -> bool:
 
 def reason(error: Exception) -> str:
     """What is wrong with something that was read, on one line: for a ValidationError its first field and value."""
-    if not hasattr(error, "errors"):
-        return " ".join(str(error).split())[:200]
-    first = error.errors(include_url=False)[0]
-    where, told = ".".join(map(str, first["loc"])), str(first["msg"]).removeprefix("Value error, ")
-    try:
-        value = f"{first['input']!r:.40}"
-    except (RecursionError, ValueError):
-        value = type(first["input"]).__name__
-    return f"{where}: {told}, got {value}" if where else told
+    text = str(error)
+    if hasattr(error, "errors"):
+        first = error.errors(include_url=False)[0]
+        where, text = ".".join(map(str, first["loc"])), str(first["msg"]).removeprefix("Value error, ")
+        try:
+            value = f"{first['input']!r:.40}"
+        except (RecursionError, ValueError):
+            value = type(first["input"]).__name__
+        text = f"{where:.100}: {text}, got {value}" if where else text
+    return plain(" ".join(text.split()))[:300]
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
