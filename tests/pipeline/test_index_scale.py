@@ -71,7 +71,7 @@ def test_a_reader_keeps_a_bounded_number_of_tables_and_tars(tmp_path, monkeypatc
     order = np.random.default_rng(0).permutation(60)
     descriptors = []
     for position in order:
-        assert split.read(int(position))["cls"] == position % 3
+        assert split.read(int(position), ("cls",))["cls"] == position % 3
         descriptors.append(len(list(resource_descriptors())))
     assert len(split._tables._values) == 4
     assert max(descriptors) - min(descriptors) <= 2

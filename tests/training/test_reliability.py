@@ -66,7 +66,7 @@ def test_killed_while_a_checkpoint_is_written(run_once, rooms, tmp_path):
 def test_a_replaced_checkpoint_is_never_without_a_whole_one(tmp_path):
     """`best` is replaced again and again: between the two renames the earlier one is found under its other name."""
     folder = tmp_path / "checkpoints" / "best"
-    checkpoint.save(folder, {"x": torch.zeros(1)}, step=1, epoch=0, study_hash="a")
+    checkpoint.save(folder, {"model": {"x": torch.zeros(1)}}, step=1, epoch=0, study_hash="a")
     replace = os.replace
 
     def failing(source, target):
@@ -77,7 +77,7 @@ def test_a_replaced_checkpoint_is_never_without_a_whole_one(tmp_path):
 
     found: list[int] = []
     with patch("pipeline.files.os.replace", failing), pytest.raises(checkpoint.CheckpointError, match="no"):
-        checkpoint.save(folder, {"x": torch.ones(1)}, step=2, epoch=0, study_hash="a")
+        checkpoint.save(folder, {"model": {"x": torch.ones(1)}}, step=2, epoch=0, study_hash="a")
     assert found == [1]
     assert checkpoint.load(folder).info.step == 1
     assert [p.name for p in folder.parent.iterdir()] == ["best"]
@@ -294,17 +294,19 @@ def test_only_folders_are_checkpoints(tmp_path):
 
 
 def test_a_checkpoint_that_does_not_fit_the_disk_leaves_what_was_there(tmp_path):
-    checkpoint.save(tmp_path / "step-1", {"x": torch.zeros(10)}, step=1, epoch=0, study_hash="a")
+    checkpoint.save(tmp_path / "step-1", {"model": {"x": torch.zeros(10)}}, step=1, epoch=0, study_hash="a")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(checkpoint.CheckpointError, match="cannot write checkpoint"):
-            checkpoint.save(tmp_path / "step-1", {"x": torch.zeros(1_000_000)}, step=1, epoch=0, study_hash="a")
+            checkpoint.save(
+                tmp_path / "step-1", {"model": {"x": torch.zeros(1_000_000)}}, step=1, epoch=0, study_hash="a"
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, previous)
-    assert torch.equal(checkpoint.load(tmp_path / "step-1").state["x"], torch.zeros(10))
+    assert torch.equal(checkpoint.load(tmp_path / "step-1").weights["x"], torch.zeros(10))
     assert [p.name for p in tmp_path.iterdir()] == ["step-1"]
 
 
