@@ -148,7 +148,9 @@ def _checked(**facts: Any) -> DumpInfo:
     except ValidationError as error:
         first = error.errors()[0]
         name, got = ".".join(map(str, first["loc"])), f"{first['input']!r:.60}"
-        raise DumpFailed(f"no reader would take this dump, {name}: {first['msg']}, got {got}: rename it") from None
+        raise DumpFailed(
+            f"no reader would take this dump, {name}: {first['msg']}, got {got}: rename it, or verify the shards"
+        ) from None
 
 
 def bias_kind(model: VisionTransformer) -> str | None:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import lzma
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -329,6 +330,17 @@ def test_a_missing_or_damaged_devkit(tmp_path):
     packed.write_bytes(packed.read_bytes()[:300])
     with pytest.raises(SourceError, match=r"devkit_t12.tar.gz must hold data/meta.mat and .*: download it again"):
         source(tmp_path, "val")
+    large = io.BytesIO()
+    with tarfile.open(fileobj=large, mode="w:xz") as tar:
+        member = tarfile.TarInfo("data/meta.mat")
+        member.size = 1_000_000
+        tar.addfile(member, io.BytesIO(random.Random(0).randbytes(member.size)))
+    squeezed = bytearray(large.getvalue())
+    squeezed[900_000:900_100] = bytes(100)  # tarfile takes any compression, and lzma's error is none of its own
+    for damaged in (squeezed, b"neither", squeezed[:900_000]):
+        packed.write_bytes(damaged)
+        with pytest.raises(SourceError, match=r"must hold data/meta.mat and .*: download it again"):
+            source(tmp_path, "val")
     packed.unlink()
     with pytest.raises(SourceError, match=r"has no labels: put ILSVRC2012_devkit_t12.tar.gz"):
         source(tmp_path, "val")

@@ -471,5 +471,7 @@ def test_what_no_reader_would_take_is_refused_before_the_work(rooms, tmp_path):
     config = resolve("tiny", "m3ch", [*SIZE, f"model.num_classes={len(split.index.class_names)}"])
     saved = SimpleNamespace(name="step-1", folder=Path("step-1"), info=SimpleNamespace(sha256="0", epoch=1))
     facts = record_of("a\nb", config, split)
-    with pytest.raises(DumpFailed, match=r"no reader would take this dump, run: .*control characters.* rename it"):
+    with pytest.raises(
+        DumpFailed, match=r"no reader would take this dump, run: .*control characters.* rename it, or verify the shards"
+    ):
         plan_dump(config, facts, saved, config.model.build(), split, "exact", num_images=4, num_raw=0)

@@ -2,12 +2,14 @@
 
 import csv
 import io
+import lzma
 import tarfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import data_manifests
+from pipeline import files
 from pipeline.files import is_litter
 from pipeline.sources import SourceError
 
@@ -94,10 +96,10 @@ def _read_devkit(devkit: Path) -> dict[str, str]:
             if number <= 1000  # the others are the nodes above the classes
         }
         return {f"ILSVRC2012_val_{i:08d}": wnid_of[int(line)] for i, line in enumerate(ground_truth.split(), 1)}
-    except (OSError, EOFError, zlib.error, tarfile.TarError, KeyError, ValueError, TypeError, NotImplementedError,
-            MatReadError) as error:  # fmt: skip
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, KeyError, ValueError, TypeError,
+            NotImplementedError, MatReadError) as error:  # fmt: skip
         raise SourceError(
-            f"{devkit} must hold {_META} and {_GROUND_TRUTH} as in {DEVKIT} ({error}): download it again"
+            f"{devkit} must hold {_META} and {_GROUND_TRUTH} as in {DEVKIT} ({files.reason(error)}): download it again"
         ) from error
 
 
