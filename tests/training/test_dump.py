@@ -92,7 +92,8 @@ _LAYERS_FIRST = ("bins/sum", "bins/sum_centred", "two_way/sum", "pattern/pair_su
 def layers_of(name: str, dump: Dump) -> Callable[[np.ndarray], np.ndarray]:
     """Splits an array by layers, where it has any: each has a scale of its own."""
     _, kind, *rest = name.split("/")
-    if kind not in ("content", "total", "pattern", "probe", "similarity") or rest[0] in ("position", "input"):
+    of_layers = kind in ("content", "total", "pattern", "probe", "similarity") and rest[0] not in ("position", "input")
+    if not of_layers or name.endswith("bins/group_sum"):
         return lambda values: values.astype(np.float64)[None]
     axis = 0 if name.endswith(_LAYERS_FIRST) else 1
     stream = rest[0] if kind in ("probe", "similarity") else "tokens"

@@ -271,7 +271,7 @@ def test_a_bias_on_top_equals_a_second_pass_over_the_biased_scores(kind):
     biased = of["scores"] + of["head_scale"][:, None, None] * of["tables"][:, :, None]
     twice = collected(10, step=4, kind=kind, of={**world(10), "scores": biased})
     names = [name for name in once if "/total/" in name]
-    assert len(names) == 9
+    assert len(names) == 11
     for name in names:
         expected = twice[name.replace("/total/", "/content/")]
         assert not np.array_equal(once[name.replace("/total/", "/content/")], expected)
@@ -350,15 +350,22 @@ def test_groups_and_sums_are_of_the_same_scores():
         by_distance = store["statistics/content/distance"][..., DISTANCE_ROWS.index(name)]
         np.testing.assert_allclose(by_distance.sum(0), whole, atol=1e-9)
     by_distance = store["statistics/content/distance"].sum((0, 2))  # (layers, terms)
-    for name in ("s_delta", "c_delta", "c_other"):
+    for name in ("s", "s_delta", "s_other"):
         whole = store["statistics/content/rows"].sum(0)[..., ROWS.index(name)]
         np.testing.assert_allclose(by_distance[:, DISTANCE_ROWS.index(name)], whole, atol=1e-9)
     moments = unpacked(store["statistics/pairs/literal"]).sum(0), unpacked(store["statistics/pairs/centred"]).sum(0)
-    other = moments[1][(REGRESSORS.index("other"),) * 2]
-    expected = [moments[0][0, 0], moments[0][0, 1], moments[0][1, 1], moments[1][0, 0], 0, other]
+    other = 1 + REGRESSORS.index("other")
+    expected = [moments[0][0, 0], moments[0][0, 1], moments[0][1, 1], 0, moments[0][0, other]]
+    expected += [moments[0][other, other], 0]
     np.testing.assert_allclose(store["statistics/distance/pairs"].sum((0, 1)), expected, atol=1e-9)
     pattern = store["statistics/pattern/rows"].sum(0)[..., [PATTERN_ROWS.index(n) for n in ("pairs", "delta")]]
-    np.testing.assert_allclose(store["statistics/pattern/distance"].sum((0, 2)), pattern)
+    np.testing.assert_allclose(store["statistics/pattern/distance"].sum((0, 2))[..., :2], pattern)
+    cells = store["statistics/bins/count"], store["statistics/content/bins/sum"].mean(1)
+    np.testing.assert_allclose(store["statistics/bins/group_count"].sum(0), cells[0])
+    np.testing.assert_allclose(store["statistics/content/bins/group_sum"].sum(0), cells[1].sum(0), atol=1e-9)
+    np.testing.assert_allclose(store["statistics/content/curve"].sum(0), cells[1].sum(-1), atol=1e-9)
+    curve, layers = store["statistics/content/curve"], store["statistics/content/bins/group_sum"].sum(-1)
+    np.testing.assert_allclose(curve.sum(1), layers, atol=1e-9)
     np.testing.assert_allclose(
         store["statistics/content/two_way/group_sum"].sum(0), store["statistics/content/two_way/sum"].mean(1), atol=1e-6
     )
@@ -376,7 +383,8 @@ def test_sums_at_a_distance_are_those_over_its_pairs(kind):
     store = collected(9, step=4, kind=kind, of=of)
     radii, number = distances(GRID)
     groups = 4
-    sums = {name: np.zeros((groups, len(radii))) for name in (*DISTANCE_PAIRS, "delta_c")}
+    sums = {name: np.zeros((groups, len(radii))) for name in DISTANCE_PAIRS}
+    attended = np.zeros((groups, LAYERS, len(radii), 3))
     rows = {part: np.zeros((groups, LAYERS, len(radii), len(DISTANCE_ROWS))) for part in ("content", "total")}
     biased = of["scores"] + of["head_scale"][:, None, None] * of["tables"][:, :, None]
     scores = {"content": of["scores"].mean(2)[..., 1:, 1:], "total": biased.mean(2)[..., 1:, 1:]}
@@ -389,23 +397,25 @@ def test_sums_at_a_distance_are_those_over_its_pairs(kind):
             return values - ((row @ values) / np.maximum(row.sum(1), 1))[i]
 
         z, other = of["depth"][n], filled(of["depth"][[partner(n, 9)]])[0]
-        delta, null = abs(z[i] - z[j]), centre(abs(other[i] - other[j]))
+        delta, null = abs(z[i] - z[j]), abs(other[i] - other[j])
         terms = {
             "n": 0 * delta + 1, "delta": delta, "delta_sq": delta**2, "delta_c": centre(delta),
-            "delta_c_sq": centre(delta) ** 2, "other_c": null, "other_c_sq": null**2,
+            "other": null, "other_sq": null**2, "other_c": centre(null),
         }  # fmt: skip
         for name, values in terms.items():
             sums[name][n % groups] += at @ values
         for part, layer in itertools.product(rows, range(LAYERS)):
             s = scores[part][n, layer][i, j]
-            of_row = {"s": s, "s_delta": s * delta, "c": centre(s)}
-            of_row |= {"c_delta": centre(s) * centre(delta), "c_other": centre(s) * null}
+            of_row = {"s": s, "s_delta": s * delta, "s_other": s * null, "c": centre(s)}
             rows[part][n % groups, layer] += np.stack([at @ of_row[name] for name in DISTANCE_ROWS], -1)
-    np.testing.assert_allclose(store["statistics/distance/delta"], sums["delta_c"], atol=1e-9)
+        for layer in range(LAYERS):
+            a = of["pattern"][n, layer].mean(0)[1:, 1:][i, j]
+            attended[n % groups, layer] += np.stack([at @ a, at @ (a * delta), at @ (a * null)], -1)
     expected = np.stack([sums[name] for name in DISTANCE_PAIRS], -1)
     np.testing.assert_allclose(store["statistics/distance/pairs"], expected, atol=1e-9)
     for part, each in rows.items():
         np.testing.assert_allclose(store[f"statistics/{part}/distance"], each, atol=1e-9)
+    np.testing.assert_allclose(store["statistics/pattern/distance"], attended, atol=1e-9)
 
 
 def test_probe_moments_are_those_of_the_tokens():

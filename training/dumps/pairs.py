@@ -20,7 +20,7 @@ NUM_BINS = 41  # of |Δ|: [0, 4) in steps of 0.1 and one overflow bin
 REGRESSORS = ("delta", "r", "colour", "signed", "other", "flipped", "shuffled")
 NULLS = REGRESSORS[4:]
 # Over the pairs at one distance; _c is centred, and `other` another image's |Δ|.
-DISTANCE_PAIRS = ("n", "delta", "delta_sq", "delta_c_sq", "other_c", "other_c_sq")
+DISTANCE_PAIRS = ("n", "delta", "delta_sq", "delta_c", "other", "other_sq", "other_c")
 
 
 def patch_distance(grid: tuple[int, int]) -> np.ndarray:
@@ -81,8 +81,12 @@ class Pairs:
         return self.centred[:, 0]
 
     @property
+    def other(self) -> Array:
+        """Another image's |Δ|, 0 where there is no pair."""
+        return self.regressors[:, REGRESSORS.index("other")]
+
+    @property
     def other_centred(self) -> Array:
-        """Another image's |Δ|, centred."""
         return self.centred[:, REGRESSORS.index("other")]
 
     @classmethod
@@ -171,11 +175,11 @@ class PairSums:
             {
                 "statistics/bins/count": (num_cells,),
                 "statistics/bins/images": (num_cells,),
+                "statistics/bins/group_count": (num_groups, num_cells),
                 "statistics/two_way/images": (num_groups,),
                 "statistics/two_way/delta_sum": (num_groups, num_patches, num_patches),
                 "statistics/two_way/delta_sq": (num_groups,),
                 "statistics/distance/gram": (num_groups, radii, radii),
-                "statistics/distance/delta": (num_groups, radii),
                 "statistics/distance/pairs": (num_groups, radii, len(DISTANCE_PAIRS)),
             },
             like,
@@ -198,7 +202,8 @@ class PairSums:
         count = pairs.cells.count
         self.sums.add("statistics/bins/count", ..., count.sum(0))
         self.sums.add("statistics/bins/images", ..., (count > 0).sum(0))
-        delta, other = pairs.delta_centred, pairs.other_centred
+        self.sums.scatter("statistics/bins/group_count", groups, count)
+        delta, other = pairs.delta_centred, pairs.other
         grams = namespace(delta).stack(
             [
                 self.whole_gram if whole else self._gram(w[None])[0]
@@ -206,10 +211,9 @@ class PairSums:
             ]
         )
         self.sums.scatter("statistics/distance/gram", groups, grams)
-        terms = (pairs.weight, pairs.delta, pairs.delta**2, delta**2, other, other**2, delta)
+        terms = (pairs.weight, pairs.delta, pairs.delta**2, delta, other, other**2, pairs.other_centred)
         found = namespace(delta).stack([each.reshape(len(groups), -1) @ self.indicator for each in terms], -1)
-        self.sums.scatter("statistics/distance/pairs", groups, found[..., :-1])
-        self.sums.scatter("statistics/distance/delta", groups, found[..., -1])
+        self.sums.scatter("statistics/distance/pairs", groups, found)
         whole = groups[to_numpy(pairs.complete)]
         self.sums.scatter("statistics/two_way/images", whole, pairs.complete[pairs.complete])
         self.sums.scatter("statistics/two_way/delta_sum", whole, delta[pairs.complete])

@@ -16,18 +16,20 @@ Layers count from 0 in the store (`layer_base`); figures show them from 1. "Pack
 | statistics/pairs/literal              | (N, packed 1+X)        | f8    | [1, X]'[1, X], X = pairs.REGRESSORS         |
 | statistics/pairs/centred              | (N, packed X)          | f8    | the same of centred X, without 1            |
 | statistics/bins/count, images         | (B, R)                 | f8    | pairs, images with a pair, in a cell        |
+| statistics/bins/group_count           | (G, B, R)              | f8    | pairs in a cell                             |
 | statistics/two_way/images, delta_sq   | (G,)                   | f8    | images without gaps; Σ centred |Δ|²         |
 | statistics/two_way/delta_sum          | (G, P, P)              | f8    | Σ centred |Δ|                               |
 | statistics/distance/gram              | (G, R, R)              | f8    | D'D of centred indicators of distances      |
-| statistics/distance/delta             | (G, R)                 | f8    | Σ centred |Δ| at a distance                 |
-| statistics/distance/pairs             | (G, R, 6)              | f8    | pairs.DISTANCE_PAIRS                        |
-| statistics/<part>/distance            | (G, A, R, 5)           | f8    | scores.DISTANCE_ROWS of the head mean       |
-| statistics/pattern/distance           | (G, A, R, 2)           | f8    | Σ attention, Σ attention times |Δ|          |
+| statistics/distance/pairs             | (G, R, 7)              | f8    | pairs.DISTANCE_PAIRS                        |
+| statistics/<part>/distance            | (G, A, R, 4)           | f8    | scores.DISTANCE_ROWS of the head mean       |
+| statistics/pattern/distance           | (G, A, R, 3)           | f8    | its first three of attention after softmax  |
 | statistics/<part>/rows                | (N, A, len(ROWS))      | f8    | scores.ROWS of the head mean                |
 | statistics/<part>/head_rows           | (G, A, H, len(ROWS))   | f8    | per head, summed over a group's images      |
 | statistics/<part>/head_cosines        | (G, A, H, 4, 2)        | f8    | scores.COSINES per head: Σ, images defined  |
 | statistics/<part>/bins/sum,           | (A, H, B, R)           | f8    | Σ S, Σ centred S in a cell                  |
 |   sum_centred                         |                        |       |                                             |
+| statistics/<part>/bins/group_sum      | (G, B, R)              | f8    | Σ S of the head mean, over layers           |
+| statistics/<part>/curve               | (G, A, B)              | f8    | Σ S of the head mean by bin of |Δ|          |
 | statistics/<part>/two_way/sum         | (A, H, P, P)           | f8    | Σ centred S over images without gaps        |
 | statistics/<part>/two_way/group_sum   | (G, A, P, P)           | f4    | the same, head mean                         |
 | statistics/<part>/two_way/            | (G, A, H)              | f8    | Σ centred S times |Δ|, the same images      |
@@ -84,7 +86,7 @@ from training.dumps.pairs import DISTANCE_PAIRS, NUM_BINS, REGRESSORS, num_dista
 from training.dumps.scores import COSINES, DISTANCE_ROWS, PATTERN_ROWS, ROWS
 from training.dumps.tokens import NUM_FOLDS, gram_batch
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 KEY_BYTES = 96
 MODES = ("mean", "center4")
 OUTCOMES = ("correct", "kl", "logit_mae", "changed")  # KL(unchanged || changed) in nats; prediction is another
@@ -307,13 +309,13 @@ def _of_pairs(info: DumpInfo) -> dict[str, Spec]:
     shapes: dict[str, tuple[int, ...]] = {
         "bins/count": cells,
         "bins/images": cells,
+        "bins/group_count": (groups, *cells),
         "two_way/images": (groups,),
         "two_way/delta_sum": (groups, *square),
         "two_way/delta_sq": (groups,),
         "distance/gram": (groups, cells[1], cells[1]),
-        "distance/delta": (groups, cells[1]),
         "distance/pairs": (groups, cells[1], len(DISTANCE_PAIRS)),
-        "pattern/distance": (groups, layers, cells[1], 2),
+        "pattern/distance": (groups, layers, cells[1], 3),
         "pattern/bins/sum": (layers, info.num_heads, *cells),
         "pattern/pair_sum": (layers, *square),
     }
@@ -330,6 +332,8 @@ def _of_scores(info: DumpInfo) -> dict[str, Spec]:
         "head_cosines": (groups, layers, heads, len(COSINES), 2),
         "bins/sum": (layers, heads, *cells),
         "bins/sum_centred": (layers, heads, *cells),
+        "bins/group_sum": (groups, *cells),
+        "curve": (groups, layers, NUM_BINS),
         "two_way/sum": (layers, heads, *square),
         "two_way/head_sum_delta": (groups, layers, heads),
         "distance": (groups, layers, cells[1], len(DISTANCE_ROWS)),

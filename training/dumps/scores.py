@@ -19,9 +19,9 @@ ROWS = (
 )  # fmt: skip
 COSINES = ("literal_delta", "literal_r", "gauge_fixed_delta", "gauge_fixed_r")
 PATTERN_ROWS = ("pairs", "delta")
-# Over pairs at one distance, of the head mean: with `pairs.DISTANCE_PAIRS` a line through them, literal and centred,
-# and centred on another image's |Δ|.
-DISTANCE_ROWS = ("s", "s_delta", "c", "c_delta", "c_other")
+# Over pairs at one distance, of the head mean: with `pairs.DISTANCE_PAIRS` a line through them, on an image's own |Δ| and
+# on another's; and centred. Of attention after softmax the first three.
+DISTANCE_ROWS = ("s", "s_delta", "s_other", "c")
 
 _ROUNDING = 1e-12  # of Σ S²: what centring a constant in fp32 leaves
 
@@ -42,6 +42,7 @@ class Reduced:
     products: Array  # (batch, heads, K): Σ centred scores times regressors
     diagonal: Array  # (batch, heads, P)
     cells: Array  # (2, heads, cells): Σ scores and Σ centred scores in a cell, over images
+    image_cells: Array  # (batch, cells): Σ scores in a cell, of the head mean
     distance: Array  # (batch, R, len(DISTANCE_ROWS)), of the head mean
     pair_sum: Array  # (heads, P, P): Σ centred scores over images without gaps
     squares: Array  # (batch, heads): Σ centred scores squared
@@ -51,7 +52,7 @@ class Reduced:
     def of(cls, scores: Array, pairs: Pairs, room: Array) -> tuple["Reduced", Array]:
         """From (batch, heads, P, P); also the centred scores, flat: (batch, heads, P * P), 0 where there is no pair.
 
-        These lie in `room` (batch, 2 heads + 3, P, P) or more, to be used again: fresh memory would cost more than the
+        These lie in `room` (batch, 2 heads + 2, P, P) or more, to be used again: fresh memory would cost more than the
         sums.
         """
         xp = namespace(scores)
@@ -59,19 +60,19 @@ class Reduced:
         valid, count = _as(pairs.valid, scores)[:, None], _as(pairs.row_sums[..., 0], scores)[:, None]
         diagonal = scores.diagonal(0, 2, 3)
         mean = ((scores @ valid[..., None])[..., 0] - diagonal * valid) * valid / (count + (count == 0))
-        planes = room[:batch, : 2 * heads + 3]
+        planes = room[:batch, : 2 * heads + 2]
         literal, centred = planes[:, :heads], planes[:, heads : 2 * heads]
         xp.subtract(scores, mean[..., None], out=centred)
         centred *= _as(pairs.weight, scores)[:, None]
         xp.add(centred, mean[..., None], out=literal)
         plane = centred.mean(1)
-        planes[:, -3] = (plane + mean.mean(1)[..., None]) * _as(pairs.delta, scores)
-        planes[:, -2] = plane * _as(pairs.delta_centred, scores)
-        planes[:, -1] = plane * _as(pairs.other_centred, scores)
-        cells = _double(pairs.cells.sum(planes.reshape(batch, 2 * heads + 3, -1)))
+        whole_plane = plane + mean.mean(1)[..., None]
+        planes[:, -2] = whole_plane * _as(pairs.delta, scores)
+        planes[:, -1] = whole_plane * _as(pairs.other, scores)
+        cells = _double(pairs.cells.sum(planes.reshape(batch, 2 * heads + 2, -1)))
         rings = cells.reshape(*cells.shape[:2], NUM_BINS, -1).sum(2)
         literal_mean, centred_mean = rings[:, :heads].mean(1), rings[:, heads : 2 * heads].mean(1)
-        rings = (literal_mean, rings[:, -3], centred_mean, rings[:, -2], rings[:, -1])
+        rings = (literal_mean, rings[:, -2], rings[:, -1], centred_mean)
         whole = centred if bool(pairs.complete.all()) else centred[pairs.complete]
         flat = centred.reshape(batch, heads, -1)
         reduced = cls(
@@ -79,6 +80,7 @@ class Reduced:
             products=_double(flat @ pairs.columns),
             diagonal=_double(diagonal),
             cells=cells[:, : 2 * heads].sum(0).reshape(2, heads, -1),
+            image_cells=cells[:, :heads].mean(1),
             distance=xp.stack(rings, -1),
             pair_sum=_double(whole.sum(0)),
             squares=_double(_dot(flat, flat)),
@@ -98,6 +100,7 @@ class Reduced:
             products=self.products + row * bias.products,
             diagonal=self.diagonal + row * bias.diagonal,
             cells=self.cells + row * bias.cells,
+            image_cells=self.image_cells + scale.mean() * bias.image_cells,
             distance=self.distance + scale.mean() * bias.distance,
             pair_sum=self.pair_sum + scale[:, None, None] * bias.pair_sum,
             squares=self.squares + 2 * scale * shared + scale**2 * bias.squares,
@@ -166,6 +169,8 @@ class ScoreSums:
             "head_cosines": (num_groups, layers, heads, len(COSINES), 2),
             "bins/sum": (layers, heads, num_cells),
             "bins/sum_centred": (layers, heads, num_cells),
+            "bins/group_sum": (num_groups, num_cells),
+            "curve": (num_groups, layers, NUM_BINS),
             "two_way/sum": (layers, heads, *square),
             "two_way/head_sum_delta": (num_groups, layers, heads),
             "two_way/group_sum": (num_groups, layers, *square),
@@ -185,6 +190,8 @@ class ScoreSums:
             self._add(f"bins/{name}", (layer,), reduced.cells[kind])
         self._add_pairs(layer, reduced, rows, pairs, groups)
         self._scatter("distance", layer, groups, reduced.distance)
+        self.sums.scatter(f"{self.prefix}/bins/group_sum", groups, reduced.image_cells)
+        self._scatter("curve", layer, groups, reduced.image_cells.reshape(len(groups), NUM_BINS, -1).sum(2))
         return reduced.head_mean_rows(pairs)
 
     def _add(self, name: str, place: tuple, values: Array) -> None:
@@ -218,7 +225,7 @@ class PatternSums:
         num_patches, radii = grid[0] * grid[1], num_distances(grid)
         self.sums = Sums(
             {
-                "statistics/pattern/distance": (num_groups, num_layers, radii, 2),
+                "statistics/pattern/distance": (num_groups, num_layers, radii, 3),
                 "statistics/pattern/bins/sum": (num_layers, num_heads, NUM_BINS * radii),
                 "statistics/pattern/pair_sum": (num_layers, num_patches, num_patches),
             },
@@ -228,19 +235,20 @@ class PatternSums:
     def update(self, layer: int, pattern: Array, pairs: Pairs, groups: np.ndarray, room: Array) -> Array:
         """Add a batch of one layer, (batch, heads, P, P) among patches; returns (batch, len(PATTERN_ROWS)).
 
-        `room` (batch, heads + 2, P, P) or more is overwritten.
+        `room` (batch, heads + 3, P, P) or more is overwritten.
         """
         batch, heads = pattern.shape[:2]
-        planes = room[:batch, : heads + 2]
+        planes = room[:batch, : heads + 3]
         planes[:, :heads] = pattern
         planes[:, heads] = pattern.mean(1)
-        planes[:, -1] = planes[:, heads] * _as(pairs.delta, pattern)
-        cells = _double(pairs.cells.sum(planes.reshape(batch, heads + 2, -1)))
+        planes[:, -2] = planes[:, heads] * _as(pairs.delta, pattern)
+        planes[:, -1] = planes[:, heads] * _as(pairs.other, pattern)
+        cells = _double(pairs.cells.sum(planes.reshape(batch, heads + 3, -1)))
         self.sums.add("statistics/pattern/bins/sum", (layer,), cells[:, :heads].sum(0))
         self.sums.add("statistics/pattern/pair_sum", (layer,), _double(planes[:, heads]).sum(0))
-        by_distance = cells[:, heads:].reshape(batch, 2, NUM_BINS, -1).sum(2).swapaxes(1, 2)
+        by_distance = cells[:, heads:].reshape(batch, 3, NUM_BINS, -1).sum(2).swapaxes(1, 2)
         self.sums.scatter("statistics/pattern/distance", groups, by_distance, layer)
-        return by_distance.sum(1)
+        return by_distance.sum(1)[:, : len(PATTERN_ROWS)]
 
 
 def _as(values: Array, like: Array) -> Array:

@@ -54,7 +54,7 @@ class Statistics:
         self._inputs = Grams(1, info.gram_batch)
         self._rows: dict[str, dict[int, list[np.ndarray]]] = {}  # array -> layer -> rows of each part
         on_cpu = namespace(like) is np or like.device.type == "cpu"
-        self._room = empty_like(like, (0, 2 * heads + 3, patches, patches))
+        self._room = empty_like(like, (0, max(2 * heads + 2, heads + 3), patches, patches))
         of_image = 4 * int(np.prod(self._room.shape[1:]))
         self._at_once = max(1, _CACHE_BYTES // of_image) if on_cpu else info.num_images
         self.delta_squares = 0.0  # Σ centred |Δ|² over all pairs
@@ -99,7 +99,7 @@ class Statistics:
             content, centred = Reduced.of(scores[part.images, :, prefix:, prefix:], part.pairs, self._room)
             self._add("content", layer, content, part)
             if bias is not None:
-                room = empty_like(self.like, (len(centred), 5, *self._room.shape[2:]))
+                room = empty_like(self.like, (len(centred), 4, *self._room.shape[2:]))
                 table, plane = Reduced.of(bias.table[part.images, None, prefix:, prefix:], part.pairs, room)
                 shared = double((centred @ plane.swapaxes(1, 2))[..., 0])
                 self._add("total", layer, content.plus(table, bias.head_scale, shared), part)
