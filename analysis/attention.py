@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from analysis.statistics import Estimate, cluster_bootstrap, ratio
+from analysis.statistics import Estimate, Jackknife, over_units, ratio, without_each
 from training.dumps.arrays import unpacked
 from training.dumps.pairs import BIN_WIDTH, NUM_BINS, REGRESSORS
 from training.dumps.scores import ROWS
@@ -104,8 +104,8 @@ def explained(sums: np.ndarray, variant: Variant) -> np.ndarray:
 def layer_slopes(
     dump: "Dump", variant: Variant, part: str = "content", names: tuple[str, ...] = ("delta",)
 ) -> Estimate:
-    """(layers,) slopes of the head mean on the first of `names`, given the others, with image-bootstrap intervals."""
-    return cluster_bootstrap(moments(dump, variant, names, part), lambda sums: slope(sums, variant))
+    """(layers,) slopes of the head mean on the first of `names`, given the others, with intervals over images."""
+    return over_units(moments(dump, variant, names, part), lambda sums: slope(sums, variant))
 
 
 def head_slopes(dump: "Dump", variant: Variant, part: str = "content") -> np.ndarray:
@@ -124,7 +124,7 @@ def partial_correlation(dump: "Dump", variant: Variant, part: str = "content") -
         sd, sr, dr = correlation
         return ratio(sd - sr * dr, np.sqrt(np.maximum((1 - sr**2) * (1 - dr**2), 0)))
 
-    return cluster_bootstrap(moments(dump, variant, ("delta", "r"), part), partial)
+    return over_units(moments(dump, variant, ("delta", "r"), part), partial)
 
 
 def _about_means(sums: np.ndarray, variant: Variant) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -157,7 +157,7 @@ def slopes(dump: "Dump", variant: Variant, part: str = "content") -> pd.DataFram
     sums = moments(dump, variant, ("delta",), part).sum(0)
     of_signs = moments(dump, variant, ("delta", "signed"), part)
     both = coefficients(of_signs.sum(0), variant)
-    asymmetry = cluster_bootstrap(of_signs, lambda sums: 2 * coefficients(sums, variant)[..., 1])
+    asymmetry = over_units(of_signs, lambda sums: 2 * coefficients(sums, variant)[..., 1])
     per_head = head_slopes(dump, variant, part)
     fits = bin_fits(score_curve(dump, variant, part))
     fits = fits.set_index("layer").reindex(dump.info.attention_layers)
@@ -250,6 +250,36 @@ def bin_fits(curve: pd.DataFrame) -> pd.DataFrame:
             linearity = float((weight @ (dx * dy)) ** 2 / spread) if spread > 0 else math.nan
         rows.append({"layer": layer, "bin_slope": equal, "linearity": linearity})
     return pd.DataFrame(rows)
+
+
+def line_r2(count: np.ndarray, total: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """(...) r² of the count-weighted line through the shown bins' means, from pairs and Σ score by bin (..., bins).
+
+    NaN where fewer than three bins are shown, or where they are level.
+    """
+    weight = np.where(shown, np.maximum(count, 0.0), 0.0)
+    weight = weight / np.maximum(weight.sum(-1, keepdims=True), np.finfo(float).tiny)
+    x = (np.arange(count.shape[-1]) + 0.5) * BIN_WIDTH
+    y = np.where(weight > 0, total / np.where(weight > 0, count, 1.0), 0.0)
+    size = (weight * y**2).sum(-1)
+    x = x - (weight * x).sum(-1, keepdims=True)
+    y = y - (weight * y).sum(-1, keepdims=True)
+    level, rise = (weight * y**2).sum(-1), (weight * x**2).sum(-1)
+    level = np.where(level > 1e-12 * size, level, 0.0)
+    found = ratio((weight * x * y).sum(-1) ** 2, rise * level)
+    return np.where((weight > 0).sum(-1) >= 3, found, np.nan)
+
+
+def linearity(dump: "Dump") -> Jackknife:
+    """(layers,) r² of the count-weighted line through the shown bins, literal scores; groups of images left out."""
+    frame = score_curve(dump, "literal", dump.info.parts[-1])
+    shown = np.zeros(NUM_BINS, bool)
+    of_bin = (frame.loc[frame["shown"], "delta_low"] / BIN_WIDTH).round().astype(int)
+    shown[of_bin] = True
+    count = dump["statistics/bins/group_count"].sum(-1)
+    total = dump[f"statistics/{dump.info.parts[-1]}/curve"]
+    sums = np.stack([np.broadcast_to(count[:, None], total.shape), total], -1)
+    return without_each(sums, lambda each: line_r2(each[..., 0], each[..., 1], shown))
 
 
 def line_through_means(dump: "Dump", part: str = "content") -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,16 @@ from analysis.attention import layer_slopes
 from analysis.load import AnalysisError, seed_of
 from analysis.nulls import partners_together
 from analysis.probes import cross_validated, errors, ridge
-from analysis.statistics import Estimate, cluster_bootstrap, mcnemar, mean_of_sums, ratio, rows_of_mean
+from analysis.statistics import (
+    Estimate,
+    Jackknife,
+    mcnemar,
+    mean_of_sums,
+    over_units,
+    ratio,
+    rows_of_mean,
+    without_each,
+)
 from analysis.tables import points
 from training.dumps.arrays import unpacked
 
@@ -30,16 +39,21 @@ def _check(dump: "Dump") -> None:
 
 
 def swap_slopes(dump: "Dump") -> Estimate:
-    """(layers,) Σ(S' - S)(Δ' - Δ) / Σ(Δ' - Δ)² of row-centred head-mean scores, bias included; image bootstrap.
+    """(layers,) Σ(S' - S)(Δ' - Δ) / Σ(Δ' - Δ)² of row-centred head-mean scores, bias included.
 
     A first difference: what colour and position do to a score is in S and in S' and cancels. Partners exchange their
-    depths, so they are drawn together.
+    depths, so they are left out together.
     """
+    return swap_jackknife(dump).estimate()
+
+
+def swap_jackknife(dump: "Dump") -> Jackknife:
+    """The same, with pairs of partners left out in turn."""
     _check(dump)
     across = dump["causal/swap/rows"]
     pairs = np.broadcast_to(dump["causal/swap/pairs"][:, None], across.shape)
     rows = partners_together(np.stack([across, pairs], -1))
-    return cluster_bootstrap(rows, lambda sums: ratio(sums[..., 0], sums[..., 1]))
+    return without_each(rows, lambda sums: ratio(sums[..., 0], sums[..., 1]))
 
 
 def beside_association(dump: "Dump") -> pd.DataFrame:
@@ -68,8 +82,8 @@ def outcomes(dump: "Dump") -> pd.DataFrame:
     """One row a change: what it does to top-1 and how far it moves the logits, over the dump's causal images.
 
     accuracy and top1_change are shares 0..1, the latter changed minus unchanged, below 0 for a loss; kl is
-    KL(unchanged || changed) in nats, logit_mae the mean |Δ logit|; all three with image-bootstrap intervals, in which
-    partners that swapped their depths are drawn together. p: McNemar's mid-p, images taken as independent. changed: the
+    KL(unchanged || changed) in nats, logit_mae the mean |Δ logit|; all three with intervals over images, in which
+    partners that swapped their depths are left out together. p: McNemar's mid-p, images taken as independent. changed: the
     share of images whose prediction is another. Without labels accuracy, top1_change and p are NaN.
     """
     _check(dump)
@@ -80,7 +94,7 @@ def outcomes(dump: "Dump") -> pd.DataFrame:
     rows = []
     for place, name in enumerate(dump.info.interventions):
         terms = rows_of_mean(np.stack([values[kind][:, place] for kind in kinds], -1))
-        found = cluster_bootstrap(partners_together(terms) if name == "swap" else terms, mean_of_sums)
+        found = over_units(partners_together(terms) if name == "swap" else terms, mean_of_sums)
         measured = {f"{kind}{end}": float("nan") for kind in _MEASURED for end in _ENDS}
         measured |= {f"{kind}{end}": getattr(found, at)[k] for k, kind in enumerate(kinds) for end, at in _ENDS.items()}
         rows.append(

@@ -25,7 +25,7 @@ from analysis.hsic import (
     token_cka,
 )
 from analysis.load import BASELINE, AnalysisError, Study
-from analysis.statistics import Estimate
+from analysis.statistics import Estimate, Jackknife
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
@@ -104,11 +104,11 @@ def compare(first: "Dump", second: "Dump") -> Compared:
     )
 
 
-def cka_difference(first: Compared, second: Compared) -> Estimate:
-    """Debiased CKA of `first` minus that of `second`, (layers,), over the same images; blocks left out in turn."""
-
-    both = np.stack([first.hsics, second.hsics], 1)
-    return left_out(both, lambda mean: cka(mean[0]) - cka(mean[1]))
+def block_cka(found: Compared) -> Jackknife:
+    """(layers,) debiased CKA, with blocks of images left out in turn."""
+    blocks = len(found.hsics)
+    without = [cka(np.delete(found.hsics, block, 0).mean(0)) for block in range(blocks if blocks > 1 else 0)]
+    return Jackknife(cka(found.hsics.mean(0)), np.reshape(without, (-1, *found.hsics.shape[1:2])))
 
 
 def compare_summaries(first: "Dump", second: "Dump", summary: str) -> list[Estimate | None]:

@@ -102,6 +102,30 @@ def phi_curves(run: Run) -> pd.DataFrame:
     )
 
 
+def of_parameters(run: Run, name: str) -> tuple[list[int], np.ndarray]:
+    """Epochs, and `alpha` (epochs, layers) or `phi` (epochs, layers, grid) of the layers that get a gradient."""
+    lines = _logged(run, name)
+    return [line.epoch for line in lines], np.asarray([line.values[name] for line in lines], float)[:, :-1]
+
+
+def phi_grid(run: Run) -> np.ndarray:
+    return np.asarray(_logged(run, "phi")[-1].values["phi_grid"], float)
+
+
+def share_within(dump: "Dump", limit: float) -> np.ndarray:
+    """(images,) share of an image's pairs of patches with |Δ| below `limit`; NaN where it has no pair."""
+    query, key = np.triu_indices(dump.info.num_patches, 1)
+    shares = []
+    for first in range(0, dump.info.num_images, _BLOCK):
+        rows = slice(first, min(first + _BLOCK, dump.info.num_images))
+        z = dump.read("statistics/patch_depth", rows).astype(np.float64)
+        z[~np.isfinite(z)] = np.nan
+        distance = np.abs(z[:, query] - z[:, key])
+        counted = np.isfinite(distance).sum(1)
+        shares.append(np.where(counted > 0, (distance < limit).sum(1) / np.maximum(counted, 1), np.nan))
+    return np.concatenate(shares)
+
+
 def density_of_delta(dump: "Dump") -> pd.DataFrame:
     """Share of ordered pairs of patches with a depth per 1 z of Δ, by bin; even in Δ by construction.
 

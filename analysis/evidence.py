@@ -9,7 +9,7 @@ from analysis import fixed_effects
 from analysis.attention import bias_slopes, layer_slopes, moments, slope
 from analysis.causal import swap_slopes
 from analysis.nulls import null_slopes, num_tested, randomisation_p
-from analysis.statistics import Estimate, cluster_bootstrap, ratio
+from analysis.statistics import Estimate, over_units, ratio
 from training.dumps.from_raw import bias_mode
 from training.dumps.scores import PATTERN_ROWS
 
@@ -23,7 +23,7 @@ def attended_depth(dump: "Dump") -> Estimate:
     """(layers,) mean |Δ| under an image's own attention over mean |Δ| under the mean pattern laid on the same image.
 
     Head mean, after softmax, over pairs; 1 where attention is the same in every image, below 1 where it seeks patches
-    at the same depth. The mean pattern is taken as known: the image bootstrap resamples all else.
+    at the same depth. The mean pattern is taken as known: intervals leave out images of all else.
     """
     info = dump.info
     pattern = dump["statistics/pattern/pair_sum"].reshape(info.num_attention_layers, -1)
@@ -42,7 +42,7 @@ def attended_depth(dump: "Dump") -> Estimate:
         blocks.append(
             np.stack([own[..., PATTERN_ROWS.index("delta")], own[..., PATTERN_ROWS.index("pairs")], *expected], -1)
         )
-    return cluster_bootstrap(
+    return over_units(
         np.concatenate(blocks), lambda sums: ratio(ratio(sums[..., 0], sums[..., 1]), ratio(sums[..., 2], sums[..., 3]))
     )
 
@@ -60,7 +60,7 @@ def decomposition(dump: "Dump") -> pd.DataFrame:
         total, content = (slope(sums[..., first : first + 3], "gauge_fixed") for first in (0, 3))
         return np.stack([total, content, total - content], -1)
 
-    found = cluster_bootstrap(both, terms)
+    found = over_units(both, terms)
     bias = found.value[:, 2]
     if dump.info.bias == "linear" and bias_mode(dump.info) == dump.info.patch_depth:
         bias = bias_slopes(dump).mean(1)

@@ -8,44 +8,60 @@ What photograph and depth have in common beyond position stays in β: `causal` t
 group of images at a time.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.statistics import Estimate, jackknife, ratio
+from analysis.nulls import partner_groups
+from analysis.statistics import Estimate, Jackknife, jackknife, ratio
 from training.dumps.arrays import unpacked
-from training.dumps.pairs import REGRESSORS
+from training.dumps.pairs import DISTANCE_PAIRS, REGRESSORS
 from training.dumps.scores import DISTANCE_ROWS, ROWS
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
 
-_OWN = ROWS.index("c_delta")
 _NULL = 1e-10  # of the largest: below it a direction, or what is left of |Δ|, is rounding
 _ROWS_AT_ONCE = 512  # images
 
 
 def by_distance(dump: "Dump", part: str = "content") -> Estimate:
     """(layers,) slopes of the head mean, with intervals."""
-    product = dump[f"statistics/{part}/head_rows"][..., _OWN].mean(2)  # (groups, layers)
+    return _distance_slopes(dump, part, "delta", lambda sums: sums).estimate()
+
+
+def distance_slopes(dump: "Dump", part: str = "content") -> Jackknife:
+    """(2, layers) slopes on an image's own |Δ|, and on another's; images and their partners left out together."""
+    found = [_distance_slopes(dump, part, name, partial(partner_groups, dump)) for name in ("delta", "other")]
+    return Jackknife(np.stack([each.value for each in found]), np.stack([each.without for each in found], 1))
+
+
+def _distance_slopes(
+    dump: "Dump", part: str, regressor: str, together: Callable[[np.ndarray], np.ndarray]
+) -> Jackknife:
+    product = dump[f"statistics/{part}/head_rows"][..., ROWS.index(f"c_{regressor}")].mean(2)  # (groups, layers)
     across = dump[f"statistics/{part}/distance"][..., DISTANCE_ROWS.index("c")]  # (groups, layers, distances)
-    sums = (product, across, *_distances(dump))
+    delta = dump["statistics/distance/pairs"][..., DISTANCE_PAIRS.index(f"{regressor}_c")]
+    sums = [product, across, _squares(dump, regressor), delta, dump["statistics/distance/gram"]]
+    sums = [together(each) for each in sums]
     total = [each.sum(0) for each in sums]
-    replicates = [
+    without = [
         _within_distances(*(whole - each[group] for whole, each in zip(total, sums, strict=True)))
-        for group in range(dump.info.num_groups)
+        for group in range(len(sums[0]))
     ]
-    return jackknife(_within_distances(*total), np.stack(replicates))
+    return Jackknife(_within_distances(*total), np.stack(without))
 
 
-def _distances(dump: "Dump") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """By group: Σ|Δ|², D'|Δ| and D'D, D the distances' dummies."""
+def _squares(dump: "Dump", regressor: str) -> np.ndarray:
+    """(groups,) Σ of a centred regressor squared."""
     squares = np.zeros(dump.info.num_groups)
-    place = REGRESSORS.index("delta")
+    place = REGRESSORS.index(regressor)
     for first in range(0, dump.info.num_images, _ROWS_AT_ONCE):
         rows = unpacked(dump.read("statistics/pairs/centred", slice(first, first + _ROWS_AT_ONCE)))[:, place, place]
         np.add.at(squares, (first + np.arange(len(rows))) % len(squares), rows)
-    return squares, dump["statistics/distance/delta"], dump["statistics/distance/gram"]
+    return squares
 
 
 def _within_distances(

@@ -20,7 +20,7 @@ from analysis.attention import bias_slopes, head_moments, slope
 from analysis.html import Html
 from analysis.load import Study, model_order, seed_of
 from analysis.packing import deflated, quantised, signed_colour
-from analysis.statistics import grouped_jackknife, ratio
+from analysis.statistics import over_units, ratio
 from training.dumps.from_raw import bias_mode
 from training.dumps.pairs import BIN_WIDTH, NUM_BINS, distances
 
@@ -56,7 +56,7 @@ def swap_intervals(dump: "Dump") -> HeadSlopes:
 
 def _marked(sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> HeadSlopes:
     """Of sums (groups, layers, heads, ...)."""
-    found = grouped_jackknife(sums, statistic, 1 - LEVEL)
+    found = over_units(sums, statistic, 1 - LEVEL)
     freedom = len(sums) - 1
     error = (found.high - found.value) / stdtrit(freedom, 1 - LEVEL / 2)
     with np.errstate(divide="ignore", invalid="ignore"):

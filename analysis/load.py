@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from analysis.claims.introduction import Digits
     from analysis.figures import FigureSpec
     from training.dumps.store import Dump
 
@@ -44,6 +45,7 @@ class Study:
     dumps: "list[Dump]"
     matrix: Matrix | None = None
     matrix_path: Path | None = None  # as it was given
+    digits: "Digits | None" = None
     _known: dict[Any, Any] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
@@ -149,11 +151,14 @@ class Study:
         return [dump for dump in found if dump.info.own_data or _origin(dump) not in own]
 
 
-def load(paths: Iterable[Path | str] | Path | str, matrix: Path | str | None = None) -> Study:
+def load(
+    paths: Iterable[Path | str] | Path | str, matrix: Path | str | None = None, digits: Path | str | None = None
+) -> Study:
     """Read run folders (with every dump inside) and bare `.zarr` dumps; one of its parts at fault refuses all.
 
-    `matrix`: the matrix.json of `train matrix`, or its folder.
+    `matrix`: the matrix.json of `train matrix`, or its folder. `digits`: the digits study's JSON.
     """
+    from analysis.claims.introduction import read_digits
     from analysis.fine_tuning import read_matrix
     from training.dumps.store import open_dump
 
@@ -182,11 +187,12 @@ def load(paths: Iterable[Path | str] | Path | str, matrix: Path | str | None = N
         dumps += [_checked_dump(open_dump(dump), run) for dump in run.dumps]
     _refuse_duplicates(runs)
     ordered, chosen = sorted(runs, key=_run_order), _one_per_epoch(dumps)
+    known = read_digits(digits) if digits else None
     if not matrix:
-        return Study(ordered, chosen)
+        return Study(ordered, chosen, digits=known)
     found = read_matrix(matrix)
     _check_plain(found, Path(matrix))
-    return Study(ordered, chosen, found, Path(matrix))
+    return Study(ordered, chosen, found, Path(matrix), known)
 
 
 def _spec(number: int) -> "FigureSpec":

@@ -3,9 +3,9 @@
 Cells are bins of |Δ| (0.1 z) by column: whole distances, r rounded down, to be looked at. Slopes within a column
 compare pairs of exactly the same distance: deviations from the exact distance's means, pooled over the column, each
 pair with its own |Δ|. Intervals leave out one group of images at a time.
-Quantities: `attention` after softmax, bias included; `literal` scores; `gauge_fixed`, scores minus their mean over the
-keys of a query row, in slopes held against |Δ| minus its own, and against another image's |Δ|: the null, which has
-what images share by position.
+Quantities: `attention` after softmax, and `literal` scores, bias included. Slopes on another image's |Δ| are the null: it
+has what images share by position. Centring scores over a query's keys, as elsewhere, would mix distances: planted slopes
+of 0 within distances came out at −0.10 to −0.02.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from analysis.attention import bin_rule
-from analysis.statistics import Estimate, grouped_jackknife, ratio
+from analysis.attention import bin_rule, line_r2
+from analysis.nulls import partner_groups
+from analysis.statistics import Estimate, Jackknife, over_units, ratio, without_each
 from training.dumps.pairs import BIN_WIDTH, DISTANCE_PAIRS, NUM_BINS, distances
 from training.dumps.scores import DISTANCE_ROWS
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
 
-Quantity = Literal["attention", "literal", "gauge_fixed"]
+Quantity = Literal["attention", "literal"]
 ALL = "all"  # layers pooled
 LEAST_BINS = 3  # of a column that is shown: fewer make no line
 _NULL = 1e-12
@@ -65,23 +66,12 @@ def cells(dump: "Dump", quantity: Quantity) -> pd.DataFrame:
 def column_slopes(dump: "Dump", quantity: Quantity) -> pd.DataFrame:
     """One row a layer ("all": pooled) and column: slope on |Δ| at a distance, and r² of the column's line.
 
-    `relative`, of attention: the slope over the column's mean. `other`, of `gauge_fixed`: the slope on another image's
-    |Δ|, and `beyond`: `slope` minus it; both intervals are up to √2 too narrow where images and their partners are in
-    different groups (half the images is no multiple of the groups). `linearity`: of the count-weighted line through the
-    column's shown cells. NaN, all of them, where fewer than LEAST_BINS are shown.
+    `other`: the slope on another image's |Δ|. Of attention all are over the column's mean attention. `linearity`: of the
+    count-weighted line through the column's shown cells. NaN, all of them, where fewer than LEAST_BINS are shown.
     """
     columns, of_column = _columns(dump)
-    sums = _line_sums(dump, quantity)
-    estimates = {"slope": grouped_jackknife(sums, lambda each: _slope(each, of_column))}
-    if quantity == "attention":
-        estimates["relative"] = grouped_jackknife(sums, lambda each: _relative(each, of_column))
-    if quantity == "gauge_fixed":
-        null = _null_sums(dump, sums)
-        estimates["other"] = grouped_jackknife(null, lambda each: _slope(each, of_column))
-        both = np.stack([null, sums], -4)  # a group is left out of both at once
-        estimates["beyond"] = grouped_jackknife(
-            both, lambda each: np.diff(_slope(each, of_column), axis=-3)[..., 0, :, :]
-        )
+    both = slopes_at_distances(dump, quantity, of_column)
+    own, other = (Jackknife(both.value[k], both.without[:, k]).estimate() for k in range(2))
     frame = cells(dump, quantity)
     rows = []
     for place, layer in enumerate([ALL, *dump.info.attention_layers]):
@@ -90,12 +80,54 @@ def column_slopes(dump: "Dump", quantity: Quantity) -> pd.DataFrame:
             shown = of_layer[of_layer["distance"] == column]
             enough = len(shown) >= LEAST_BINS
             row = {"layer": layer, "distance": column, "num_bins": len(shown)}
-            for name, estimate in estimates.items():
+            for name, estimate in (("slope", own), ("other", other)):
                 for suffix, values in (("", estimate.value), ("_low", estimate.low), ("_high", estimate.high)):
                     row[name + suffix] = values[place, number] if enough else np.nan
             rows.append(row | {"linearity": _linearity(shown) if enough else np.nan})
-    own = {"model": dump.info.model, "depth_field": dump.info.depth_field, "epoch": dump.info.epoch}
-    return pd.DataFrame(rows).assign(quantity=quantity, num_images=dump.info.num_images, **own)
+    model = {"model": dump.info.model, "depth_field": dump.info.depth_field, "epoch": dump.info.epoch}
+    return pd.DataFrame(rows).assign(quantity=quantity, num_images=dump.info.num_images, **model)
+
+
+def slopes_at_distances(dump: "Dump", quantity: Quantity, of_column: np.ndarray) -> Jackknife:
+    """(2, 1 + layers, columns): on an image's own |Δ| and on another's, of all layers pooled and of each.
+
+    Of attention over the column's mean. `of_column` (distances, columns) of 0 and 1 says which distances a column has.
+    Units hold an image and its partner, whose depth it is held against.
+    """
+    sums = partner_groups(dump, np.stack([_line_sums(dump, quantity, name) for name in ("delta", "other")], 1))
+    of = _relative if quantity == "attention" else _slope
+    return without_each(sums, lambda each: of(each, of_column))
+
+
+def long_columns(dump: "Dump") -> tuple[np.ndarray, np.ndarray]:
+    """Distances (columns,) at which enough bins are shown, all layers pooled, and `of_column` of them."""
+    columns, of_column = _columns(dump)
+    count, shown = _shown_cells(dump, of_column)
+    enough = (shown & (count > 0)).sum(0) >= LEAST_BINS
+    return columns[enough], of_column[:, enough]
+
+
+def columns_linearity(dump: "Dump", of_column: np.ndarray) -> Jackknife:
+    """(columns,) r² of the count-weighted line through a column's shown cells, literal scores, all layers pooled."""
+    _, shown = _shown_cells(dump, of_column)
+    sums = np.stack([dump["statistics/bins/group_count"], _group_sums(dump)], -1)
+    sums = np.einsum("gbdk,dc->gcbk", sums, of_column)
+    return without_each(sums, lambda each: line_r2(each[..., 0], each[..., 1], shown.T))
+
+
+def _group_sums(dump: "Dump") -> np.ndarray:
+    return np.asarray(dump[f"statistics/{dump.info.parts[-1]}/bins/group_sum"]) / dump.info.num_attention_layers
+
+
+def _shown_cells(dump: "Dump", of_column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(bins, columns): pairs, and whether a cell has enough of them, as `cells` says."""
+    count = dump["statistics/bins/count"] @ of_column
+    seen = dump["statistics/bins/images"]
+    images = np.stack([seen[:, column > 0].max(1) for column in of_column.T], 1)
+    min_pairs, min_images = bin_rule(dump.info.num_images)
+    shown = (count >= min_pairs) & (images >= min_images)
+    shown[-1] = False
+    return count, shown
 
 
 def swapped_slopes(dump: "Dump") -> pd.DataFrame:
@@ -109,7 +141,7 @@ def swapped_slopes(dump: "Dump") -> pd.DataFrame:
     across = np.concatenate([across.mean(1, keepdims=True), across], 1)
     sums = np.stack([across, np.broadcast_to(squares[:, None], across.shape)], -1)
     sums = sums[squares.sum(1) > 0]  # fewer pairs of images than groups leave some empty
-    found = grouped_jackknife(sums, lambda each: ratio(each[..., 0], each[..., 1]))
+    found = over_units(sums, lambda each: ratio(each[..., 0], each[..., 1]))
     layers, places = np.indices(found.value.shape).reshape(2, -1)
     return pd.DataFrame(
         {
@@ -127,23 +159,6 @@ def swapped_slopes(dump: "Dump") -> pd.DataFrame:
     )
 
 
-def relative_slopes(first: "Dump", second: "Dump") -> tuple[Estimate, Estimate, Estimate]:
-    """Pooled slope of attention on |Δ| at a distance over mean attention (1 per z) of either, and first minus second.
-
-    Over all distances and layers. The dumps hold the same images, so groups are paired.
-    """
-    both = np.stack([_line_sums(dump, "attention")[:, 0] for dump in (first, second)], 1)
-    whole = np.ones((both.shape[-2], 1))
-
-    def of_both(sums: np.ndarray) -> np.ndarray:
-        found = _relative(sums, whole)[..., 0]
-        return np.stack([found[..., 0], found[..., 1], found[..., 0] - found[..., 1]], -1)
-
-    found = grouped_jackknife(both, of_both)
-    one, other, difference = (Estimate(found.value[k], found.low[k], found.high[k]) for k in range(3))
-    return one, other, difference
-
-
 def _columns(dump: "Dump") -> tuple[np.ndarray, np.ndarray]:
     """Whole distances that occur, and which exact distance is in which: (distances, columns) of 0 and 1."""
     whole = np.floor(distances(dump.info.grid)[0] + 1e-9).astype(int)
@@ -154,36 +169,22 @@ def _columns(dump: "Dump") -> tuple[np.ndarray, np.ndarray]:
 def _sums(dump: "Dump", quantity: Quantity) -> np.ndarray:
     """(layers, bins, distances) of the head mean."""
     folder = "pattern" if quantity == "attention" else dump.info.parts[-1]
-    name = "sum_centred" if quantity == "gauge_fixed" else "sum"
     layers = range(dump.info.num_attention_layers)
-    return np.stack([dump.read(f"statistics/{folder}/bins/{name}", layer).mean(0) for layer in layers])
+    return np.stack([dump.read(f"statistics/{folder}/bins/sum", layer).mean(0) for layer in layers])
 
 
-def _line_sums(dump: "Dump", quantity: Quantity) -> np.ndarray:
+def _line_sums(dump: "Dump", quantity: Quantity, name: str) -> np.ndarray:
     """(groups, 1 + layers, distances, 5): of all layers pooled and of each, over pairs: n, Σx, Σx², Σy, Σxy.
 
-    x is |Δ|, y the head mean; both centred for `gauge_fixed`.
+    y is the head mean, x |Δ| (`delta`) or another image's (`other`).
     """
-    pairs = {name: dump["statistics/distance/pairs"][..., k] for k, name in enumerate(DISTANCE_PAIRS)}
-    own = [pairs["n"], pairs["delta"], pairs["delta_sq"]]
-    if quantity == "gauge_fixed":
-        own = [pairs["n"], dump["statistics/distance/delta"], pairs["delta_c_sq"]]
+    pairs = dump["statistics/distance/pairs"]
+    own = [pairs[..., DISTANCE_PAIRS.index(each)] for each in ("n", name, f"{name}_sq")]
     folder = "statistics/pattern" if quantity == "attention" else f"statistics/{dump.info.parts[-1]}"
-    first = DISTANCE_ROWS.index("c") if quantity == "gauge_fixed" else 0
-    y = dump[f"{folder}/distance"][..., first : first + 2]
+    y = dump[f"{folder}/distance"][..., [DISTANCE_ROWS.index("s"), DISTANCE_ROWS.index(f"s_{name}")]]
     y = np.concatenate([y.mean(1, keepdims=True), y], 1)
     mine = [np.broadcast_to(each[:, None], y.shape[:-1]) for each in own]
     return np.stack([*mine, y[..., 0], y[..., 1]], -1)
-
-
-def _null_sums(dump: "Dump", sums: np.ndarray) -> np.ndarray:
-    """The gauge-fixed `sums` of lines, with another image's centred |Δ| for x."""
-    pairs = dump["statistics/distance/pairs"]
-    x, xx = (pairs[..., DISTANCE_PAIRS.index(name)] for name in ("other_c", "other_c_sq"))
-    xy = dump[f"statistics/{dump.info.parts[-1]}/distance"][..., DISTANCE_ROWS.index("c_other")]
-    xy = np.concatenate([xy.mean(1, keepdims=True), xy], 1)
-    x, xx = (np.broadcast_to(each[:, None], xy.shape) for each in (x, xx))
-    return np.stack([sums[..., 0], x, xx, sums[..., 3], xy], -1)
 
 
 def _slope(sums: np.ndarray, of_column: np.ndarray) -> np.ndarray:

@@ -5,13 +5,13 @@ judge by; of the mirrored depth map; of shuffled patches, a weak null, because i
 2013: tests that ignore spatial autocorrelation fail under it).
 """
 
-from collections.abc import Callable
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from analysis.attention import Variant, moments, slope
-from analysis.statistics import Estimate, cluster_bootstrap
+from analysis.statistics import Estimate, over_units
 from training.dumps.from_raw import bias_mode, biased, raw_bias, raw_depth, raw_scores
 from training.dumps.pairs import NULLS, filled
 
@@ -26,39 +26,43 @@ _SEED = 20261
 
 
 def null_slopes(dump: "Dump", part: str = "content") -> dict[str, Estimate]:
-    """(layers,) gauge-fixed slopes on each of `pairs.NULLS` in place of |Δ|, with image-bootstrap intervals."""
+    """(layers,) gauge-fixed slopes on each of `pairs.NULLS` in place of |Δ|, with intervals over images."""
     return {name: null_slope(dump, name, "gauge_fixed", part) for name in NULLS}
 
 
 def null_slope(dump: "Dump", name: str, variant: Variant, part: str = "content") -> Estimate:
     """(layers,) slope on one of `pairs.NULLS`."""
     rows = moments(dump, variant, (name,), part)
-    return cluster_bootstrap(partners_together(rows) if name == "other" else rows, lambda sums: slope(sums, variant))
+    return over_units(partners_together(rows) if name == "other" else rows, lambda sums: slope(sums, variant))
 
 
 def partners_together(rows: np.ndarray) -> np.ndarray:
     """Additive rows of images (images, ...) as rows of an image and its partner.
 
-    Image and partner read each other's depth, so what reads another image's draws the two together: apart, the interval
-    would be up to √2 too narrow.
+    Image and partner read each other's depth, so what reads another image's leaves out the two together: apart, the
+    interval would be up to √2 too narrow.
     """
     half = len(rows) // 2
     return np.concatenate([rows[:half] + rows[half : 2 * half], rows[2 * half :]])
 
 
-def against_other(
-    dump: "Dump", variant: Variant, statistic: Callable[[np.ndarray], np.ndarray]
-) -> tuple[np.ndarray, Estimate]:
-    """A statistic of slopes (..., layers) on another image's |Δ|, and how far that on an image's own exceeds it."""
-    both = [moments(dump, variant, (name,)) for name in ("delta", "other")]
-    size = both[0].shape[-1]
+_LEAST_GROUPS = 8
 
-    def excess(sums: np.ndarray) -> np.ndarray:
-        own, other = (statistic(slope(each, variant)) for each in (sums[..., :size], sums[..., size:]))
-        return own - other
 
-    null = statistic(slope(both[1].sum(0), variant))
-    return null, cluster_bootstrap(partners_together(np.concatenate(both, -1)), excess)
+def partner_groups(dump: "Dump", sums: np.ndarray) -> np.ndarray:
+    """Sums of the dump's groups of images (groups, ...), put together until every image is in one with its partner.
+
+    Images and their partners, half of all images on, are in groups that far apart. Where too few would be left, groups
+    stay as they are and differ from their mean √2 times as much, which is the most that partners can make of it.
+    """
+    groups = len(sums)
+    left = math.gcd(dump.info.num_images // 2, groups)
+    if left == groups:
+        return sums
+    if left >= _LEAST_GROUPS:
+        return np.asarray(sums.reshape(groups // left, left, *sums.shape[1:]).sum(0))
+    mean = sums.mean(0)
+    return np.asarray(mean + math.sqrt(2) * (sums - mean))
 
 
 def randomisation_p(dump: "Dump", part: str = "content", num_derangements: int = NUM_DERANGEMENTS) -> np.ndarray | None:

@@ -20,7 +20,7 @@ import numpy as np
 from scipy import linalg
 
 from analysis.load import AnalysisError
-from analysis.statistics import Estimate, jackknife
+from analysis.statistics import Jackknife
 from training.dumps.arrays import unpacked
 
 if TYPE_CHECKING:
@@ -113,24 +113,24 @@ class Probes:
     error_centred: np.ndarray  # of ridge on h and z minus their means at each position; NaN for other variants
     setting: np.ndarray  # penalty (times the mean eigenvalue) or number of steps
 
-    def mse(self) -> Estimate:
-        """z², (layers,). This interval and the others: folds left out in turn (jackknife, Student with folds - 1)."""
+    def mse(self) -> Jackknife:
+        """z², (layers,). As the others, with folds left out in turn."""
         return self._over_folds(lambda kept: self.error[:, kept].sum(1) / self.count[kept].sum())
 
-    def r2(self) -> Estimate:
+    def r2(self) -> Jackknife:
         """1 - error / that of the training mean: at 0 or below the probe reads nothing."""
         return self._over_folds(lambda kept: 1 - self.error[:, kept].sum(1) / self.total[:, kept].sum(1))
 
-    def r2_within(self) -> Estimate:
+    def r2_within(self) -> Jackknife:
         """R² of the same probe within images: an image's mean depth counts for nothing."""
         return self._over_folds(lambda kept: 1 - self.error_within[:, kept].sum(1) / self.total_within[:, kept].sum(1))
 
-    def r2_control(self) -> Estimate:
+    def r2_control(self) -> Jackknife:
         return self._over_folds(
             lambda kept: 1 - self.error_control[:, kept].sum(1) / self.total_control[:, kept].sum(1)
         )
 
-    def selectivity(self) -> Estimate:
+    def selectivity(self) -> Jackknife:
         """R² for z minus R² for z': what is read beyond what any image's depth has in common at a position."""
         return self._over_folds(
             lambda kept: (
@@ -139,27 +139,17 @@ class Probes:
             )
         )
 
-    def skill(self) -> Estimate:
+    def skill(self) -> Jackknife:
         """1 - error / that of the mean depth at each position, which needs no image."""
         return self._over_folds(lambda kept: 1 - self.error[:, kept].sum(1) / self.error_position[kept].sum())
 
-    def skill_centred(self) -> Estimate:
+    def skill_centred(self) -> Jackknife:
         """`skill` of a probe that may use the position as it likes, for it reads h minus its mean at the position."""
         return self._over_folds(lambda kept: 1 - self.error_centred[:, kept].sum(1) / self.error_position[kept].sum())
 
-    def _over_folds(self, statistic: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+    def _over_folds(self, statistic: Callable[[np.ndarray], np.ndarray]) -> Jackknife:
         folds = np.arange(len(self.count))
-        return jackknife(statistic(folds), np.array([statistic(folds[folds != fold]) for fold in folds]))
-
-
-def mse_difference(first: Probes, second: Probes) -> Estimate:
-    """MSE of `first` minus that of `second`, (layers,), on the same folds of the same images; jackknife over folds."""
-
-    def difference(kept: np.ndarray) -> np.ndarray:
-        ours, theirs = (each.error[:, kept].sum(1) / each.count[kept].sum() for each in (first, second))
-        return ours - theirs
-
-    return first._over_folds(difference)
+        return Jackknife(statistic(folds), np.array([statistic(folds[folds != fold]) for fold in folds]))
 
 
 def position_errors(position: np.ndarray) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Figures 4 and 14: what noise on depth costs in accuracy, and where the step to real depth lies on that scale.
 
 From `train evaluate --noise` (sweeps) and `train gap` (sigma*). The noise of a sample is the same for every sigma and
-every model, so differences are paired by sample; intervals resample samples. Several seeds of a model are averaged.
+every model, so differences are paired by sample; intervals are over samples. Several seeds of a model are averaged.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,25 +13,31 @@ import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
 from analysis.load import BASELINE, AnalysisError, Study, command, depth_of, depth_order, model_order
-from analysis.statistics import NUM_RESAMPLES, Estimate, paired_difference, percentile_bounds, wilson
+from analysis.runs import recipe_of
+from analysis.statistics import Estimate, mean_over_images, paired_difference, wilson
 from training.records import Gap, GapCrossing, NoiseSweep, Run
 
 KINDS = ("pixel", "patch")
 _MAKE_SWEEP = "'train evaluate RUN --data SHARDS --noise pixel' (and patch)"
 _MAKE_GAP = "'train gap RUN --data NYU-SHARDS'"
-_SEED = 20260
 
 
 @dataclass(frozen=True)
 class Swept:
-    """Sweeps of one model with one kind of noise; `correct` (sigmas, samples): share of seeds that are right."""
+    """Sweeps of one model with one kind of noise; `of_seeds` (seeds, sigmas, samples): 1 where a seed is right."""
 
     model: str
     noise: str
     sigmas: list[float]  # rising
-    correct: np.ndarray
+    of_seeds: np.ndarray
     seeds: tuple[int, ...]
     epoch: int
+    recipe: str  # that the runs share
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(sigmas, samples): share of seeds that are right."""
+        return np.asarray(self.of_seeds.mean(0))
 
     @property
     def top1(self) -> np.ndarray:
@@ -41,6 +48,7 @@ def swept_models(study: Study, depth: str | None = None) -> list[Swept]:
     """Per kind of noise and model the last checkpoint's sweeps; refuses what was not measured alike."""
     field = _depth_field(study, depth)
     found: dict[tuple[str, str], dict[int, NoiseSweep]] = {}
+    recipes: dict[str, str] = {}
     first: tuple[Run, NoiseSweep] | None = None
     for run in study.runs:
         if run.record.model != BASELINE and depth_of(run) != field:
@@ -52,8 +60,9 @@ def swept_models(study: Study, depth: str | None = None) -> list[Swept]:
             first = first or (run, sweep)
             _refuse_unlike(*first, run, sweep)
             found.setdefault((kind, run.record.model), {})[run.record.seed] = sweep
+            recipes[run.record.model] = recipe_of(run)
     ordered = sorted(found, key=lambda key: (KINDS.index(key[0]), model_order(key[1])))
-    return [_over_seeds(model, kind, found[kind, model]) for kind, model in ordered]
+    return [_over_seeds(model, kind, found[kind, model], recipes[model]) for kind, model in ordered]
 
 
 def _depth_field(study: Study, depth: str | None) -> str:
@@ -105,22 +114,21 @@ def _refuse_unlike(run: Run, sweep: NoiseSweep, other_run: Run, other: NoiseSwee
             )
 
 
-def _over_seeds(model: str, kind: str, sweeps: dict[int, NoiseSweep]) -> Swept:
+def _over_seeds(model: str, kind: str, sweeps: dict[int, NoiseSweep], recipe: str) -> Swept:
     """Seeds averaged, at the sigmas that all have."""
     common = sorted(set.intersection(*(set(sweep.sigmas) for sweep in sweeps.values())))
     if not common:
         raise AnalysisError(
             f"the {kind} noise sweeps of {model} share no sigma among seeds: measure them again with one --sigma"
         )
-    correct = np.mean(
+    of_seeds = np.array(
         [
             [np.frombuffer(sweep.correct1[sweep.sigmas.index(sigma)].encode(), np.uint8) - 48.0 for sigma in common]
-            for sweep in sweeps.values()
-        ],
-        axis=0,
+            for _, sweep in sorted(sweeps.items())
+        ]
     )
     epoch = max(sweep.epoch for sweep in sweeps.values())
-    return Swept(model, kind, common, correct, tuple(sorted(sweeps)), epoch)
+    return Swept(model, kind, common, of_seeds, tuple(sorted(sweeps)), epoch, recipe)
 
 
 def accuracy_under_noise(swept: list[Swept]) -> pd.DataFrame:
@@ -140,41 +148,30 @@ def accuracy_under_noise(swept: list[Swept]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def loss_difference(richer: Swept, simpler: Swept) -> Estimate | None:
-    """Top-1 that `richer` loses more than `simpler`, averaged over the sigmas above 0 that both have.
+def at_sigma(swept: Swept, sigma: float) -> tuple[float, np.ndarray]:
+    """Slope of top-1 at a sigma between those measured, and (seeds, samples) whose mean is the top-1 there.
 
-    Shares 0..1, paired by sample; None where they share no sigma above 0, or one lacks sigma 0.
+    PCHIP (Fritsch and Carlson 1980) rises or falls between two sigmas only as the measured values do; what a sample adds
+    to it is its outcome times the curve's derivative by the measured means. NaN outside.
     """
-    common = [sigma for sigma in richer.sigmas if sigma > 0 and sigma in simpler.sigmas]
-    if not common or richer.sigmas[0] != 0 or simpler.sigmas[0] != 0:
-        return None
+    if len(swept.sigmas) < 2 or not swept.sigmas[0] <= sigma <= swept.sigmas[-1]:
+        return math.nan, np.full((len(swept.seeds), swept.of_seeds.shape[-1]), np.nan)
+    means, step = swept.top1, 1e-6
 
-    def lost(swept: Swept) -> np.ndarray:
-        under = [swept.correct[swept.sigmas.index(sigma)] for sigma in common]
-        return np.asarray(swept.correct[0] - np.mean(under, axis=0))
+    def curve(values: np.ndarray) -> "PchipInterpolator":
+        return PchipInterpolator(swept.sigmas, values)
 
-    return paired_difference(lost(richer), lost(simpler))
+    here = float(curve(means)(sigma))
+    nudges = step * np.eye(len(means))
+    weights = np.array([(curve(means + nudge)(sigma) - curve(means - nudge)(sigma)) / (2 * step) for nudge in nudges])
+    samples = here + np.einsum("ksn,k->sn", swept.of_seeds.swapaxes(0, 1) - means[:, None, None], weights)
+    return float(curve(means).derivative()(sigma)), samples
 
 
-def top1_at(swept: Swept, sigma: float, minus: Swept | None = None) -> Estimate:
-    """Top-1 at a sigma between those measured (or that of `minus` taken off), with an interval over samples.
-
-    PCHIP (Fritsch and Carlson 1980): rises or falls between two sigmas only as the measured values do. NaN outside.
-    """
-    curves = [swept] if minus is None else [swept, minus]
-    if any(len(each.sigmas) < 2 or not each.sigmas[0] <= sigma <= each.sigmas[-1] for each in curves):
-        return Estimate(*(np.asarray(np.nan),) * 3)
-    patterns, counts = np.unique(np.concatenate([each.correct for each in curves]).T, axis=0, return_counts=True)
-    num_samples = counts.sum()
-    # Resampling samples only changes how often each pattern of outcomes is drawn, so patterns are drawn.
-    draws = np.random.default_rng(_SEED).multinomial(num_samples, counts / num_samples, size=NUM_RESAMPLES)
-    means = np.concatenate([counts[None], draws]) @ patterns / num_samples
-    values, first = np.zeros(len(means)), 0
-    for each, sign in zip(curves, (1, -1), strict=False):
-        own = means[:, first : first + len(each.sigmas)]
-        values += sign * PchipInterpolator(each.sigmas, own, axis=1)(sigma)
-        first += len(each.sigmas)
-    return Estimate(np.asarray(values[0]), *percentile_bounds(values[1:]))
+def top1_at(swept: Swept, sigma: float) -> Estimate:
+    """Top-1 at a sigma between those measured, with an interval over samples; NaN outside."""
+    _, samples = at_sigma(swept, sigma)
+    return mean_over_images(samples.mean(0))
 
 
 def gaps(study: Study) -> list[tuple[Run, Gap]]:

@@ -55,18 +55,30 @@ def train_hours(run: Run) -> float | None:
     return ends[-1].train_seconds / 3600 if ends else None
 
 
+def _recipe(run: Run) -> dict[str, str]:
+    """The configuration, apart from model, depth and seed, by flat key: `optim.epochs` -> JSON."""
+    flat = {}
+    config = {k: v for k, v in run.record.config.items() if k not in ("model", "seed", "runtime")}
+    size = {k: v for k, v in run.record.config.get("model", {}).items() if k in _SIZE}
+    for section, content in {**config, "model": size}.items():
+        items = content.items() if isinstance(content, dict) else [(None, content)]
+        for key, value in items:
+            if (section, key) != ("data", "depth"):
+                flat[f"{section}.{key}" if key else section] = json.dumps(value, sort_keys=True)
+    return flat
+
+
+def recipe_of(run: Run) -> str:
+    """The same text for runs that differ in model, depth and seed alone."""
+    return json.dumps(_recipe(run), sort_keys=True)
+
+
 def recipe_differences(runs: list[Run]) -> list[str]:
     """Keys of the configuration, apart from model, depth and seed, in which runs differ: `optim.epochs: 10 or 20`."""
     flat: dict[str, dict[str, None]] = {}
     for run in runs:
-        config = {k: v for k, v in run.record.config.items() if k not in ("model", "seed", "runtime")}
-        size = {k: v for k, v in run.record.config.get("model", {}).items() if k in _SIZE}
-        for section, content in {**config, "model": size}.items():
-            items = content.items() if isinstance(content, dict) else [(None, content)]
-            for key, value in items:
-                if (section, key) != ("data", "depth"):
-                    name = f"{section}.{key}" if key else section
-                    flat.setdefault(name, {})[json.dumps(value)] = None
+        for name, value in _recipe(run).items():
+            flat.setdefault(name, {})[value] = None
     return [f"{name}: {' or '.join(values)}" for name, values in sorted(flat.items()) if len(values) > 1]
 
 

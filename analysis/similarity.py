@@ -5,7 +5,6 @@ The last is the null: it has what positions have in common in all images.
 everywhere has cosine -0.90 with r on a 14x14 grid. `gauge_fixed` takes row-centred pairs i != j.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,7 @@ import pandas as pd
 
 from analysis.attention import Variant
 from analysis.nulls import partners_together
-from analysis.statistics import Estimate, cluster_bootstrap, mean_of_sums, mean_over_images, ratio, rows_of_mean
+from analysis.statistics import Jackknife, mean_of_sums, mean_over_images, over_units, ratio, rows_of_mean, without_each
 from training.dumps.arrays import unpacked
 from training.dumps.pairs import REGRESSORS
 from training.dumps.scores import COSINES, ROWS
@@ -59,18 +58,15 @@ def constant_cosines(dump: "Dump") -> np.ndarray:
     return -mean_over_images(ratio(sums, patches[:, None] * np.sqrt(squares))).value
 
 
-def against_other(values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, Estimate]:
-    """Of `image_cosines`, a statistic of mean cosines (..., layers) with another image's |Δ|, and how far that with an
-    image's own exceeds it.
+def cosine_jackknife(dump: "Dump") -> Jackknife:
+    """(3 x layers,) gauge-fixed mean cosines with each of QUANTITIES; images and their partners left out together.
+
+    Images where one of them is undefined are left out of that layer.
     """
-    paired = np.isfinite(values[..., [QUANTITIES.index(name) for name in ("delta", "other")]]).all(-1)
-    rows = rows_of_mean(np.where(paired[..., None], values, np.nan))
-
-    def of(sums: np.ndarray, quantity: str) -> np.ndarray:
-        return statistic(mean_of_sums(sums)[..., QUANTITIES.index(quantity)])
-
-    together = partners_together(rows)
-    return of(rows.sum(0), "other"), cluster_bootstrap(together, lambda sums: of(sums, "delta") - of(sums, "other"))
+    values = image_cosines(dump, "gauge_fixed").swapaxes(1, 2)
+    paired = np.isfinite(values).all(1, keepdims=True)
+    rows = partners_together(rows_of_mean(np.where(paired, values, np.nan)))
+    return without_each(rows.reshape(len(rows), -1, 2), mean_of_sums)
 
 
 def head_cosines(dump: "Dump", variant: Variant, part: str = "content") -> np.ndarray:
@@ -81,7 +77,7 @@ def head_cosines(dump: "Dump", variant: Variant, part: str = "content") -> np.nd
 
 
 def cosines(dump: "Dump", variant: Variant, part: str = "content") -> pd.DataFrame:
-    """One row a layer and quantity: mean over images, image-bootstrap interval, images where it is undefined.
+    """One row a layer and quantity: mean over images with its interval, images where it is undefined.
 
     low_head and high_head are the least and the greatest mean of a single head (NaN for `other`); constant the literal
     cosine of scores that are -1 everywhere.
@@ -90,7 +86,7 @@ def cosines(dump: "Dump", variant: Variant, part: str = "content") -> pd.DataFra
     heads = head_cosines(dump, variant, part)
     heads = np.concatenate([heads, np.full((*heads.shape[:2], 1), np.nan)], -1)
     rows = rows_of_mean(values)
-    alone, together = (cluster_bootstrap(each, mean_of_sums) for each in (rows, partners_together(rows)))
+    alone, together = (over_units(each, mean_of_sums) for each in (rows, partners_together(rows)))
     constant = constant_cosines(dump) if variant == "literal" else np.full(len(QUANTITIES), np.nan)
     frames = []
     for index, quantity in enumerate(QUANTITIES):

@@ -1,7 +1,8 @@
 """Intervals and tests. Images are the clusters of everything measured inside images; samples are paired across models.
 
 Pairs of patches of one image are not independent: an interval that counts pairs is several times too narrow. So every
-interval over dumps resamples whole images (Cameron, Gelbach and Miller 2008), with a fixed seed.
+interval over dumps leaves out whole images, or groups of them, in turn, and is Student's (Tukey 1958): on planted slopes
+it covers 94.5 to 95.1 %, where the percentile bootstrap covers 91.4 % of 12 images.
 """
 
 import math
@@ -11,10 +12,6 @@ from statistics import NormalDist
 
 import numpy as np
 from scipy.special import stdtrit
-
-NUM_RESAMPLES = 1000
-_SEED = 20260
-_BLOCK_CELLS = 5_000_000  # resampling weights held at once
 
 
 @dataclass(frozen=True)
@@ -26,52 +23,37 @@ class Estimate:
     high: np.ndarray
 
 
-def resampled_sums(rows: np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = _SEED) -> np.ndarray:
-    """Sums over images drawn with replacement: (images, ...) -> (resamples, ...), the same draws for the same seed."""
-    num_images = len(rows)
-    flat = rows.reshape(num_images, -1)
-    generator = np.random.default_rng(seed)
-    share = np.full(num_images, 1 / num_images)
-    block = max(1, _BLOCK_CELLS // num_images)
-    sums = []
-    for first in range(0, num_resamples, block):
-        weights = generator.multinomial(num_images, share, size=min(block, num_resamples - first))
-        sums.append(weights.astype(np.float64) @ flat)
-    return np.concatenate(sums).reshape(num_resamples, *rows.shape[1:])
+@dataclass(frozen=True)
+class Jackknife:
+    """A statistic (...) and what it is without each unit in turn (units, ...): an image, a group of images, a fold."""
+
+    value: np.ndarray
+    without: np.ndarray
+
+    @property
+    def pseudo(self) -> np.ndarray:
+        """(units, ...) pseudo-values: nearly independent, and the variance of their mean is the statistic's."""
+        units = len(self.without)
+        return np.asarray(units * self.value - (units - 1) * self.without)
+
+    def estimate(self, level: float = 0.95) -> Estimate:
+        return jackknife(self.value, self.without, level)
 
 
-def cluster_bootstrap(
-    rows: np.ndarray,
-    statistic: Callable[[np.ndarray], np.ndarray],
-    level: float = 0.95,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = _SEED,
-) -> Estimate:
-    """Percentile interval of a statistic of per-image sums.
-
-    `rows`: (images, ...) additive terms, finite; `statistic`: sums (...) -> values, and
-    (resamples, ...) -> (resamples, values). With fewer than two images the bounds are NaN.
-    """
-    value = np.asarray(statistic(rows.sum(0)))
-    if len(rows) < 2:
-        missing = np.full(value.shape, np.nan)
-        return Estimate(value, missing, missing)
-    return Estimate(value, *percentile_bounds(statistic(resampled_sums(rows, num_resamples, seed)), level))
+def without_each(sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Jackknife:
+    """Of a statistic of sums: `sums` (units, ...) are finite and additive; `statistic`: (..., terms) -> (..., values)."""
+    total = sums.sum(0)
+    return Jackknife(np.asarray(statistic(total)), np.asarray(statistic(total - sums)))
 
 
-def percentile_bounds(replicates: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds over the first axis; NaN where any replicate is undefined."""
-    tail = (1 - level) / 2
-    low, high = np.quantile(replicates, [tail, 1 - tail], axis=0)
-    return np.asarray(low), np.asarray(high)
+def over_units(sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], level: float = 0.95) -> Estimate:
+    """Student's interval of a statistic of sums that are additive over units, such as images: `without_each`."""
+    return without_each(sums, statistic).estimate(level)
 
 
 def mean_over_images(values: np.ndarray, level: float = 0.95) -> Estimate:
-    """Mean over images (axis 0) of values that may be NaN for some images, with the image bootstrap's interval.
-
-    All NaN gives NaN.
-    """
-    return cluster_bootstrap(rows_of_mean(values), mean_of_sums, level)
+    """Mean over images (axis 0) of values that may be NaN for some images; all NaN gives NaN."""
+    return over_units(rows_of_mean(values), mean_of_sums, level)
 
 
 def rows_of_mean(values: np.ndarray) -> np.ndarray:
@@ -104,12 +86,6 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.where(usable, numerator / np.where(usable, denominator, 1.0), np.nan)
 
 
-def grouped_jackknife(sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], level: float = 0.95) -> Estimate:
-    """`jackknife` of a statistic of sums (groups, ...) that are additive over groups of images."""
-    total = sums.sum(0)
-    return jackknife(statistic(total), statistic(total - sums), level)
-
-
 def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
     """Score interval of a share (Wilson 1927): (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n)."""
     z = NormalDist().inv_cdf((1 + level) / 2)
@@ -137,16 +113,42 @@ def mcnemar(only_first: int, only_second: int, mid_p: bool = True) -> float:
     return min(1.0, 2 * math.fsum(terms) - (terms[-1] if mid_p else 0.0))
 
 
-def paired_difference(
-    first: np.ndarray, second: np.ndarray, level: float = 0.95, num_resamples: int = 10_000, seed: int = _SEED
-) -> Estimate:
-    """Accuracy of `first` minus that of `second` on the same samples, with a paired bootstrap interval over samples.
+def tango(only_first: float, only_second: float, total: float, level: float = 0.95) -> tuple[float, float]:
+    """Score interval of a difference of paired shares (Tango 1998), from samples that one of two models alone gets right.
 
-    (samples,) of 0/1, or shares where several seeds were averaged. Resampling samples only changes how often each value
-    of the per-sample difference is drawn, so the counts of the distinct values are drawn at once.
+    The bounds are the differences d at which (b - c - n d)² = z² n (2 q + d (1 - d)), q the likeliest share of `c` given
+    d. Equal outcomes on all of n samples give ±z² / (n + z²), not [0, 0]. Counts may be means over seeds.
     """
-    difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
-    values, counts = np.unique(difference, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(len(difference), counts / counts.sum(), size=num_resamples)
-    low, high = percentile_bounds(draws @ values / len(difference), level)
-    return Estimate(np.asarray(difference.mean()), low, high)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    b, c, n = float(only_first), float(only_second), float(total)
+
+    def beyond(difference: float) -> float:
+        linear = -b - c + (2 * n - b + c) * difference
+        share = (math.sqrt(max(0.0, linear**2 + 8 * n * c * difference * (1 - difference))) - linear) / (4 * n)
+        variance = n * (2 * share + difference * (1 - difference))
+        return abs(b - c - n * difference) - z * math.sqrt(max(0.0, variance))
+
+    def bound(inside: float, outside: float) -> float:
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if beyond(middle) < 0 else (inside, middle)
+        return (inside + outside) / 2
+
+    value = (b - c) / n
+    return bound(value, -1.0), bound(value, 1.0)
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray, level: float = 0.95) -> Estimate:
+    """Accuracy of `first` minus that of `second` on the same samples, (samples,) of 0/1 each: Tango's interval.
+
+    Of shares (several seeds averaged, or several sigmas) Student's interval of the mean difference.
+    """
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    difference = first - second
+    value, count = np.asarray(difference.mean()), len(difference)
+    if np.isin(np.concatenate([first, second]), (0, 1)).all():
+        low, high = tango(np.sum(difference > 0), np.sum(difference < 0), count, level)
+        return Estimate(value, np.asarray(low), np.asarray(high))
+    error = difference.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
+    half = stdtrit(max(1, count - 1), (1 + level) / 2) * error
+    return Estimate(value, np.asarray(value - half), np.asarray(value + half))

@@ -1,29 +1,41 @@
-"""The scoreboard: the paper's claims (data_manifests/claims.toml) judged on the runs and dumps at hand.
+"""The scoreboard: the thesis's claims (data_manifests/claims.toml) judged on the runs and dumps at hand.
 
-All are claims about pseudo-depth, so all are judged on pseudo-depth. The verdicts follow, where there is one, from an
-interval, by the rule that each claim names: `reproduced`, `partly`, `not`, or `not tested` where a model, a record or a
-dump is lacking. Dumps and logged parameters are those of the lowest seed and last epoch.
+All are claims about pseudo-depth, so all are judged on pseudo-depth. A rule estimates (`Found`), `verdict` judges: no rule
+says a word of its own. Last checkpoints count.
 """
 
 from dataclasses import dataclass
 
-import data_manifests
-from analysis.claims import accuracy, cost, depth_bias, fine_tuning, maps, representations, robustness, scores
-from analysis.claims.finding import DEPTH, Claim, Rule, Verdict
-from analysis.load import Study
+from analysis.claims import (
+    accuracy,
+    cost,
+    depth_bias,
+    fine_tuning,
+    introduction,
+    maps,
+    representations,
+    robustness,
+    scores,
+)
+from analysis.claims.claim import DEPTH, Claim, Rule, claims
+from analysis.claims.sources import at_chance
+from analysis.claims.verdict import VERDICTS, Rules, Verdict, verdict
+from analysis.load import AnalysisError, Study
 
-__all__ = ["DEPTH", "RULES", "Judged", "judge"]
+__all__ = ["DEPTH", "RULES", "VERDICTS", "Claim", "Judged", "claims", "judge"]
 
 RULES: dict[str, Rule] = {
     **cost.RULES,
     **accuracy.RULES,
     **fine_tuning.RULES,
     **scores.RULES,
-    **representations.RULES,
     **maps.RULES,
     **robustness.RULES,
     **depth_bias.RULES,
+    **representations.RULES,
+    **introduction.RULES,
 }
+BEYOND_CHANCE = "accuracy beyond chance"
 
 
 @dataclass(frozen=True)
@@ -32,42 +44,49 @@ class Judged:
 
     id: str
     sentence: str
-    statistic: str
-    variant: str  # literal, gauge_fixed, causal or empty
+    place: str
+    estimand: str
+    precondition: str
+    reference: str
+    uncertainty: str
     expected: str
     observed: str
     interval: str
+    seeds: str
     verdict: Verdict
-    judged: str
+    why: str
     shown_in: str
+    ours: bool
+    contribution: int
 
 
-def judge(study: Study) -> list[Judged]:
-    """Every claim, once per variant."""
-    rows = []
-    for claim in data_manifests.load("claims")["claim"]:
-        for variant in claim.get("variants", [""]):
-            finding = RULES[claim["rule"]](study, variant, claim)
-            rows.append(
-                Judged(
-                    id=claim["id"],
-                    sentence=claim["sentence"],
-                    statistic=claim["statistic"],
-                    variant=variant,
-                    expected=claim.get("expected") or _printed_gap(claim),
-                    observed=finding.observed,
-                    interval=finding.interval,
-                    verdict=finding.verdict,
-                    judged=claim["judged"],
-                    shown_in=claim["shown_in"],
-                )
-            )
-    return rows
+def judge(study: Study, chosen: list[Claim] | None = None) -> list[Judged]:
+    """Every claim, or those chosen, in the order of the file."""
+    return [_judged(study, claim) for claim in (claims() if chosen is None else chosen)]
 
 
-def _printed_gap(claim: Claim) -> str:
-    paper = data_manifests.load("paper")
-    measure = claim.get("measure", "top1")
-    gap = paper[claim["better"]][measure] - paper[claim["worse"]][measure]
-    wanted = f"within ±{claim['margin']:g} (our margin" if "margin" in claim else "> 0 ("
-    return f"{wanted}{'; ' * ('margin' in claim)}ImageNet: {gap:+.1f})".replace("-", "−")
+def _judged(study: Study, claim: Claim) -> Judged:
+    observed, interval, seeds = "", "–", ""
+    try:
+        if BEYOND_CHANCE in claim.precondition:
+            _check_beyond_chance(study, claim)
+        found = RULES[claim.rule](study, claim)
+        observed, interval, seeds = found.observed, found.interval, found.seeds
+        word, why = verdict(found, Rules(claim.family == "every", claim.needs_seeds))
+    except AnalysisError as error:
+        word, why = "not tested", str(error)
+    return Judged(
+        id=claim.id, sentence=claim.sentence, place=claim.place, estimand=claim.estimand,
+        precondition="; ".join(claim.precondition), reference="; ".join(claim.reference),
+        uncertainty=claim.uncertainty, expected=claim.expected, observed=observed, interval=interval, seeds=seeds,
+        verdict=word, why=why, shown_in=claim.shown_in, ours=claim.ours, contribution=claim.contribution,
+    )  # fmt: skip
+
+
+def _check_beyond_chance(study: Study, claim: Claim) -> None:
+    there = {run.record.model for run in study.runs}
+    models = [model for model in claim.models if model in there]
+    if low := at_chance(study, models):
+        raise AnalysisError(
+            f"{' and '.join(low)} {'is' if len(low) == 1 else 'are'} at chance: there is nothing to compare"
+        )

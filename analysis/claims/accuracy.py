@@ -1,44 +1,82 @@
-"""Table 2: rules on accuracy, paired over validation samples."""
+"""Table 2: accuracy, paired over validation samples, with the luck of seeds."""
 
-from typing import Any
+import math
+from collections.abc import Sequence
 
-from analysis.claims.finding import DEPTH, Claim, Finding, Rule, Verdict, of_records, side
+import numpy as np
+
+from analysis.claims.claim import Claim, Rule
+from analysis.claims.sources import accuracy, seeds_told
+from analysis.claims.texts import bounded, joined
+from analysis.claims.verdict import Found
+from analysis.contrast import Arm, Between, Measured, contrast
 from analysis.load import BASELINE, AnalysisError, Study
-from analysis.runs import recipe_differences
-from analysis.tables import gap, groups, points
+from analysis.statistics import tango
+
+_MEASURES = {"top1": "correct1", "top5": "correct5"}
+POINTS = 100.0
 
 
-def _accuracy_gap(study: Study, claim: Claim) -> Finding:
-    found = _difference(study, claim)
-    return _finding(side(found["gap"], found["low"], above=True), found)
+def gap_of(better: Arm, worse: Arm, seeds: Between) -> Measured:
+    """Difference of mean accuracy; its variance over images is at least what Tango's interval gives for one seed."""
+    return contrast([(1.0, better), (-1.0, worse)], seeds, _least(better, worse))
 
 
-def _accuracy_tie(study: Study, claim: Claim) -> Finding:
-    """Two one-sided tests in one interval: a tie if it lies within the margin, none if it lies beyond."""
-    found, margin = _difference(study, claim), claim["margin"] / 100
-    within = -margin < found["low"] and found["high"] < margin
-    beyond = found["low"] > margin or found["high"] < -margin
-    return _finding("reproduced" if within else "not" if beyond else "partly", found)
+def _least(first: Arm, second: Arm) -> float:
+    ours, theirs = (arm.pseudo[..., 0].mean(0) for arm in (first, second))
+    low, high = tango(float((ours * (1 - theirs)).sum()), float(((1 - ours) * theirs).sum()), len(ours))
+    return ((high - low) / (2 * 1.959964)) ** 2
 
 
-def _difference(study: Study, claim: Claim) -> dict[str, Any]:
-    """Accuracy of the claim's `better` minus that of its `worse`."""
-    better, worse = claim["better"], claim["worse"]
-    if claim.get("measure") == "top5" and any(run.record.shards.num_classes <= 5 for run in study.runs):
+def _accuracy_gap(study: Study, claim: Claim) -> Found:
+    measure = claim.options.get("measure", "top1")
+    if measure == "top5" and any(run.record.shards.num_classes <= 5 for run in study.runs):
         raise AnalysisError("needs more than 5 classes: five guesses are always right of so few")
-    grouped = groups(study)
-    ours, theirs = (grouped.get((model, "none" if model == BASELINE else DEPTH), []) for model in (better, worse))
-    difference = gap(ours, theirs, {"top1": "correct1", "top5": "correct5"}[claim.get("measure", "top1")])
-    if difference is None:
-        raise AnalysisError(f"needs {better} and {worse} of one seed, on {DEPTH} depth")
-    if unlike := recipe_differences([*ours, *theirs]):
-        raise AnalysisError(f"{better} and {worse} differ in {'; '.join(unlike)}")
-    return difference
+    (better, worse), seeds = accuracy(study, [claim.options["better"], claim.options["worse"]], _MEASURES[measure])
+    found = gap_of(better, worse, seeds)
+    return _found([found], found, [better, worse], seeds)
 
 
-def _finding(verdict: Verdict, difference: dict[str, Any]) -> Finding:
-    observed, _, interval = points(difference["gap"], difference["low"], difference["high"]).partition(" ")
-    return Finding(verdict, f"{observed} points", interval)
+def _accuracy_tie(study: Study, claim: Claim) -> Found:
+    """Within the margin on either side; the margin must be smaller than what RGB alone is away."""
+    names, margin = [claim.options["better"], claim.options["worse"]], claim.options["margin"] / POINTS
+    (better, worse, alone), seeds = accuracy(study, [*names, BASELINE])
+    away = contrast([(0.5, better), (0.5, worse), (-1.0, alone)], seeds)
+    if not away.value[0] > margin:
+        raise AnalysisError(
+            f"a tie within {claim.options['margin']:g} point says something where RGB alone is farther away, it is "
+            f"{POINTS * away.value[0]:.1f} points"
+        )
+    found = gap_of(better, worse, seeds)
+    return _found([found.shifted(margin), found.turned().shifted(margin)], found, [better, worse], seeds)
 
 
-RULES: dict[str, Rule] = {"accuracy_gap": of_records(_accuracy_gap), "accuracy_tie": of_records(_accuracy_tie)}
+def _ordered(study: Study, claim: Claim) -> Found:
+    """Each richer model above each simpler one next to it."""
+    pairs = claim.options["pairs"]
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    arms, seeds = accuracy(study, names)
+    by_name = dict(zip(names, arms, strict=True))
+    found = [gap_of(by_name[richer], by_name[simpler], seeds) for simpler, richer in pairs]
+    cells = joined(found)
+    told = [f"{richer} over {simpler} {_points(each)}" for (simpler, richer), each in zip(pairs, found, strict=True)]
+    observed = f"{int((cells.value > 0).sum())} of {len(pairs)} steps upwards"
+    return Found((cells,), observed=observed, interval="; ".join(told), seeds=seeds_told(arms, seeds), unit=POINTS)
+
+
+def _found(sides: Sequence[Measured], gap: Measured, arms: list[Arm], seeds: Between) -> Found:
+    observed, _, interval = _points(gap).partition(" ")
+    return Found(
+        tuple(sides), observed=f"{observed} points", interval=interval, seeds=seeds_told(arms, seeds), unit=POINTS
+    )
+
+
+def _points(gap: Measured) -> str:
+    """`+5.2 [+3.1, +7.4]`; over images alone where no seed was trained twice."""
+    if not gap.seeds_df:
+        error = np.sqrt(gap.images)
+        gap = Measured(gap.value, error, np.full_like(gap.df, math.inf), gap.images)
+    return bounded(gap, POINTS)
+
+
+RULES: dict[str, Rule] = {"accuracy_gap": _accuracy_gap, "accuracy_tie": _accuracy_tie, "ordered": _ordered}

@@ -1,95 +1,213 @@
-"""Figures 7 and 8: rules on learned biases. They are a run's parameters, so there is no interval; the last block's are
-left out, because they get no gradient."""
+"""Figures 7 and 8: rules on learned biases, a run's parameters, held against those it began with.
+
+No image is in them: what is known of their luck is how seeds differ, pooled over layers. The last block's are left out,
+because they get no gradient.
+"""
+
+from dataclasses import replace
 
 import numpy as np
-import pandas as pd
+from scipy.stats import rankdata
 
-from analysis.claims.finding import DEPTH, Claim, Finding, Rule, Verdict, of_records, share, signed
-from analysis.depth_bias import alpha_by_epoch, phi_curves, run_of
-from analysis.load import Study
+from analysis.claims.claim import UNTRAINED, Claim, Rule
+from analysis.claims.scores import Terms, peaked
+from analysis.claims.sources import dumps_of, list_of, runs_of, seeds_told
+from analysis.claims.texts import signed, span
+from analysis.claims.verdict import LEVEL, Found, holm
+from analysis.contrast import Arm, Between, Measured, between, contrast
+from analysis.depth_bias import of_parameters, phi_grid, share_within
+from analysis.load import AnalysisError, Study
 
 _LEAST_EPOCHS, _LEAST_LAYERS = 5, 3
 
 
-def _alpha(study: Study) -> pd.DataFrame:
-    """(epochs, trained layers)"""
-    frame = alpha_by_epoch(run_of(study, "mlin", DEPTH))
-    return frame[frame["trained"]].pivot(index="epoch", columns="layer", values="alpha")
+def _logged(study: Study, model: str, name: str) -> np.ndarray:
+    """(seeds, epochs, layers, ...), from epoch 0 on."""
+    every = [of_parameters(run, name) for run in runs_of(study, model)]
+    common = sorted(set.intersection(*(set(epochs) for epochs, _ in every)))
+    if not common or common[0] != 0:
+        raise AnalysisError(f"needs {name} of epoch 0, which this run's log does not hold: train {model} again")
+    if len(common) < 2:
+        raise AnalysisError(f"needs {name} of an epoch after training has begun")
+    found = np.stack([values[[epochs.index(epoch) for epoch in common]] for epochs, values in every])
+    if found.shape[2] < 1:
+        raise AnalysisError("needs a layer with a gradient")
+    return found
 
 
-def _alpha_smooth(study: Study, claim: Claim) -> Finding:
-    alpha = _alpha(study).to_numpy()
-    if len(alpha) < _LEAST_EPOCHS or not alpha.size:
-        return Finding("not tested", f"needs α of at least {_LEAST_EPOCHS} epochs, got {len(alpha)}")
-    way, width = np.abs(np.diff(alpha, axis=0)).sum(0), np.ptp(alpha, axis=0)
+def _luck(*arms: Arm) -> Between:
+    """Pooled over layers too."""
+    found = between(arms)
+    cells = found.variance.size
+    return Between(np.full(cells, found.variance.mean()), np.zeros(cells), found.df * cells, found.of)
+
+
+def measured(terms: Terms) -> Measured:
+    return contrast(terms, _luck(*(arm for _, arm in terms)))
+
+
+def _arm(name: str, values: np.ndarray) -> Arm:
+    return Arm.of_parameters(name, values.reshape(len(values), -1))
+
+
+def _check_moved(change: Arm, what: str) -> None:
+    """Where some layer moved the same way in all seeds; one seed has nothing to say of it."""
+    moved = measured([(1.0, change)])
+    if moved.seeds_df and not holm(2 * np.minimum(moved.above_zero, moved.below_zero), LEVEL * 2).any():
+        raise AnalysisError(
+            f"{what} did not leave where it began, in any layer and all seeds alike: nothing was learned"
+        )
+
+
+def _alpha_smooth(study: Study, claim: Claim) -> Found:
+    alpha = _logged(study, "mlin", "alpha")
+    if alpha.shape[1] <= _LEAST_EPOCHS:
+        raise AnalysisError(f"needs α of at least {_LEAST_EPOCHS} epochs after the first, got {alpha.shape[1] - 1}")
+    _check_moved(_arm("mlin", alpha[:, -1] - alpha[:, 0]), "α")
+    way, width = np.abs(np.diff(alpha, axis=1)).sum(1), np.ptp(alpha, axis=1)
     turns = np.where(width > 0, way / np.where(width > 0, width, 1.0), 1.0)
-    verdict, observed = share(turns <= claim["threshold"], "layers")
-    return Finding(verdict, observed, f"way over range {turns.min():.2f} to {turns.max():.2f}")
+    arm = _arm("mlin", claim.options["threshold"] - turns)
+    side = measured([(1.0, arm)])
+    observed = f"way over range {turns.mean(0).min():.2f} to {turns.mean(0).max():.2f}"
+    return Found((side,), observed=observed, interval=span(side), seeds=seeds_told([arm]))
 
 
-def _alpha_peaks_early(study: Study, claim: Claim) -> Finding:
-    last = _alpha(study).iloc[-1]
-    if len(last) < _LEAST_LAYERS:
-        return Finding("not tested", f"needs at least {_LEAST_LAYERS} layers with a gradient, got {len(last)}")
-    num_layers, peak = len(last) + 1, int(last.idxmax())
-    verdict: Verdict = (
-        "reproduced" if peak <= np.ceil(num_layers / 3) else "partly" if peak <= num_layers / 2 else "not"
+def _alpha_peaks(study: Study, claim: Claim) -> Found:
+    alpha = _logged(study, "mlin", "alpha")
+    if alpha.shape[2] < _LEAST_LAYERS:
+        raise AnalysisError(f"needs at least {_LEAST_LAYERS} layers with a gradient, got {alpha.shape[2]}")
+    _check_moved(_arm("mlin", alpha[:, -1] - alpha[:, 0]), "α")
+    last, grown = _arm("mlin", alpha[:, -1]), _arm("mlin", alpha[:, -1] - alpha[:, 0])
+    layers = np.arange(1, alpha.shape[2] + 1)
+    of = Found((measured([(1.0, last)]),), seeds=seeds_told([last]))
+    found = peaked({"": [(1.0, last)], UNTRAINED: [(1.0, grown)]}, layers, claim.options["third"], of)
+    return replace(
+        found,
+        interval=f"{found.interval}; α {signed(last.values.mean(0).min())} to {signed(last.values.mean(0).max())}",
     )
-    return Finding(verdict, f"layer {peak} of {num_layers}", f"α {signed(last.min())} to {signed(last.max())}")
 
 
-def _phi(study: Study) -> tuple[np.ndarray, np.ndarray]:
-    """Δ (grid,) and φ (trained layers, grid)."""
-    frame = phi_curves(run_of(study, "mmlp", DEPTH))
-    table = frame[frame["trained"]].pivot(index="layer", columns="delta", values="phi")
-    return table.columns.to_numpy(float), table.to_numpy()
+def _phi(study: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Δ (grid,), φ at the end and at the beginning (seeds, layers, grid)."""
+    phi = _logged(study, "mmlp", "phi")
+    return phi_grid(runs_of(study, "mmlp")[0]), phi[:, -1], phi[:, 0]
 
 
-def _phi_straight(study: Study, claim: Claim) -> Finding:
-    delta, phi = _phi(study)
-    if not phi.size:
-        return Finding("not tested", "needs a layer with a gradient")
+def _of_shape(now: np.ndarray, before: np.ndarray, threshold: float, observed: str, change: Arm) -> Found:
+    """A shape of curves, (seeds, cells): above its threshold, and above what it was before training."""
+    _check_moved(change, "φ")
+    ours, theirs = _arm("mmlp", now), _arm("mmlp", before)
+    side = measured([(1.0, ours)]).shifted(-threshold)
+    left = measured([(1.0, ours.minus(theirs))])
+    return Found((side,), {UNTRAINED: left}, observed=observed, interval=span(side), seeds=seeds_told([ours]))
+
+
+def _strength(delta: np.ndarray, phi: np.ndarray) -> np.ndarray:
+    """(..., grid) -> (...) mean |φ(Δ) - φ(0)|."""
+    return np.asarray(np.abs(phi - phi[..., [np.abs(delta).argmin()]]).mean(-1))
+
+
+def _bends(delta: np.ndarray, phi: np.ndarray, beyond: float) -> np.ndarray:
+    """(..., grid) -> (..., 2) distance from the line left and right of ±beyond, over the curve's range."""
     bends = []
-    for beyond in (delta <= -claim["beyond"], delta >= claim["beyond"]):
-        x, y = delta[beyond], phi[:, beyond]
-        line = np.polynomial.polynomial.polyvander(x, 1)
-        fit = line @ np.linalg.lstsq(line, y.T, rcond=None)[0]
-        bends.append(np.abs(y.T - fit).max(0))
-    width = np.ptp(phi, axis=1)
-    bent = np.stack(bends) / np.where(width > 0, width, 1.0)
-    verdict, observed = share(bent <= claim["threshold"], "sides of layers")
-    return Finding(verdict, observed, f"bend over range {bent.min():.2f} to {bent.max():.2f}")
+    for there in (delta <= -beyond, delta >= beyond):
+        line = np.polynomial.polynomial.polyvander(delta[there], 1)
+        hat = line @ np.linalg.pinv(line)
+        bends.append(np.abs(phi[..., there] @ (np.eye(len(hat)) - hat)).max(-1))
+    width = np.ptp(phi, axis=-1)
+    return np.asarray(np.stack(bends, -1) / np.where(width > 0, width, 1.0)[..., None])
 
 
-def _phi_early_stronger(study: Study, claim: Claim) -> Finding:
-    delta, phi = _phi(study)
-    if len(phi) < _LEAST_LAYERS:
-        return Finding("not tested", f"needs at least {_LEAST_LAYERS} layers with a gradient, got {len(phi)}")
-    strength = np.abs(phi - phi[:, [np.abs(delta).argmin()]]).mean(1)
-    ranks = pd.Series(strength).rank().to_numpy()
-    order = np.arange(len(ranks))
-    correlation = float(np.corrcoef(order, ranks)[0, 1]) if np.ptp(ranks) else 0.0
-    verdict: Verdict = "reproduced" if correlation <= claim["threshold"] else "partly" if correlation < 0 else "not"
-    return Finding(verdict, f"rank correlation {signed(correlation)}", f"mean |φ(Δ) − φ(0)| by layer {_list(strength)}")
+def _phi_straight(study: Study, claim: Claim) -> Found:
+    delta, phi, first = _phi(study)
+    now, before = (_bends(delta, each, claim.options["beyond"]) for each in (phi, first))
+    observed = f"bend over range {now.mean(0).min():.2f} to {now.mean(0).max():.2f}"
+    change = _arm("mmlp", _strength(delta, phi) - _strength(delta, first))
+    return _of_shape(-now, -before, -claim.options["threshold"], observed, change)
 
 
-def _phi_negative(study: Study, claim: Claim) -> Finding:
-    _, phi = _phi(study)
-    if not phi.size:
-        return Finding("not tested", "needs a layer with a gradient")
-    below = (phi < 0).mean(1)
-    verdict: Verdict = "reproduced" if below.max() >= claim["threshold"] else "partly" if below.max() > 0 else "not"
-    return Finding(verdict, f"{int((below > 0).sum())} of {len(below)} layers", f"least φ {signed(phi.min())}")
+def _phi_turns(study: Study, claim: Claim) -> Found:
+    """The share of a curve's turning (changes of slope) within `beyond` of 0."""
+    delta, phi, first = _phi(study)
+    near = np.abs(delta[1:-1]) <= claim.options["beyond"] + 1e-9
+
+    def share(curves: np.ndarray) -> np.ndarray:
+        turning = np.abs(np.diff(curves, 2, axis=-1))
+        whole = turning.sum(-1)
+        return np.asarray(turning[..., near].sum(-1) / np.where(whole > 0, whole, 1.0))
+
+    now, before = share(phi), share(first)
+    observed = f"{100 * now.mean(0).min():.0f} to {100 * now.mean(0).max():.0f} % of the turning near 0"
+    change = _arm("mmlp", _strength(delta, phi) - _strength(delta, first))
+    return _of_shape(now, before, claim.options["threshold"], observed, change)
 
 
-def _list(values: np.ndarray) -> str:
-    return ", ".join(f"{value:.2f}" for value in values)
+def _phi_early_stronger(study: Study, claim: Claim) -> Found:
+    delta, phi, first = _phi(study)
+    if phi.shape[1] < _LEAST_LAYERS:
+        raise AnalysisError(f"needs at least {_LEAST_LAYERS} layers with a gradient, got {phi.shape[1]}")
+    strength, began = _strength(delta, phi), _strength(delta, first)
+
+    def correlation(each: np.ndarray) -> np.ndarray:
+        ranks = rankdata(each, axis=1)
+        order = np.arange(each.shape[1])
+        spread = ranks.std(1) * order.std()
+        across = ((ranks - ranks.mean(1, keepdims=True)) * (order - order.mean())).mean(1)
+        return np.asarray(np.where(spread > 0, across / np.where(spread > 0, spread, 1.0), 0.0))[:, None]
+
+    now, before = correlation(strength), correlation(began)
+    observed = f"rank correlation {signed(now.mean())}; mean |φ(Δ) − φ(0)| by layer {list_of(strength.mean(0))}"
+    return _of_shape(-now, -before, -claim.options["threshold"], observed, _arm("mmlp", strength - began))
+
+
+def _phi_draws(study: Study, claim: Claim) -> Found:
+    """φ's slope on |Δ|, left and right of 0; s_h < 0 makes a φ that falls with |Δ| a score that rises with it."""
+    delta, phi, first = _phi(study)
+
+    def slopes(curves: np.ndarray) -> np.ndarray:
+        sides = []
+        for there in (delta <= 0, delta >= 0):
+            x = np.abs(delta[there]) - np.abs(delta[there]).mean()
+            sides.append(curves[..., there] @ x / (x @ x))
+        return np.stack(sides, -1)
+
+    now, before = (_arm("mmlp", slopes(each)) for each in (phi, first))
+    _check_moved(now.minus(before), "φ")
+    side, left = measured([(-1.0, now)]), measured([(-1.0, now.minus(before))])
+    observed = f"φ falls with |Δ| on {int((side.value > 0).sum())} of {side.value.size} sides of layers"
+    return Found(
+        (side,), {UNTRAINED: left}, observed=observed, interval=f"slopes {span(side.turned())}", seeds=seeds_told([now])
+    )
+
+
+def _delta_near_zero(study: Study, claim: Claim) -> Found:
+    """A property of the data: any model's dump will do."""
+    found = next((d for model in ("mmlp", "m3ch", "m4ch", "mlin", "mdf1", "mgem") for d in _dumps(study, model)), None)
+    if found is None:
+        raise AnalysisError("needs a dump on pseudo-depth")
+    shares = share_within(found, claim.options["limit"])
+    arm = Arm.of_samples("the images", shares[np.isfinite(shares)][None])
+    side = replace(contrast([(1.0, arm)]), seeds_df=np.inf).shifted(-claim.options["threshold"])
+    return Found(
+        (side,),
+        observed=f"{100 * arm.values.mean():.0f} % of pairs within {claim.options['limit']:g} z",
+        interval=span(side),
+    )
+
+
+def _dumps(study: Study, model: str) -> list:
+    try:
+        return list(dumps_of(study, model))
+    except AnalysisError:
+        return []
 
 
 RULES: dict[str, Rule] = {
-    "alpha_smooth": of_records(_alpha_smooth),
-    "alpha_peaks_early": of_records(_alpha_peaks_early),
-    "phi_straight": of_records(_phi_straight),
-    "phi_early_stronger": of_records(_phi_early_stronger),
-    "phi_negative": of_records(_phi_negative),
+    "alpha_smooth": _alpha_smooth,
+    "alpha_peaks": _alpha_peaks,
+    "phi_straight": _phi_straight,
+    "phi_turns": _phi_turns,
+    "phi_early_stronger": _phi_early_stronger,
+    "phi_draws": _phi_draws,
+    "delta_near_zero": _delta_near_zero,
 }

@@ -1,81 +1,205 @@
-"""Table 3: rules on fine-tuning, from `train matrix`; its intervals resample test images."""
+"""Table 3: fine-tuning, from `train matrix`, paired over test images.
+
+What training with another depth changes is a difference within one fine-tuning seed, and its luck is told by seeds of the
+same model alone: m3ch's difference is exactly 0 and mlin's nearly, they say nothing of m4ch's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from scipy.special import chndtr, chndtrinc
+from scipy.special import chndtr, chndtrinc, stdtrit
 
-from analysis.claims.finding import DEPTH, Claim, Finding, Rule, Verdict, of_records, side
-from analysis.load import BASELINE, Study
+from analysis.claims.claim import DEPTH, Claim, Rule
+from analysis.claims.sources import accuracy, seeds_told
+from analysis.claims.texts import bounded, joined
+from analysis.claims.verdict import Found
+from analysis.contrast import Arm, Between, Measured, between, contrast
+from analysis.load import BASELINE, AnalysisError, Study
 from analysis.statistics import Estimate
-from analysis.tables import groups, outcomes, points
-from training.records import MatrixCell, MatrixDifference
+from training.records import Matrix, MatrixCell
 
-_NO_MATRIX = Finding("not tested", "needs the matrix.json of 'train matrix'")
-_TWO_SIDED = 2 * 1.959964  # standard errors in a 95 % interval
-
-
-def _differences(study: Study, of: tuple[str, str], minus: tuple[str, str]) -> dict[str, MatrixDifference]:
-    """By what was fine-tuned; m3ch reads no depth, so it has none to compare."""
-    every = study.matrix.differences if study.matrix else []
-    return {f"{d.name} {d.seed}": d for d in every if (d.of, d.minus) == (of, minus) and d.model != BASELINE}
+POINTS = 100.0
+_CELLS = (("real", "real"), ("real", "pseudo"), ("pseudo", "pseudo"), ("pseudo", "real"))  # trained, tested
+_RR, _RP, _PP, _PR = range(4)
+_Z = 1.959964
 
 
-def _pseudo_trained(study: Study, claim: Claim) -> Finding:
+def _matrix(study: Study) -> Matrix:
     if study.matrix is None:
-        return _NO_MATRIX
-    every = _differences(study, ("pseudo", "pseudo"), ("real", "real")).values()
-    found = [d for d in every if d.model in claim["models"]]
-    if not found:
-        return Finding("not tested", f"needs one of {', '.join(claim['models'])}, fine-tuned with either depth")
-    low, high = (np.array([getattr(d, name) for d in found]) for name in ("low", "high"))
-    least = -claim["margin"] / 100
-    verdict: Verdict = "reproduced" if (low > least).all() else "not" if (high < least).any() else "partly"
-    each = "; ".join(f"{d.model} {points(d.value, d.low, d.high)}" for d in found)
-    return Finding(verdict, f"{int((low > least).sum())} of {len(found)} models above −{claim['margin']:g}", each)
+        raise AnalysisError("needs the matrix.json of 'train matrix'")
+    return study.matrix
 
 
-def _drop_to_real(study: Study, claim: Claim) -> Finding:
-    if study.matrix is None:
-        return _NO_MATRIX
-    to_real = _differences(study, ("pseudo", "real"), ("pseudo", "pseudo"))
-    to_pseudo = _differences(study, ("real", "pseudo"), ("real", "real"))
-    pairs = [(to_real[name], to_pseudo[name]) for name in to_real if name in to_pseudo]
-    if not pairs:
-        return Finding("not tested", "needs a model fine-tuned with either depth and tested with both")
-    apart = np.array([real.high < pseudo.low for real, pseudo in pairs])  # drops are negative differences
-    larger = np.array([real.value < pseudo.value for real, pseudo in pairs])
-    verdict: Verdict = "reproduced" if apart.all() else "partly" if larger.mean() >= 0.5 else "not"
-    each = "; ".join(
-        f"{real.model} {points(real.value, real.low, real.high)} against {points(other.value, other.low, other.high)}"
-        for real, other in pairs
-    )
-    return Finding(verdict, f"larger in {int(larger.sum())} of {len(pairs)} models", each)
+def arms(study: Study, models: Sequence[str]) -> dict[str, Arm]:
+    """Of these models that are there with all four cells: mIoU by `_CELLS`, a seed a row of the table."""
+    rows: dict[str, dict[tuple[str, int], dict[tuple[str, str], MatrixCell]]] = {}
+    for cell in _matrix(study).cells:
+        rows.setdefault(cell.model, {}).setdefault((cell.name, cell.seed), {})[cell.trained, cell.tested] = cell
+    found = {}
+    for model in models:
+        whole = [row for row in rows.get(model, {}).values() if set(row) == set(_CELLS)]
+        if not whole or model == BASELINE:
+            continue
+        for row in whole:
+            for cell in row.values():
+                if not cell.low > cell.commonest_miou:
+                    raise AnalysisError(
+                        f"{model} is no better than the commonest label everywhere: mIoU {POINTS * cell.miou:.1f} %, that "
+                        f"{POINTS * cell.commonest_miou:.1f} %"
+                    )
+        values = np.array([[row[pair].miou for pair in _CELLS] for row in whole])
+        pseudo = np.array([np.transpose([row[pair].pseudo_values for pair in _CELLS]) for row in whole])
+        found[model] = Arm(model, values, pseudo)
+    return found
 
 
-def _varies_more(study: Study, claim: Claim) -> Finding:
-    """SDs of the models themselves: what sampling adds to either is taken off.
+def _combined(arm: Arm, weights: dict[int, float]) -> Arm:
+    """One cell: a combination within each seed."""
+    turned = np.zeros((len(_CELLS), 1))
+    for place, weight in weights.items():
+        turned[place] = weight
+    return Arm(arm.name, arm.values @ turned, arm.pseudo @ turned)
 
-    Models share validation samples, so the covariances of top-1 come from the samples. Of mIoU only intervals are
-    recorded: the errors of the models are taken as independent. Shared test images make that too much to take off,
-    which is against the claim.
+
+_GAIN = {_PP: 1.0, _RR: -1.0}  # of training with pseudo-depth, each tested with its own
+_DROP_PSEUDO = {_PP: 1.0, _PR: -1.0}  # of testing with the other depth, trained with pseudo-depth
+_DROP_REAL = {_RR: 1.0, _RP: -1.0}
+_DROP = {_PP: 0.5, _PR: -0.5, _RR: 0.5, _RP: -0.5}
+_MORE = {_PP: 1.0, _PR: -1.0, _RR: -1.0, _RP: 1.0}
+
+
+def _some(study: Study, models: Sequence[str]) -> dict[str, Arm]:
+    if not (found := arms(study, models)):
+        raise AnalysisError(f"needs one of {', '.join(models)}, fine-tuned with either depth and tested with both")
+    return found
+
+
+def _within(found: dict[str, Arm], weights: dict[int, float]) -> dict[str, Measured]:
+    return {model: contrast([(1.0, _combined(arm, weights))]) for model, arm in found.items()}
+
+
+def _told(each: dict[str, Measured]) -> str:
+    return "; ".join(f"{name} {bounded(found, POINTS)}" for name, found in each.items())
+
+
+def _found(each: dict[str, Measured], found: dict[str, Arm], told: str, sides: Sequence[Measured] = ()) -> Found:
+    cells = joined(list(each.values()))
+    observed = f"{told} in {int((cells.value > 0).sum())} of {len(each)}"
+    return Found(tuple(sides) or (cells,), observed=observed, interval=_told(each), seeds=_seeds(found), unit=POINTS)
+
+
+def _seeds(found: dict[str, Arm]) -> str:
+    return "seeds: " + ", ".join(f"{model} {len(arm)}" for model, arm in found.items()) + "; each model's own spread"
+
+
+def _pseudo_gains(study: Study, claim: Claim) -> Found:
+    found = _some(study, claim.options["models"])
+    return _found(_within(found, _GAIN), found, "higher with pseudo-depth")
+
+
+def _indifferent(study: Study, claim: Claim) -> Found:
+    found, margin = _some(study, claim.options["models"]), claim.options["margin"] / POINTS
+    each = _within(found, _GAIN)
+    cells = joined(list(each.values()))
+    sides = [cells.shifted(margin), cells.turned().shifted(margin)]
+    within = int((np.abs(cells.value) < margin).sum())
+    observed = f"within {claim.options['margin']:g} point in {within} of {len(each)}"
+    return Found(tuple(sides), observed=observed, interval=_told(each), seeds=_seeds(found), unit=POINTS)
+
+
+def _gain_grows(study: Study, claim: Claim) -> Found:
+    return _between_models(study, claim, _GAIN, "grows")
+
+
+def _drops_more(study: Study, claim: Claim) -> Found:
+    return _between_models(study, claim, _DROP, "drops more")
+
+
+def _between_models(study: Study, claim: Claim, weights: dict[int, float], told: str) -> Found:
+    """A difference of two models' differences, each with the luck of its own seeds."""
+    pairs = claim.options["pairs"]
+    there = arms(study, [name for pair in pairs for name in pair])
+    each, of = {}, {}
+    for simpler, richer in pairs:
+        if simpler in there and richer in there:
+            ours, theirs = (_combined(there[name], weights) for name in (richer, simpler))
+            seeds = [between([ours]), between([theirs])]
+            each[f"{richer} over {simpler}"] = contrast([(1.0, ours), (-1.0, theirs)], seeds)
+            of |= {name: there[name] for name in (simpler, richer)}
+    if not each:
+        names = ", ".join(dict.fromkeys(name for pair in pairs for name in pair))
+        raise AnalysisError(f"needs two of {names}, fine-tuned with either depth and tested with both")
+    return _found(each, of, told)
+
+
+def _every_drops(study: Study, claim: Claim) -> Found:
+    found = _some(study, claim.options["models"])
+    each = {f"{model}, trained with real depth": part for model, part in _within(found, _DROP_REAL).items()}
+    each |= {f"{model}, trained with pseudo-depth": part for model, part in _within(found, _DROP_PSEUDO).items()}
+    return _found(each, found, "a drop")
+
+
+def _larger_drop(study: Study, claim: Claim) -> Found:
+    found = _some(study, claim.options["models"])
+    drops = joined([*_within(found, _DROP_REAL).values(), *_within(found, _DROP_PSEUDO).values()])
+    if drops.seeds_df and not (drops.above_zero < 0.025).any():
+        raise AnalysisError("no model drops on the other depth: no drop is the larger")
+    return _found(_within(found, _MORE), found, "the larger drop is from pseudo to real depth")
+
+
+def _complex_best(study: Study, claim: Claim) -> Found:
+    """Some complex model above every simpler one, with either depth; which one is picked counts twice."""
+    complex_, simple = (arms(study, claim.options[name]) for name in ("complex", "simple"))
+    if not complex_ or not simple:
+        raise AnalysisError(
+            f"needs one of {', '.join(claim.options['complex'])} and one of {', '.join(claim.options['simple'])}"
+        )
+    every = {**complex_, **simple}
+    best = max(complex_.values(), key=lambda arm: arm.values.mean(0)[[_RR, _PP]].sum())
+    each = {}
+    for place, depth in ((_RR, "real"), (_PP, "pseudo")):
+        own = {model: _combined(arm, {place: 1.0}) for model, arm in every.items()}
+        seeds = between(list(own.values()))
+        for model in simple:
+            each[f"{best.name} over {model}, {depth}"] = contrast([(1.0, own[best.name]), (-1.0, own[model])], seeds)
+    told = joined(list(each.values()))
+    df = np.where(np.isfinite(told.df), told.df, 1e9)
+    wider = replace(told, error=told.error * stdtrit(df, 1 - 0.025 / len(complex_)) / stdtrit(df, 0.975))
+    observed = f"{best.name} above {int((told.value > 0).sum())} of {len(each)}"
+    seeds_text = seeds_told(list(every.values()), between(list(every.values())))
+    return Found((wider,), observed=observed, interval=_told(each), seeds=seeds_text, unit=POINTS)
+
+
+def _varies_more(study: Study, claim: Claim) -> Found:
+    """SDs of the models themselves: what sampling and seeds add to either is taken off.
+
+    Models share samples and images, so the covariances come from these; seeds add to the variances alone.
     """
-    if study.matrix is None:
-        return _NO_MATRIX
-    runs = {model: some for (model, depth), some in groups(study).items() if depth in (DEPTH, "none")}
-    cells: dict[str, MatrixCell] = {}
-    for cell in study.matrix.cells:
-        if (cell.trained, cell.tested) == (DEPTH, DEPTH) and cell.model in runs:
-            cells.setdefault(cell.model, cell)
-    if len(cells) < 3:
-        return Finding("not tested", f"needs three models both pre-trained and fine-tuned on {DEPTH} depth")
-    correct = np.stack([outcomes(runs[model]).mean(0) for model in cells])  # (models, samples)
-    top1 = true_sd(correct.mean(1), np.cov(correct) / correct.shape[1])
-    errors = np.array([(cell.high - cell.low) / _TWO_SIDED for cell in cells.values()])
-    miou = true_sd(np.array([cell.miou for cell in cells.values()]), np.diag(errors**2))
-    value = float(miou.value - top1.value)
-    low = value - float(np.hypot(miou.value - miou.low, top1.high - top1.value))
-    high = value + float(np.hypot(miou.high - miou.value, top1.value - top1.low))
-    observed = f"SD {100 * miou.value:.1f} of mIoU, {100 * top1.value:.1f} of top-1"
-    return Finding(side(value, low, above=True), observed, points(value, low, high))
+    own = {model: _combined(arm, {_PP: 1.0}) for model, arm in arms(study, claim.options["models"]).items()}
+    names = [model for model in own if any(run.record.model == model for run in study.runs)]
+    if len(names) < 3:
+        raise AnalysisError(f"needs three models both pre-trained and fine-tuned on {DEPTH} depth")
+    tuned = [own[model] for model in names]
+    trained, luck = accuracy(study, names)
+    of_miou, of_top1 = _true_sd_of(tuned, between(tuned)), _true_sd_of(trained, luck)
+    value = float(of_miou.value - of_top1.value)
+    low = float(np.hypot(of_miou.value - of_miou.low, of_top1.high - of_top1.value))
+    high = float(np.hypot(of_miou.high - of_miou.value, of_top1.value - of_top1.low))
+    one = np.ones(1)
+    least = min(between(tuned).df, luck.df)
+    found = Measured(value * one, low / _Z * one, np.inf * one, (low / _Z * one) ** 2, 0.0, least, high / _Z * one)
+    observed = f"SD {POINTS * of_miou.value:.1f} of mIoU, {POINTS * of_top1.value:.1f} of top-1"
+    return Found(
+        (found,), observed=observed, interval=bounded(found, POINTS), seeds=seeds_told(trained, luck), unit=POINTS
+    )
+
+
+def _true_sd_of(models: Sequence[Arm], luck: Between) -> Estimate:
+    rows = np.array([arm.pseudo[..., 0].mean(0) for arm in models])
+    covariance = np.atleast_2d(np.cov(rows)) / rows.shape[1]
+    covariance = covariance + np.diag([float(luck.variance[0]) / len(arm) for arm in models])
+    return true_sd(np.array([float(arm.values.mean()) for arm in models]), covariance)
 
 
 def true_sd(measured: np.ndarray, covariance: np.ndarray) -> Estimate:
@@ -97,7 +221,12 @@ def true_sd(measured: np.ndarray, covariance: np.ndarray) -> Estimate:
 
 
 RULES: dict[str, Rule] = {
-    "pseudo_trained": of_records(_pseudo_trained),
-    "drop_to_real": of_records(_drop_to_real),
-    "varies_more": of_records(_varies_more),
+    "pseudo_gains": _pseudo_gains,
+    "indifferent": _indifferent,
+    "gain_grows": _gain_grows,
+    "every_drops": _every_drops,
+    "drops_more": _drops_more,
+    "larger_drop": _larger_drop,
+    "complex_best": _complex_best,
+    "varies_more": _varies_more,
 }

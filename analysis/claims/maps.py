@@ -1,127 +1,99 @@
-"""Figures 1 (swaps), 5 (where |Δ| peaks), 6, 10 and 13: rules on changed depth and on maps by distance, over dumps."""
+"""Figures 6, 10 and 13: rules on columns of the maps, attention or score against |Δ| among pairs at one distance."""
 
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
-from analysis.attention import Variant
-from analysis.causal import swap_slopes
-from analysis.claims.finding import (
-    OTHER,
-    Claim,
-    Finding,
-    Rule,
-    Verdict,
-    beyond_null,
-    bounded,
-    defined,
-    last_dump,
-    of_dump,
-    of_records,
-    share,
-    side,
-    signed,
-    span,
-)
-from analysis.claims.scores import UNDEFINED
-from analysis.load import Study, check_same_axes
-from analysis.maps import ALL, LEAST_BINS, Quantity, column_slopes, relative_slopes
-from analysis.similarity import against_other, image_cosines
-from analysis.statistics import cluster_bootstrap, mean_of_sums, rows_of_mean
+from analysis.claims.claim import OTHER_IMAGE, UNTRAINED, Claim, Rule
+from analysis.claims.scores import Terms, found_of, there
+from analysis.claims.sources import arm_of, check_paired, dumps_of, seeds_told, trained_and_untrained
+from analysis.claims.texts import signed
+from analysis.claims.verdict import Found
+from analysis.contrast import Arm, contrast
+from analysis.load import AnalysisError, Study
+from analysis.maps import LEAST_BINS, Quantity, columns_linearity, long_columns, slopes_at_distances
+from analysis.statistics import Jackknife
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
 
-_NO_COLUMN = Finding("not tested", f"no distance has {LEAST_BINS} bins with enough pairs: dump more images")
+
+def _pooled(dump: "Dump", quantity: Quantity, of_column: np.ndarray) -> Jackknife:
+    """(2, columns): all layers pooled; on an image's own |Δ| and on another's."""
+    found = slopes_at_distances(dump, quantity, of_column)
+    return Jackknife(found.value[:, 0], found.without[:, :, 0])
 
 
-def _swap_below_zero(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
-    slopes = swap_slopes(dump)
-    verdict, observed = share(defined(slopes.high) < 0, "layers")
-    return Finding(verdict, observed, f"slopes {span(slopes.value)}; highest bound {signed(slopes.high.max())}")
+def _columns(study: Study, model: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of the last dump; which cells are shown depends on depth alone, so all dumps of these images have the same."""
+    names, of_column = long_columns(dumps_of(study, model)[0])
+    if not names.size:
+        raise AnalysisError(f"no distance has {LEAST_BINS} bins with enough pairs: dump more images")
+    return names, of_column
 
 
-def _peaks_mid_layers(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
-    values = image_cosines(dump, variant)
-    if not np.isfinite(values[..., 0]).any(0).all():
-        return UNDEFINED
-    number, layers = np.arange(values.shape[1]) + 1, values.shape[1]
-    middle = (3 * number > layers) & (3 * number <= 2 * layers)
-    if not middle.any() or middle.all():
-        return Finding("not tested", f"{layers} layers have no middle third")
-
-    def lead(mean: np.ndarray) -> np.ndarray:
-        """Smallest cosine in the middle minus the smallest elsewhere."""
-        return np.asarray(mean[..., middle].min(-1) - mean[..., ~middle].min(-1))
-
-    rows = rows_of_mean(values[..., 0])
-    found = cluster_bootstrap(rows, lambda sums: lead(mean_of_sums(sums)))
-    mean = mean_of_sums(rows.sum(0))
-    verdict = side(float(found.value), float(found.high), above=False) if mean.min() < 0 else "not"
-    observed = f"layer {int(mean.argmin()) + 1} of {layers}"
-    null, beyond = against_other(values, lead)
-    if variant == "gauge_fixed":
-        verdict, reason = beyond_null(verdict, beyond.high, above=False)
-        observed += reason
-    return Finding(verdict, observed, f"lead of the middle {bounded(found)}; {OTHER} {signed(null)}")
+def _slopes(study: Study, claim: Claim) -> tuple[Terms, dict[str, Terms]]:
+    model, quantity = claim.options["model"], claim.options.get("quantity", "literal")
+    names, of_column = _columns(study, model)
+    statistic = partial(_pooled, quantity=quantity, of_column=of_column)
+    last, first = trained_and_untrained(study, model, ("columns", quantity, tuple(names)), statistic)
+    half = len(names)
+    own, other, before = last.cells(slice(half)), last.cells(slice(half, None)), first.cells(slice(half))
+    return [(-1.0, own)], {OTHER_IMAGE: [(-1.0, own.minus(other))], UNTRAINED: [(-1.0, own), (1.0, before)]}
 
 
-def _pooled(dump: "Dump", quantity: Quantity) -> pd.DataFrame:
-    """Columns that are long enough, all layers pooled."""
-    frame = column_slopes(dump, quantity)
-    return frame[(frame["layer"] == ALL) & (frame["num_bins"] >= LEAST_BINS)]
+def _columns_fall(study: Study, claim: Claim) -> Found:
+    fall, beyond = _slopes(study, claim)
+    return found_of(fall, beyond, "distances")
 
 
-def _quantity(variant: str, claim: Claim) -> Quantity:
-    return cast(Quantity, claim.get("quantity", variant))
+def _columns_linear(study: Study, claim: Claim) -> Found:
+    """r² above its threshold, in the columns that fall at all."""
+    model = claim.options["model"]
+    falls = there(found_of(*_slopes(study, claim), "distances"))
+    if not falls.any():
+        raise AnalysisError(
+            f"at no distance {model}'s score falls with |Δ| more than over its references: nothing to be linear"
+        )
+    names, of_column = _columns(study, model)
+    dumps = dumps_of(study, model)
+    statistic = partial(columns_linearity, of_column=of_column)
+    arm = arm_of(study, model, dumps, ("columns linearity", tuple(names)), statistic).cells(falls)
+    side = contrast([(1.0, arm)]).shifted(-claim.options["threshold"])
+    values = side.value + claim.options["threshold"]
+    observed = f"r² {values.min():.2f} to {values.max():.2f} at {int(falls.sum())} of {falls.size} distances that fall"
+    return Found((side,), incomplete=not falls.all(), observed=observed, seeds=seeds_told([arm]))
 
 
-def _columns_fall(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
-    columns = _pooled(dump, _quantity(variant, claim))
-    if columns.empty:
-        return _NO_COLUMN
-    name = "relative" if "relative" in columns else "slope"
-    if columns[f"{name}_high"].isna().any():
-        return Finding("not tested", "needs at least 2 groups of images")
-    verdict, observed = share((columns[f"{name}_high"] < 0).to_numpy(), "distances")
-    interval = f"slopes {span(columns[name].to_numpy())}; highest bound {signed(columns[f'{name}_high'].max())}"
-    if "beyond" in columns:
-        verdict, reason = beyond_null(verdict, columns["beyond_high"].to_numpy(), above=False, what="distances")
-        observed += reason
-        interval += f"; {OTHER} {span(columns['other'].to_numpy())}"
-    return Finding(verdict, observed, interval)
+def _flatter(study: Study, claim: Claim) -> Found:
+    """Of attention at all distances together: at most a share of the steep model's fall, on either side of 0.
+
+    What the steep model has over its references must be there, or there is nothing to be flat beside.
+    """
+    flat_model, steep_model = claim.options["flat"], claim.options["steep"]
+    first = dumps_of(study, steep_model)[0]
+    whole = np.ones((len(first["statistics/distance/pairs"][0]), 1))
+    statistic = partial(_pooled, quantity="attention", of_column=whole)
+    steep_last, steep_first = trained_and_untrained(study, steep_model, "attention at all distances", statistic)
+    flat_dumps = dumps_of(study, flat_model)
+    check_paired([first, *flat_dumps])
+    flat = arm_of(study, flat_model, flat_dumps, "attention at all distances", statistic).cells(slice(1))
+    steep, other, before = steep_last.cells(slice(1)), steep_last.cells(slice(1, 2)), steep_first.cells(slice(1))
+    fall = found_of(
+        [(-1.0, steep)],
+        {OTHER_IMAGE: [(-1.0, steep.minus(other))], UNTRAINED: [(-1.0, steep), (1.0, before)]},
+        "slopes",
+    )
+    if not there(fall).all():
+        raise AnalysisError(
+            f"{steep_model}'s attention does not fall with |Δ| beyond its references: nothing to be flat beside"
+        )
+    share = claim.options["threshold"]
+    sides = [contrast([(sign, flat), (-share, steep)]) for sign in (1.0, -1.0)]
+    observed = f"{signed(flat.values.mean())} against {signed(steep.values.mean())}"
+    part = abs(flat.values.mean() / steep.values.mean())
+    return Found(tuple(sides), observed=observed, interval=f"{part:.2f} of it", seeds=seeds_told([flat, steep]))
 
 
-def _columns_linear(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
-    linearity = _pooled(dump, _quantity(variant, claim))["linearity"].dropna().to_numpy()
-    if not linearity.size:
-        return _NO_COLUMN
-    verdict, observed = share(linearity >= claim["threshold"], "distances")
-    return Finding(verdict, observed, f"r² {linearity.min():.2f} to {linearity.max():.2f}")
-
-
-def _flatter(study: Study, claim: Claim) -> Finding:
-    found = [last_dump(study, model) for model in (claim["flat"], claim["steep"])]
-    check_same_axes(found)
-    if found[0].keys() != found[1].keys() or found[0].info.num_groups < 2:
-        return Finding("not tested", "needs dumps of the same images, at least 2")
-    flat, steep, difference = relative_slopes(*found)
-    if not (np.isfinite(difference.value) and steep.value):
-        return Finding("not tested", "attention, or |Δ| at each distance, is constant")
-    steeper = side(float(difference.value), float(difference.low), above=True)
-    part = abs(float(flat.value) / float(steep.value))
-    verdict: Verdict = steeper if part <= claim["threshold"] else "partly" if steeper == "reproduced" else "not"
-    if steep.value > 0:
-        verdict = "not"  # flat beside a rise is not what the sentence says
-    observed = f"{signed(flat.value)} against {signed(steep.value)} ({part:.2f} of it)"
-    return Finding(verdict, observed, f"difference {bounded(difference)}")
-
-
-RULES: dict[str, Rule] = {
-    "swap_below_zero": of_dump(_swap_below_zero),
-    "peaks_mid_layers": of_dump(_peaks_mid_layers),
-    "columns_fall": of_dump(_columns_fall),
-    "columns_linear": of_dump(_columns_linear),
-    "flatter": of_records(_flatter),
-}
+RULES: dict[str, Rule] = {"columns_fall": _columns_fall, "columns_linear": _columns_linear, "flatter": _flatter}

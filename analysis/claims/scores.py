@@ -1,112 +1,174 @@
-"""Figures 1 and 5: rules on attention scores, over dumps."""
+"""Figures 1 and 5: attention scores against |Δ|, over dumps.
+
+The slope of Figure 1 is the one given distance: every distance has a level of its own. A model falls with |Δ| where it
+does so more than it would on another image's depth, and more than it did before training.
+"""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis import nulls
-from analysis.attention import Variant, bin_fits, layer_slopes, moments, score_curve, slope
-from analysis.claims.finding import (
-    OTHER,
-    Claim,
-    Finding,
-    Rule,
-    Verdict,
-    beyond_null,
-    bounded,
-    defined,
-    of_dump,
-    share,
-    side,
-    signed,
-    span,
-)
-from analysis.similarity import against_other, image_cosines
-from analysis.statistics import cluster_bootstrap, mean_of_sums, mean_over_images, rows_of_mean
+from analysis.attention import linearity
+from analysis.causal import swap_jackknife
+from analysis.claims.claim import OTHER_IMAGE, UNTRAINED, Claim, Rule
+from analysis.claims.sources import arm_of, check_paired, dumps_of, seeds_told, trained_and_untrained
+from analysis.claims.texts import signed, span
+from analysis.claims.verdict import LEVEL, Found, holm
+from analysis.contrast import Arm, Measured, contrast, drawn_together
+from analysis.fixed_effects import distance_slopes
+from analysis.load import AnalysisError, Study
+from analysis.similarity import cosine_jackknife
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
 
-UNDEFINED = Finding("not tested", "cosine undefined: some layer's scores are constant in each row")
+Terms = list[tuple[float, Arm]]
 
 
-def _slope_below_zero(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
-    slopes = layer_slopes(dump, variant)
-    verdict, observed = share(defined(slopes.high) < 0, "layers")
-    null, beyond = nulls.against_other(dump, variant, lambda each: each)
-    interval = f"slopes {span(slopes.value)}; highest bound {signed(slopes.high.max())}"
-    if variant == "gauge_fixed":
-        verdict, reason = beyond_null(verdict, beyond.high, above=False, what="layers")
-        observed += reason
-    return Finding(verdict, observed, f"{interval}; {OTHER} {span(null)}")
+def _slopes(study: Study, model: str) -> tuple[Terms, dict[str, Terms]]:
+    """Falls with |Δ| by layer, and what is left of them over each reference."""
+    last, first = trained_and_untrained(
+        study, model, "distance slopes", lambda dump: distance_slopes(dump, dump.info.parts[-1])
+    )
+    layers = last.values.shape[1] // 2
+    own, other, before = last.cells(slice(layers)), last.cells(slice(layers, None)), first.cells(slice(layers))
+    return [(-1.0, own)], {OTHER_IMAGE: [(-1.0, own.minus(other))], UNTRAINED: [(-1.0, own), (1.0, before)]}
 
 
-def _linear(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
-    linearity = bin_fits(score_curve(dump, variant))["linearity"].to_numpy()
-    if np.isnan(linearity).any():
-        return Finding("not tested", "some layer has under three bins to show, or constant scores")
-    verdict, observed = share(linearity >= claim["threshold"], "layers")
-    return Finding(verdict, observed, f"r² {linearity.min():.2f} to {linearity.max():.2f}")
+def found_of(fall: Terms, beyond: dict[str, Terms], what: str) -> Found:
+    side, left = contrast(fall), {name: contrast(terms) for name, terms in beyond.items()}
+    observed = f"{int((side.above_zero < LEVEL).sum())} of {side.value.size} {what}"
+    told = "; ".join(f"over {name} {span(part)}" for name, part in left.items())
+    return Found(
+        (side,),
+        left,
+        observed=observed,
+        interval=f"{span(side)}" + f"; {told}" * bool(told),
+        seeds=seeds_told([a for _, a in fall]),
+    )
 
 
-def _peaks_early(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
-    num_layers = dump.info.num_layers
-    pooled = moments(dump, variant)
-    fall = -defined(slope(pooled.sum(0), variant))
-    peak = int(fall.argmax())
-
-    def excess(slopes: np.ndarray) -> np.ndarray:
-        """Of the fall at the peak over that in the last layer."""
-        return np.asarray(slopes[..., -1] - slopes[..., peak])
-
-    estimate = cluster_bootstrap(pooled, lambda sums: excess(slope(sums, variant)))
-    early = peak + 1 <= np.ceil(num_layers / 3)
-    strict = early and float(defined(estimate.low)) > 0
-    verdict: Verdict = "reproduced" if strict else "partly" if peak < num_layers / 2 else "not"
-    if fall[peak] <= 0:
-        return Finding("not", "no layer's score falls", f"slopes {span(-fall)}")
-    observed = f"layer {peak + 1} of {num_layers}"
-    null, beyond = nulls.against_other(dump, variant, excess)
-    if variant == "gauge_fixed":
-        verdict, reason = beyond_null(verdict, beyond.low, above=True)
-        observed += reason
-    return Finding(verdict, observed, f"excess over last {bounded(estimate)}; {OTHER} {signed(null)}")
+def _falls(study: Study, claim: Claim) -> Found:
+    fall, beyond = _slopes(study, claim.options["model"])
+    return found_of(fall, beyond, "layers")
 
 
-def _cosines_below_zero(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
-    values = image_cosines(dump, variant)
-    mean = mean_over_images(values[..., :2])  # |Δ| and r
-    if np.isnan(mean.value).any():
-        return UNDEFINED
-    verdict, observed = share(defined(mean.high) < 0, "cells")
-    null, beyond = against_other(values, lambda each: each)
-    if variant == "gauge_fixed":
-        verdict, reason = beyond_null(verdict, beyond.high, above=False, what="layers")
-        observed += reason
-    delta, r = mean.value[:, 0], mean.value[:, 1]
-    return Finding(verdict, observed, f"|Δ| {span(delta)}; r {span(r)}; {OTHER} {span(null)}")
+def there(found: Found) -> np.ndarray:
+    """(cells,) where the effect is, on every side and over every reference, after Holm."""
+    return holm(np.max([part.above_zero for part in [*found.sides, *found.beyond.values()]], 0), LEVEL)
 
 
-def _distance_stronger(dump: "Dump", variant: Variant, claim: Claim) -> Finding:
-    values = image_cosines(dump, variant)
-    if not np.isfinite(values[..., :2]).any(0).all():
-        return UNDEFINED
+def _linear(study: Study, claim: Claim) -> Found:
+    """r² above its threshold, in the layers that fall at all."""
+    model = claim.options["model"]
+    falls = there(found_of(*_slopes(study, model), "layers"))
+    if not falls.any():
+        raise AnalysisError(
+            f"no layer's score falls with |Δ| more than over its references: {model} has no fall to be linear"
+        )
+    arm = arm_of(study, model, dumps_of(study, model), "linearity", linearity).cells(falls)
+    side = contrast([(1.0, arm)]).shifted(-claim.options["threshold"])
+    values = side.value + claim.options["threshold"]
+    observed = f"r² {values.min():.2f} to {values.max():.2f} in {int(falls.sum())} of {falls.size} layers that fall"
+    return Found((side,), incomplete=not falls.all(), observed=observed, seeds=seeds_told([arm]))
 
-    def difference(sums: np.ndarray) -> np.ndarray:
-        smallest = mean_of_sums(sums).min(-2)
-        return smallest[..., 1] - smallest[..., 0]
 
-    estimate = cluster_bootstrap(rows_of_mean(values[..., :2]), difference)
-    verdict = side(float(estimate.value), float(estimate.high), above=False)
-    null = np.nanmin(against_other(values, lambda each: each)[0])
-    interval = f"[{signed(estimate.low)}, {signed(estimate.high)}]; smallest {OTHER} {signed(null)}"
-    return Finding(verdict, signed(float(estimate.value)), interval)
+def _peaks(study: Study, claim: Claim) -> Found:
+    """Where the fall is steepest, in the claimed third of the layers."""
+    fall, beyond = _slopes(study, claim.options["model"])
+    found = found_of(fall, beyond, "layers")
+    if not there(found).any():
+        raise AnalysisError("no layer's score falls with |Δ| more than over its references: nothing has a peak")
+    number = np.array([d.info.attention_layers for d in dumps_of(study, claim.options["model"])])[0]
+    return peaked({"": fall, **beyond}, number, claim.options["third"], found)
+
+
+def thirds(layers: np.ndarray, third: str, count: int | None = None) -> np.ndarray:
+    """(layers,) which are in the first or the middle third; of few layers the first third is rounded up."""
+    total = count or int(layers.max())
+    if third == "first":
+        return np.asarray(layers <= np.ceil(total / 3))
+    return np.asarray((3 * layers > total) & (3 * layers <= 2 * total))
+
+
+def peaked(every: dict[str, Terms], layers: np.ndarray, third: str, of: Found) -> Found:
+    """Shares of joint resamples whose largest value lies in the claimed third."""
+    inside = thirds(layers, third)
+    if not inside.any() or inside.all():
+        raise AnalysisError(f"{len(layers)} layers have no {third} third")
+    shares = {}
+    for name, terms in every.items():
+        draws = drawn_together(terms)
+        undefined = np.isnan(draws).any()
+        shares[name] = np.nan if undefined else float(inside[draws.argmax(1)].mean())
+    largest = int(layers[np.argmax(of.sides[0].value)])
+    told = ", ".join(f"{f'over {name} ' if name else ''}{100 * share:.0f} %" for name, share in shares.items())
+    return Found(
+        of.sides, peaks=shares, observed=f"layer {largest} of {int(layers.max())}",
+        interval=f"in the {third} third in {told} of resamples", seeds=of.seeds,
+    )  # fmt: skip
+
+
+def _swap_falls(study: Study, claim: Claim) -> Found:
+    """Of a swap nothing but depth has changed: the photograph's part is in both scores and cancels."""
+    model = claim.options["model"]
+    dumps = [dump for dump in dumps_of(study, model) if dump.info.num_causal]
+    if not dumps:
+        raise AnalysisError(f"needs a dump of {model} with changed depth: 'train dump RUN --data SHARDS --causal 500'")
+    check_paired(dumps)
+    return found_of([(-1.0, arm_of(study, model, dumps, "swap", swap_jackknife))], {}, "layers")
+
+
+def _cosines(study: Study, model: str) -> tuple[Arm, np.ndarray]:
+    """Gauge-fixed cosines with |Δ|, with r and with another image's |Δ|, one block of layers after the other."""
+    dumps = dumps_of(study, model)
+    check_paired(dumps)
+    return arm_of(study, model, dumps, "cosines", cosine_jackknife), dumps[0].info.attention_layers
+
+
+def _blocks(arm: Arm) -> tuple[Arm, Arm, Arm]:
+    layers = arm.values.shape[1] // 3
+    return tuple(arm.cells(slice(k * layers, (k + 1) * layers)) for k in range(3))  # type: ignore[return-value]
+
+
+def _cosines_below(study: Study, claim: Claim) -> Found:
+    """Both cosines; that with |Δ| is held against the one with another image's."""
+    delta, r, other = _blocks(_cosines(study, claim.options["model"])[0])
+    both = Arm(delta.name, np.concatenate([delta.values, r.values], 1), np.concatenate([delta.pseudo, r.pseudo], 2))
+    nothing = Arm(r.name, 0 * r.values, 0 * r.pseudo)
+    null = Arm(
+        delta.name, np.concatenate([other.values, nothing.values], 1), np.concatenate([other.pseudo, nothing.pseudo], 2)
+    )
+    return found_of([(-1.0, both)], {OTHER_IMAGE: [(-1.0, both.minus(null))]}, "cosines")
+
+
+def _distance_stronger(study: Study, claim: Claim) -> Found:
+    """The most negative cosine over layers: with r against with |Δ|."""
+    delta, r, _ = _blocks(_cosines(study, claim.options["model"])[0])
+    deepest = [arm.cells([int(arm.values.mean(0).argmin())]) for arm in (delta, r)]  # type: ignore[arg-type]
+    difference = contrast([(1.0, deepest[0].minus(deepest[1]))])
+    strongest = contrast([(-1.0, deepest[1])])  # it must be negative to be the stronger relation
+    observed = f"{signed(deepest[1].values.mean())} with r, {signed(deepest[0].values.mean())} with |Δ|"
+    return Found((difference, strongest), observed=observed, interval=span(difference), seeds=seeds_told(deepest))
+
+
+def _cosine_peaks(study: Study, claim: Claim) -> Found:
+    arm, layers = _cosines(study, claim.options["model"])
+    delta, _, other = _blocks(arm)
+    found = found_of([(-1.0, delta)], {OTHER_IMAGE: [(-1.0, delta.minus(other))]}, "layers")
+    if not there(found).any():
+        raise AnalysisError("no cosine with |Δ| is below 0 more than with another image's: nothing has a peak")
+    return peaked(
+        {"": [(-1.0, delta)], OTHER_IMAGE: [(-1.0, delta.minus(other))]}, layers, claim.options["third"], found
+    )
 
 
 RULES: dict[str, Rule] = {
-    "slope_below_zero": of_dump(_slope_below_zero),
-    "linear": of_dump(_linear),
-    "peaks_early": of_dump(_peaks_early),
-    "cosines_below_zero": of_dump(_cosines_below_zero),
-    "distance_stronger": of_dump(_distance_stronger),
+    "falls": _falls,
+    "linear": _linear,
+    "peaks": _peaks,
+    "swap_falls": _swap_falls,
+    "cosines_below": _cosines_below,
+    "distance_stronger": _distance_stronger,
+    "cosine_peaks": _cosine_peaks,
 }

@@ -62,7 +62,7 @@ def of_dumps(dumps: "list[Dump]", variant: Variant) -> Drawn:
     last_info, undefined = dumps[-1].info, int(frame.loc[frame["quantity"] != "other", "num_undefined"].sum())
     text = (
         f"Mean over images of the cosine between {last_info.model}'s head-mean scores and |Δ|, which it never saw, or "
-        f"the patches' distance r ({caption.of_dumps(dumps)}); bars: 95 % image-bootstrap intervals of epoch "
+        f"the patches' distance r ({caption.of_dumps(dumps)}); bars: 95 % intervals over images of epoch "
         f"{last_info.epoch}."
     )
     text += " Grey: with another image's |Δ|, the null: it has what images share by position."

@@ -35,7 +35,7 @@ def draw4(study: Study, variant: str, depth: str | None) -> Drawn:
         _legend(figure, first[0])
     text = (
         f"Top-1 under noise z + σε on depth, ε the same for every σ and model ({_of(swept)}). Above, Wilson's 95 % "
-        "intervals; below, the change from σ = 0 on the same samples, with paired bootstrap intervals. They cover "
+        "intervals; below, the change from σ = 0 on the same samples, with paired intervals. They cover "
         "samples, not other seeds."
     )
     return Drawn(figure, {"": frame}, text)

@@ -88,7 +88,7 @@ def probe_frame(dump: "Dump", stream: str, variant: Variant, width: int | None) 
         "layer": np.arange(of.first_layer, of.first_layer + of.num_layers) + 1,
     }
     for name in ("mse", "r2", "r2_within", "r2_control", "selectivity", "skill", "skill_centred"):
-        estimate: Estimate = getattr(found, name)()
+        estimate: Estimate = getattr(found, name)().estimate()
         columns |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
     return pd.DataFrame(columns | _references(found) | {"num_images": dump.info.num_images})
 

@@ -45,7 +45,7 @@ def of_swaps(dumps: "list[Dump]") -> Drawn:
     images = caption.among((dump.info.num_causal for dump in changed), "image", behind=True)
     text = (
         f"Slope of the head-mean score, bias included, on the change of |Δ| when an image is given another's depth and "
-        f"keeps its photograph: {images} of the dumps' {caption.of_dumps(changed)}; 95 % image-bootstrap intervals. "
+        f"keeps its photograph: {images} of the dumps' {caption.of_dumps(changed)}; 95 % intervals over images. "
         "Pale, the gauge-fixed slope over pairs of the same scores, where depth, colour and position go together. "
         "Another image's depth is not what a model was trained on."
     )
@@ -97,7 +97,7 @@ def _caption(dumps: "list[Dump]", variant: Variant, bins: pd.DataFrame) -> str:
     score = "score" if variant == "literal" else "score minus its mean over a query's keys"
     text = (
         f"Head-mean {score} by bin of |Δ| ({caption.of_dumps(dumps)}); below, slopes over pairs of patches with 95 % "
-        f"image-bootstrap intervals. {int((~content['shown']).sum())} of {len(content)} bins are hidden (under "
+        f"intervals over images. {int((~content['shown']).sum())} of {len(content)} bins are hidden (under "
         f"{min_pairs:,} pairs or {min_images} images, or |Δ| ≥ 4)."
     )
     text += " Grey: slopes of the same scores on another image's |Δ|, the null: it has what images share by position."
