@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Outcome:
 
     correct1: list[bool]
     correct5: list[bool]
+    largest_class: float  # share of the samples
     loss: float  # mean cross-entropy, no smoothing
     seconds: float
 
@@ -77,6 +79,7 @@ def evaluate(
     batch_size = min(EVAL_BATCH, math.ceil(len(split) / ranks.world_size))
     loader = eval_loader(split, config, depth_field, batch_size, ranks.rank, ranks.world_size)
     mine: dict[int, tuple[list[bool], list[bool], float]] = {}
+    labels: Counter[int] = Counter()
     for _ in range(math.ceil(math.ceil(len(split) / batch_size) / ranks.world_size)):
         between()
         if (batch := next(loader, None)) is None:
@@ -87,14 +90,18 @@ def evaluate(
         with autocast():
             logits = model(rgb, depth).float()
         mine[batch.first] = judge(logits, on_device.label)
+        labels.update(batch.label.tolist())
         advance(len(batch.keys))
-    everyone = {first: found for part in ranks.gather(mine) for first, found in part.items()}
+    gathered = ranks.gather((mine, labels))
+    everyone = {first: found for part, _ in gathered for first, found in part.items()}
     ordered = [everyone[first] for first in sorted(everyone)]
     correct1 = [hit for found in ordered for hit in found[0]]
     correct5 = [hit for found in ordered for hit in found[1]]
     assert len(correct1) == len(split), "an evaluation must count every sample once"
     model.train()
-    return Outcome(correct1, correct5, sum(found[2] for found in ordered) / len(split), time.perf_counter() - start)
+    loss = sum(found[2] for found in ordered) / len(split)
+    largest = largest_class(sum((counts for _, counts in gathered), Counter()))
+    return Outcome(correct1, correct5, largest, loss, time.perf_counter() - start)
 
 
 def as_evaluation(
@@ -121,6 +128,7 @@ def as_evaluation(
         loss=outcome.loss,
         correct1="".join("01"[hit] for hit in outcome.correct1),
         correct5="".join("01"[hit] for hit in outcome.correct5),
+        largest_class=outcome.largest_class,
         other_depth=list(other_depth),
     )
 
@@ -131,6 +139,11 @@ def refuse_diverged(loss: float, which: str) -> None:
         raise DataError(
             f"the loss of {which} is {loss}: its weights have diverged. Choose an earlier one with --checkpoint epoch-N"
         )
+
+
+def largest_class(labels: Counter[int]) -> float:
+    """The share of samples that are right if the most frequent class is the answer to all."""
+    return max(labels.values()) / labels.total()
 
 
 def judge(logits: Tensor, label: Tensor) -> tuple[list[bool], list[bool], float]:

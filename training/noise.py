@@ -5,6 +5,7 @@ for every sigma, every model and every checkpoint, so that differences between t
 pixels stay invalid.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pipeline.errors import UserError
 from training.augment import RGB_MEAN, RGB_STD, generator, normalise
 from training.config import Config
 from training.data import eval_loader
-from training.evaluate import EVAL_BATCH, judge, refuse_diverged
+from training.evaluate import EVAL_BATCH, judge, largest_class, refuse_diverged
 from training.models.vit import VisionTransformer
 from training.records import NoiseSweep
 
@@ -97,6 +98,7 @@ def sweep(
     size, patch_size = config.model.image_size, config.model.patch_size
     correct1: list[list[bool]] = [[] for _ in sigmas]
     num_correct5, loss = [0] * len(sigmas), [0.0] * len(sigmas)
+    labels: Counter[int] = Counter()
     for batch in eval_loader(split, config, depth_field, min(EVAL_BATCH, len(split))):
         on_device = batch.to(device)
         rgb = normalise(on_device.rgb, RGB_MEAN, RGB_STD)
@@ -108,6 +110,7 @@ def sweep(
             correct1[place] += first
             num_correct5[place] += sum(among5)
             loss[place] += summed
+        labels.update(batch.label.tolist())
         advance(len(batch.keys))
     refuse_diverged(sum(loss), f"{config.model.name}, {checkpoint}")
     count = len(split)
@@ -130,5 +133,6 @@ def sweep(
         top5=[number / count for number in num_correct5],
         loss=[total / count for total in loss],
         correct1=["".join("01"[hit] for hit in hits) for hits in correct1],
+        largest_class=largest_class(labels),
         other_depth=list(other_depth),
     )

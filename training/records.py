@@ -216,6 +216,7 @@ class Evaluation(_Record):
     loss: float
     correct1: Bits  # one '0' or '1' a sample
     correct5: Bits
+    largest_class: Share | None = None  # of the samples, are of the most frequent class; None: an older record
     other_depth: OtherDepth = []
 
 
@@ -250,6 +251,7 @@ class SegmentationEvaluation(_Record):
     single: SegmentationScores  # as the images are
     multi: SegmentationScores | None  # summed over `scales`, each also mirrored
     scales: list[float]
+    commonest_miou: Share | None = None  # of answering the commonest label everywhere; None: an older record
     other_depth: OtherDepth = []
 
 
@@ -278,6 +280,7 @@ class NoiseSweep(_Record):
     top5: list[float]
     loss: list[float]
     correct1: list[Bits]  # one '0' or '1' a sample
+    largest_class: Share | None = None  # as in Evaluation
     other_depth: OtherDepth = []
 
 

@@ -69,6 +69,7 @@ def test_sigma_0_is_the_plain_evaluation_and_others_are_not(model, kind, rooms):
     found = swept(model, rooms, Noise(kind, 0), (0.0, 3.0))
     assert found.correct1[0] == "".join("01"[hit] for hit in plain.correct1)
     assert (found.top1[0], found.top5[0], found.loss[0]) == (plain.top1, plain.top5, plain.loss)
+    assert found.largest_class == plain.largest_class
     assert found.loss[1] != found.loss[0]
     alone = swept(model, rooms, Noise(kind, 0), (3.0,))
     assert (alone.loss[0], alone.correct1[0]) == (found.loss[1], found.correct1[1])  # whatever else is asked for

@@ -14,6 +14,7 @@ from runs import SMALL, arguments, assert_same_state, final_state
 from test_gap import pairs
 
 from analysis.explorer import pack
+from pipeline import shards
 from training import records
 from training.augment import generator
 from training.dumps.schema import arrays
@@ -99,6 +100,9 @@ def test_evaluate_again_equals_the_final_evaluation(run, rooms):
     again = records.parse(records.Evaluation, run / "evaluations" / "val-raw-step-14.json")
     final = records.parse(records.Evaluation, run / "evaluations" / "val-final.json")
     assert again.correct1 == final.correct1
+    val = shards.open_split(rooms, "val")
+    labels = [val[place]["cls"] for place in range(len(val))]
+    assert again.largest_class == final.largest_class == max(map(labels.count, labels)) / len(val)
     other = command("train", "evaluate", run, "--data", rooms, "--depth", "exact", "--checkpoint", "epoch-0")
     assert other.returncode == 0
     assert records.parse(records.Evaluation, run / "evaluations" / "val-exact-epoch-0.json").epoch == 0

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from segments import config_of, members
+from sklearn.metrics import jaccard_score
 from torch import nn
 
 from pipeline import shards
@@ -352,6 +353,10 @@ def test_an_evaluation_survives_its_record(rooms, tmp_path):
     assert scores.mean_iou(totals) == pytest.approx(again.single.miou), "images are enough for the whole"
     confusion = np.array(again.single.confusion)
     np.testing.assert_array_equal(totals, scores.counts_of(confusion))
+    label = np.repeat(np.arange(9), confusion.sum(1))
+    answer = np.full_like(label, np.bincount(label).argmax())
+    literal = jaccard_score(label, answer, average="macro", labels=np.unique(label))
+    assert again.commonest_miou == pytest.approx(literal)
 
 
 def test_the_sheet_shows_evenly_spaced_images_and_its_classes(rooms, tmp_path):

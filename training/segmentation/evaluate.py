@@ -25,7 +25,7 @@ from training.segmentation.batch import SegBatch
 from training.segmentation.config import FinetuneConfig
 from training.segmentation.data import Part, eval_loader
 from training.segmentation.samples import model_inputs
-from training.segmentation.scores import Counts, class_iou, confusion, counts_of
+from training.segmentation.scores import Counts, class_iou, commonest_miou, confusion, counts_of
 from training.share import DataError
 
 EVAL_BATCH = 8  # images read together, whatever the number of ranks; those of one size go through the model together
@@ -196,6 +196,7 @@ def as_evaluation(
         single=_scores(outcome.single),
         multi=_scores(outcome.multi) if outcome.multi else None,
         scales=list(scales),
+        commonest_miou=commonest_miou(outcome.single.confusion),
         other_depth=list(other_depth),
     )
 

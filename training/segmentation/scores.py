@@ -56,3 +56,11 @@ def mean_iou(counts: NDArray[np.int64]) -> float:
     """Over the classes that are there or were found; NaN where every pixel is void."""
     iou = class_iou(counts)
     return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
+
+
+def commonest_miou(confusion: NDArray[np.int64]) -> float:
+    """mIoU of answering the commonest label everywhere: what nothing learned is worth on these images."""
+    labels = confusion.sum(1)
+    answered = np.zeros_like(confusion)
+    answered[:, labels.argmax()] = labels
+    return mean_iou(counts_of(answered))
