@@ -23,7 +23,9 @@ def table3(matrix: Matrix) -> pd.DataFrame:
     rows = []
     for cell in sorted(matrix.cells, key=lambda c: _ORDER.index((c.trained, c.tested))):
         printed = paper.get(cell.model, {}).get(cell.trained, {}).get(cell.tested)
-        rows.append({**cell.model_dump(), "num_images": matrix.num_images, "paper_miou": printed})
+        rows.append(
+            {**cell.model_dump(exclude={"pseudo_values"}), "num_images": matrix.num_images, "paper_miou": printed}
+        )
     return pd.DataFrame(rows).astype({"paper_miou": float})
 
 
@@ -33,7 +35,7 @@ def differences(matrix: Matrix) -> pd.DataFrame:
         {**d.model_dump(exclude={"of", "minus"}), "of": _arrow(d.of), "minus": _arrow(d.minus)}
         for d in matrix.differences
     ]
-    return pd.DataFrame(rows, columns=["name", "model", "seed", "of", "minus", "value", "low", "high"])
+    return pd.DataFrame(rows, columns=["name", "model", "seed", "of", "minus", "value", "low", "high", "error"])
 
 
 def readable3(matrix: Matrix) -> pd.DataFrame:

@@ -51,8 +51,8 @@ def table3_section(matrix: Matrix, out: Path) -> Html:
         html.paragraph(
             f"mIoU in percent over {matrix.num_classes} classes and {matrix.num_images:,} test images ({how}), by the "
             f"depth a model was fine-tuned with and the depth it was tested with; the checkpoint was chosen by {by}. "
-            f"Intervals are 95 % of {matrix.num_resamples:,} resamples of the images; they say nothing about other "
-            "training runs. m3ch reads no depth, so one run is its result."
+            "Intervals are 95 %, Student's over images (each left out once); they say nothing about other training "
+            "runs. m3ch reads no depth, so one run is its result."
         ),
         html.table(fine_tuning.readable3(matrix)),
         html.heading("What the depth makes of it"),

@@ -22,9 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from pipeline import files
 from pipeline.errors import UserError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+_FIRST_OF_MATRIX = 4  # that has pseudo-values
 OtherDepth = list[str]  # in what the shards' depth differs from that the run was trained with
 Share = Annotated[float, Field(ge=0, le=1)]  # and no NaN
+Error = Annotated[FiniteFloat, Field(ge=0)]  # a standard error, in the units of its value
 
 # What is read may be a stranger's: names match a pattern (not a list: new ones come), numbers have bounds.
 Name = Annotated[str, Field(max_length=255, pattern=r"^[^/\x00]+$")]  # of a file or folder
@@ -223,11 +225,20 @@ class Evaluation(_Record):
 class SegmentationScores(_Record):
     """Of one way to predict. `per_image`: per image {class: [true positive, false positive, false negative] pixels}."""
 
-    miou: float
-    pixel_accuracy: float
-    class_iou: list[float | None]  # None for a class that is neither there nor found
-    confusion: list[list[int]]  # [label][prediction], pixels; void left out
-    per_image: list[dict[int, tuple[int, int, int]]]
+    miou: Share
+    pixel_accuracy: Share
+    class_iou: list[Share | None]  # None for a class that is neither there nor found
+    confusion: list[list[Count]]  # [label][prediction], pixels; void left out
+    per_image: list[dict[Count, tuple[Count, Count, Count]]]
+
+    @model_validator(mode="after")
+    def _is_of_its_classes(self) -> "SegmentationScores":
+        classes = len(self.class_iou)
+        if len(self.confusion) != classes or any(len(row) != classes for row in self.confusion):
+            raise ValueError(f"confusion must be {classes} x {classes}, as class_iou has classes")
+        if wrong := [number for image in self.per_image for number in image if number >= classes]:
+            raise ValueError(f"per_image must be of the {classes} classes of class_iou, got one numbered {wrong[0]}")
+        return self
 
 
 class SegmentationEvaluation(_Record):
@@ -253,6 +264,14 @@ class SegmentationEvaluation(_Record):
     scales: list[float]
     commonest_miou: Share | None = None  # of answering the commonest label everywhere; None: an older record
     other_depth: OtherDepth = []
+
+    @model_validator(mode="after")
+    def _is_of_its_images(self) -> "SegmentationEvaluation":
+        for scores in filter(None, (self.single, self.multi)):
+            found = (len(self.keys), len(scores.per_image), len(scores.class_iou))
+            if found != (wanted := (self.num_samples, self.num_samples, len(self.classes))):
+                raise ValueError(f"keys, images and classes must be {wanted} in number, got {found}")
+        return self
 
 
 class NoiseSweep(_Record):
@@ -285,7 +304,12 @@ class NoiseSweep(_Record):
 
 
 class MatrixCell(_Record):
-    """mIoU of one fine-tuned model on the test split, with 95 % of resamples of the images."""
+    """mIoU of one fine-tuned model on the test split, with Student's 95 % interval over images.
+
+    `error` is its delete-one-image jackknife's standard error (Tukey 1958): of n images, that of the mean of
+    `pseudo_values`, n * mIoU - (n - 1) * mIoU without the image, in the images' order. Cells of one matrix are of the
+    same images, so what compares them takes the error of the same combination of their pseudo-values.
+    """
 
     name: Name  # of what it was fine-tuned from
     model: Word
@@ -295,14 +319,22 @@ class MatrixCell(_Record):
     miou: Share  # summed over scales where the matrix is `multi_scale`
     low: Share
     high: Share
+    error: Error
+    pseudo_values: list[FiniteFloat]
     single_miou: Share
+    commonest_miou: Share  # of answering the commonest label everywhere
     pixel_accuracy: Share
     epoch: Count
     selection: Word
 
+    @model_validator(mode="after")
+    def _lies_in_its_interval(self) -> "MatrixCell":
+        _check_order(self.low, self.miou, self.high)
+        return self
+
 
 class MatrixDifference(_Record):
-    """`of` minus `minus`, (trained, tested) each, of one model on the same images."""
+    """`of` minus `minus`, (trained, tested) each, of one model on the same images; `error` as a cell's, paired."""
 
     name: Name
     model: Word
@@ -312,6 +344,17 @@ class MatrixDifference(_Record):
     value: FiniteFloat
     low: FiniteFloat
     high: FiniteFloat
+    error: Error
+
+    @model_validator(mode="after")
+    def _lies_in_its_interval(self) -> "MatrixDifference":
+        _check_order(self.low, self.value, self.high)
+        return self
+
+
+def _check_order(low: float, value: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{value:g} must lie in its interval, from {low:g} to {high:g}")
 
 
 class Matrix(_Record):
@@ -322,12 +365,43 @@ class Matrix(_Record):
     data: Place
     split: SplitName
     fingerprint: Hash
-    num_images: Some
+    num_images: Annotated[int, Field(ge=2, le=10**12)]
     num_classes: Some
     multi_scale: bool
-    num_resamples: Count
     cells: list[MatrixCell] = Field(min_length=1)
     differences: list[MatrixDifference]
+
+    @model_validator(mode="after")
+    def _is_of_one_set_of_images(self) -> "Matrix":
+        miou: dict[tuple[str, str, int, tuple[str, str]], float] = {}
+        for cell in self.cells:
+            place = (cell.name, cell.model, cell.seed, (cell.trained, cell.tested))
+            if place in miou:
+                raise ValueError(f"a cell must be there once, {_told(place)} is there twice")
+            if len(cell.pseudo_values) != self.num_images:
+                raise ValueError(
+                    f"{_told(place)} must have a pseudo-value for each of {self.num_images} images, "
+                    f"it has {len(cell.pseudo_values)}"
+                )
+            if max(map(abs, cell.pseudo_values)) > self.num_images:
+                raise ValueError(f"pseudo-values of {_told(place)} must lie within the number of images")
+            miou[place] = cell.miou
+        for difference in self.differences:
+            sides = [
+                (difference.name, difference.model, difference.seed, side) for side in (difference.of, difference.minus)
+            ]
+            if missing := [side for side in sides if side not in miou]:
+                raise ValueError(f"a difference needs its two cells, {_told(missing[0])} is not there")
+            if abs(difference.value - (miou[sides[0]] - miou[sides[1]])) > 1e-9:
+                raise ValueError(
+                    f"the difference of {_told(sides[0])} must be that of its cells, got {difference.value:g}"
+                )
+        return self
+
+
+def _told(place: tuple[str, str, int, tuple[str, str]]) -> str:
+    name, model, seed, (trained, tested) = place
+    return f"{model} from {name:.60}, seed {seed}, {trained:.20} to {tested:.20},"
 
 
 class GapCurve(_Record):
@@ -529,6 +603,11 @@ def _validated(kind: type[_RecordT], path: Path, content: Any) -> _RecordT:
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise RecordError(
                 f"{path} has schema version {version}, this version reads up to {SCHEMA_VERSION}: update pseudodepth"
+            )
+        if kind is Matrix and isinstance(version, int) and version < _FIRST_OF_MATRIX:
+            raise RecordError(
+                f"{path} has schema version {version}, this version reads a matrix from {_FIRST_OF_MATRIX} on: "
+                "the same 'train matrix' makes it again, in seconds, from the evaluations"
             )
         if _has_no_loss(content):
             raise RecordError(f"{path}: {_NO_LOSS}: delete it, and evaluate an earlier checkpoint or train again")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student
 
 from training import records
 from training.dumps.arrays import packed
@@ -24,6 +25,7 @@ from training.records import (
     Gap,
     GapCrossing,
     GapCurve,
+    MatrixCell,
     NoiseSweep,
     ParametersLine,
     RunRecord,
@@ -465,6 +467,21 @@ def write_gap(folder: Path, stars: dict[str, float | None], **changes: Any) -> N
     ).model_copy(update=changes)  # fmt: skip
     (folder / "evaluations").mkdir(exist_ok=True)
     (folder / "evaluations" / "gap-final.json").write_text(gap.model_dump_json())
+
+
+def matrix_cell(
+    model: str, trained: str, tested: str, miou: float, error: float, num_images: int = 654, **changes: Any
+) -> MatrixCell:
+    """A cell with this standard error: pseudo-values of evenly spread images, with Student's interval."""
+    spread = np.linspace(-1, 1, num_images)
+    values = miou + error * np.sqrt(num_images) * spread / spread.std(ddof=1)
+    half = float(student.ppf(0.975, num_images - 1)) * error
+    cell = MatrixCell(
+        name=f"{model}-run", model=model, seed=0, trained=trained, tested=tested, miou=miou, low=max(0.0, miou - half),
+        high=min(1.0, miou + half), error=error, pseudo_values=values.tolist(), single_miou=miou, commonest_miou=0.02,
+        pixel_accuracy=0.9, epoch=4, selection="best-on-val",
+    )  # fmt: skip
+    return cell.model_copy(update=changes)
 
 
 PHI_GRID = [number / 10 for number in range(-40, 41)]

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import planted
 import pytest
+from scipy.stats import t as student
 
 import analysis
 import data_manifests
 from analysis.claims import RULES, judge
 from analysis.claims.finding import side
 from analysis.load import AnalysisError, Study
-from training.records import Matrix, MatrixCell, MatrixDifference
+from training.records import Matrix, MatrixDifference
 
 
 def verdicts(study: Study) -> dict[str, str]:
@@ -379,19 +380,17 @@ def tuned(folder: Path, cells: dict[str, Any], half: float = 0.02) -> Study:
         runs.append(planted.as_model(planted.write_run(folder / model, top1=0.6 + 0.01 * place), model))
         common = {"name": model, "model": model, "seed": 0}
         for (trained, tested), value in miou.items():
-            found.append(
-                MatrixCell(
-                    **common, trained=trained, tested=tested, miou=value, low=value - half, high=value + half,
-                    single_miou=value, pixel_accuracy=0.9, epoch=4, selection="best-on-val",
-                )
-            )  # fmt: skip
+            error = half / student.ppf(0.975, 653)
+            found.append(planted.matrix_cell(model, trained, tested, value, error, name=model))
         for of, minus in ((RP, RR), (PR, PP), (PP, RR)):
             value = miou[of] - miou[minus]
             differences.append(
-                MatrixDifference(**common, of=of, minus=minus, value=value, low=value - half, high=value + half)
+                MatrixDifference(
+                    **common, of=of, minus=minus, value=value, low=value - half, high=value + half, error=half / 1.96
+                )
             )
     matrix = Matrix(
-        data="nyu", split="val", fingerprint="f", num_images=654, num_classes=40, multi_scale=True, num_resamples=1000,
+        data="nyu", split="val", fingerprint="f", num_images=654, num_classes=40, multi_scale=True,
         cells=found, differences=differences,
     )  # fmt: skip
     (folder / "matrix.json").write_text(matrix.model_dump_json())

@@ -25,7 +25,7 @@ from analysis.manifest import commands
 from analysis.report import write_report
 from analysis.report_tables import causal_section
 from training.dumps.store import open_dump
-from training.records import Matrix, MatrixCell
+from training.records import Matrix
 
 
 @pytest.fixture(scope="module")
@@ -185,10 +185,9 @@ def test_names_in_commands_are_words_whatever_they_hold(tmp_path: Path) -> None:
     planted.write_sweep(folder, planted.enduring([0.7, 0.6]), data="$(touch HACKED)")
     planted.write_gap(folder, {"pixel": 1.0}, data="`touch HACKED` #")
     study = analysis.load(folder)
-    cell = MatrixCell(name="a", model="m4ch", seed=0, trained="real", tested="real", miou=0.5, low=0.4, high=0.6,
-                      single_miou=0.5, pixel_accuracy=0.7, epoch=3, selection="best-on-val")  # fmt: skip
-    matrix = Matrix(data="d", split="val", fingerprint="f", num_images=1, num_classes=2, multi_scale=False,
-                    num_resamples=1, cells=[cell], differences=[])  # fmt: skip
+    cell = planted.matrix_cell("m4ch", "real", "real", 0.5, 0.05, num_images=2)
+    matrix = Matrix(data="d", split="val", fingerprint="f", num_images=2, num_classes=2, multi_scale=False,
+                    cells=[cell], differences=[])  # fmt: skip
     study = replace(study, matrix=matrix, matrix_path=tmp_path / "a 'matrix'")
     lines = commands(study).split("\n")
     programs = ["pretrain", "dump", "evaluate", "gap", "report"]

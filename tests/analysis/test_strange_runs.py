@@ -36,7 +36,6 @@ from training.records import (
     Evaluation,
     Gap,
     Matrix,
-    MatrixCell,
     MatrixDifference,
     NoiseSweep,
     ParametersLine,
@@ -63,13 +62,12 @@ def write_study(folder: Path) -> Path:
         planted.write_run(run, model=model, samples=40)
         planted.write_sweep(run, planted.enduring([0.7, 0.6], samples=40))
         planted.write_gap(run, {"pixel": 1.0})
-    cell = {"name": "run", "model": "mlin", "seed": 0, "trained": "real", "miou": 0.5, "low": 0.4, "high": 0.6}
-    cell |= {"single_miou": 0.5, "pixel_accuracy": 0.7, "epoch": 3, "selection": "best-on-val"}
-    cells = [MatrixCell(**cell, tested=tested) for tested in ("real", "pseudo")]
-    both = {"of": ("real", "pseudo"), "minus": ("real", "real"), "value": -0.1, "low": -0.2, "high": 0.0}
+    places = (("real", 0.5), ("pseudo", 0.4))
+    cells = [planted.matrix_cell("mlin", "real", tested, miou, 0.05, 9, name="run") for tested, miou in places]
+    both = {"of": ("real", "pseudo"), "minus": ("real", "real"), "value": 0.4 - 0.5, "low": -0.2, "high": 0.0}
     matrix = Matrix(
-        data="d", split="val", fingerprint="f", num_images=9, num_classes=4, multi_scale=False, num_resamples=100,
-        cells=cells, differences=[MatrixDifference(name="run", model="mlin", seed=0, **both)],
+        data="d", split="val", fingerprint="f", num_images=9, num_classes=4, multi_scale=False, cells=cells,
+        differences=[MatrixDifference(name="run", model="mlin", seed=0, error=0.05, **both)],
     )  # fmt: skip
     (folder / "matrix.json").write_text(matrix.model_dump_json())
     return folder
@@ -126,7 +124,7 @@ def test_every_hostile_field_is_refused_in_a_line_or_shown_as_text(tmp_path: Pat
             path.write_bytes(before)
         shown += 1
         assert set(re.findall(r"<\w+", text)) <= tags, what
-    assert shown > 40
+    assert shown > 30
     assert not [told for told in refusals if "\n" in told or "pydantic.dev" in told]
     assert {path.name for path in tmp_path.iterdir()} == {"study", "out"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"figures"}
@@ -212,6 +210,9 @@ def test_planted_scripts_never_run(tmp_path: Path, browser: Any, monkeypatch: py
             same = ("depth_field", "train_fingerprint", "val_fingerprint", "classes_sha256", "standardisation")
             changed["shards"] |= {key: valid["shards"][key] for key in same}
             changed["name"] = valid["name"]
+        if name == "matrix.json":
+            for row in (*changed["cells"], *changed["differences"]):
+                row["name"] = fuzzing.TEXTS["element"]  # in all of them, or a difference has no cells
         (folder / name).write_text(json.dumps(changed))
     plant_in_dump(folder / "run" / "dumps" / "latest.zarr")
     page = write_report(read(folder), tmp_path / "page")

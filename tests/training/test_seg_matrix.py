@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from running import command
+from scipy.stats import t as student
 from sklearn.metrics import jaccard_score
 
 from training.records import Matrix, RecordError, SegmentationEvaluation, SegmentationScores, load_run, parse
-from training.segmentation.matrix import MatrixError, Row, counts, matrix, resampled_miou
+from training.segmentation.matrix import MatrixError, Row, matrix
 from training.segmentation.scores import Counts, counts_of
 from training.segmentation.table3 import tables
 
@@ -56,15 +57,77 @@ def test_cells_and_differences_come_with_intervals_over_images():
     assert (same.value, same.low, same.high) == (0, 0, 0)  # one outcome, one draw: paired
 
 
-def test_the_interval_is_that_of_a_bootstrap_written_out():
-    scores = evaluation(0.6).single
-    rng, rows = np.random.default_rng(1), counts(scores)
-    drawn = []
-    for _ in range(2000):
-        sums = rows[rng.integers(0, IMAGES, IMAGES)].sum(0)
-        drawn.append(np.mean(sums[:, 0] / sums.sum(1)))
-    literal, ours = np.percentile(drawn, (2.5, 97.5)), np.percentile(resampled_miou(scores), (2.5, 97.5))
-    assert ours == pytest.approx(literal, abs=0.1 * (literal[1] - literal[0]))
+def left_out(scores: SegmentationScores) -> np.ndarray:
+    """mIoU without each image, by loops."""
+    found = []
+    for out in range(IMAGES):
+        iou = []
+        for label in range(CLASSES):
+            sums = np.sum([image[label] for place, image in enumerate(scores.per_image) if place != out], 0)
+            iou.append(sums[0] / sum(sums))
+        found.append(np.mean(iou))
+    return np.array(found)
+
+
+def test_intervals_are_students_on_a_jackknife_written_out():
+    row = full_row()
+    found = matrix([row], "rooms")
+    without = {place: left_out(cell.single) for place, cell in row.cells.items()}
+
+    def error(values: np.ndarray) -> float:
+        return np.sqrt((IMAGES - 1) / IMAGES * ((values - values.mean()) ** 2).sum())
+
+    for cell in found.cells:
+        place = (cell.trained, cell.tested)
+        assert cell.error == pytest.approx(error(without[place]))
+        bounds = student.interval(0.95, IMAGES - 1, cell.miou, cell.error)
+        assert (cell.low, cell.high) == pytest.approx(bounds)
+        assert cell.pseudo_values == pytest.approx(IMAGES * cell.miou - (IMAGES - 1) * without[place])
+        assert cell.commonest_miou == pytest.approx(0.25 / CLASSES, abs=0.005)  # of labels drawn evenly
+    for each in found.differences:
+        assert each.error == pytest.approx(error(without[each.of] - without[each.minus]), abs=1e-12)
+        bounds = student.interval(0.95, IMAGES - 1, each.value, each.error) if each.error else (each.value,) * 2
+        assert (each.low, each.high) == pytest.approx(bounds)
+
+
+def test_a_perfect_model_and_a_single_image_have_bounds_or_are_refused():
+    perfect = evaluation(1.0)
+    [cell] = matrix([Row("m", "m4ch", 0, {("real", "real"): perfect})], "rooms").cells
+    assert (cell.low, cell.miou, cell.high, cell.error) == (1, 1, 1, 0)
+    empty = [perfect.single.per_image[0], *({} for _ in range(IMAGES - 1))]
+    single = perfect.single.model_copy(update={"per_image": empty})
+    row = Row("m", "m4ch", 0, {("real", "real"): perfect.model_copy(update={"single": single})})
+    with pytest.raises(MatrixError, match="two images with labels or more, got 1"):
+        matrix([row], "rooms")
+
+
+def set_cell(name: str, value: object):
+    return lambda content: content["cells"][0].__setitem__(name, value)
+
+
+STRANGE = {
+    "NaN": (set_cell("error", float("nan")), "cells.0.error: Input should be a finite number, got nan"),
+    "NaN among the images": (lambda c: c["cells"][0]["pseudo_values"].__setitem__(3, float("nan")), "pseudo_values.3"),
+    "other images": (lambda c: c["cells"][1]["pseudo_values"].pop(), "a pseudo-value for each of 30 images, it has 29"),
+    "no value of a share": (lambda c: c["cells"][0]["pseudo_values"].__setitem__(0, 99.0), "within the number of"),
+    "no interval": (set_cell("low", 0.99), "must lie in its interval, from 0.99 to"),
+    "above 1": (set_cell("commonest_miou", 1.5), "less than or equal to 1, got 1.5"),
+    "a cell that is not there": (lambda c: c["cells"].pop(0), "needs its two cells, m4ch from m4ch-pseudo"),
+    "a cell twice": (lambda c: c["cells"].append(c["cells"][0]), "real to real, is there twice"),
+    "another difference": (lambda c: c["differences"][0].update(value=0.0, high=0.1), "must be that of its cells"),
+    "of before": (lambda c: c.update(schema_version=3), "reads a matrix from 4 on: the same 'train matrix' makes it"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_a_strangers_matrix_is_refused_in_one_line(tmp_path, what):
+    content = json.loads(matrix([full_row()], "rooms").model_dump_json())
+    change, told = STRANGE[what]
+    change(content)
+    (tmp_path / "matrix.json").write_text(json.dumps(content))
+    with pytest.raises(RecordError) as caught:
+        parse(Matrix, tmp_path / "matrix.json")
+    assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_tests_on_other_images_make_no_table():

@@ -194,7 +194,7 @@ def tables(result: Matrix) -> list[Table]:
         main.add_row(label(name if model in name else f"{name} ({model})", seed), *texts)
         if printed := paper.get(model):
             main.add_row("  paper, NYU", *(f"{printed[a][b]:.2f}" for a, b in columns), style="dim")
-    second = Table(title="differences, points of mIoU, with 95 % of resamples of the images")
+    second = Table(title="differences, points of mIoU, with 95 % intervals over images")
     for heading in ("model", "train → test", "minus", "difference"):
         second.add_column(heading)
     for d in result.differences:
