@@ -166,14 +166,14 @@ def comparable(path: Path) -> bytes:
         import torch
 
         state = torch.load(path, weights_only=True)
-        state = {k: v for k, v in state.items() if k not in ("total_seconds", "train_seconds")}
+        state = {k: v for k, v in state.items() if k not in ("total_seconds", "train_seconds", "resumes")}
         return repr(flat(state)).encode()
     if path.name == "checkpoint.json":
         return json.dumps(json.loads(path.read_text()) | {"sha256": ""}).encode()  # of a state that holds times
     if path.name in ("metrics.jsonl", "run.json"):
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else []
         lines = lines or [json.loads(path.read_text())]
-        times = ("images_per_s", "data_wait", "seconds", "train_seconds", "total_seconds", "created", "git")
+        times = ("images_per_s", "data_wait", "seconds", "train_seconds", "total_seconds", "resumes", "created", "git")
         return json.dumps([{k: v for k, v in line.items() if k not in times} for line in lines]).encode()
     if path.suffix == ".json" and "checkpoint_sha256" in (text := path.read_text()):
         return json.dumps(json.loads(text) | {"checkpoint_sha256": ""}).encode()

@@ -114,7 +114,7 @@ class _Training:
         self.teacher = self.training.objective.teacher
         self.record = self.task.describe(out.name, model, self.machine, report, self.teacher)
         self.step, self.epochs_logged, self.best = 0, -1, -1.0
-        self.meter, self.earlier_seconds, self.num_lines = Meter(), 0.0, 0
+        self.meter, self.earlier_seconds, self.num_lines, self.resumes = Meter(), 0.0, 0, 0
         self.record = ranks.by_first(lambda: begin_or_refuse(out, self.record, hold))
         if saved is not None:
             self._restore(self.checked or checkpoint.load(out / "checkpoints" / saved))
@@ -142,6 +142,7 @@ class _Training:
             self.console.print(f"{self.out}/checkpoints/best is gone: the next evaluation makes a new one")
         self.meter.load(state)
         self.num_lines, self.earlier_seconds = state["num_lines"], state["total_seconds"]
+        self.resumes = state.get("resumes", 0) + 1  # checkpoints of before did not count
         self.console.print(f"resuming {self.out} at step {self.step} of {self.num_steps}", highlight=False)
 
     # --- run -------------------------------------------------------------------------------------------------------
@@ -268,9 +269,14 @@ class _Training:
         result = self.task.conclude(found, self.out, self.step, self.machine)
         if not self.ranks.first:
             return None
-        total = time.perf_counter() - self.started
         self.log.write(
-            EndLine(step=self.step, epoch=epoch, train_seconds=self.meter.train_seconds, total_seconds=total)
+            EndLine(
+                step=self.step,
+                epoch=epoch,
+                train_seconds=self.meter.train_seconds,
+                total_seconds=time.perf_counter() - self.started,
+                resumes=self.resumes,
+            )
         )
         run_log.write_json(self.out, FINAL, result)
         return result
@@ -287,6 +293,7 @@ class _Training:
                 "num_lines": self.log.num_lines,
                 "epochs_logged": self.epochs_logged,
                 "best": self.best,
+                "resumes": self.resumes,
                 "total_seconds": time.perf_counter() - self.started,
             }
         )

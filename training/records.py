@@ -182,7 +182,7 @@ class SegmentationLine(_Record):
 
 
 class ParametersLine(_Record):
-    """Parameters that the figures need, per epoch.
+    """Parameters that the figures need, per epoch; epoch 0 is before the first step.
 
     mlin: `alpha`, one number a block. mmlp: `phi`, a list a block of φ(Δ) at the Δ of `phi_grid`.
     """
@@ -199,6 +199,7 @@ class EndLine(_Record):
     epoch: Count
     train_seconds: float  # time in training steps, over all resumes
     total_seconds: float  # with evaluation and checkpoints
+    resumes: Count | None = None  # checkpoints it went on from, at least; 0: uninterrupted; None: an older record
 
 
 class Evaluation(_Record):

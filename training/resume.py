@@ -130,12 +130,13 @@ class _Progress(BaseModel):
     num_lines: Annotated[int, Field(ge=0, le=10**12)]
     epochs_logged: Annotated[int, Field(ge=-1, le=10**9)]
     best: FiniteFloat
+    resumes: Annotated[int, Field(ge=0, le=10**9)] = 0
 
 
 def progress_fault(state: dict[str, Any]) -> str | None:
     """What a checkpoint lacks of where a run was; None where all is there."""
     try:
-        _Progress.model_validate({name: state.get(name) for name in _Progress.model_fields})
+        _Progress.model_validate({name: state[name] for name in _Progress.model_fields if name in state})
     except ValidationError as error:
         return files.reason(error)
     rng, own = state.get("rng"), torch.get_rng_state()

@@ -103,7 +103,7 @@ def final_state(run: Path) -> dict:
 
 
 def without_timings(run: Path) -> list[dict]:
-    timed = ("images_per_s", "data_wait", "seconds", "train_seconds", "total_seconds")
+    timed = ("images_per_s", "data_wait", "seconds", "train_seconds", "total_seconds", "resumes")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in timed} for line in lines]
 
@@ -113,7 +113,7 @@ def assert_same_state(a: object, b: object) -> None:
         assert torch.equal(a, b)
     elif isinstance(a, dict):
         assert a.keys() == b.keys()
-        for key in a.keys() - {"train_seconds", "total_seconds"}:
+        for key in a.keys() - {"train_seconds", "total_seconds", "resumes"}:
             assert_same_state(a[key], b[key])
     elif isinstance(a, list):
         for one, other in zip(a, b, strict=True):

@@ -34,6 +34,7 @@ def test_killed_in_a_step_twice_in_a_row_then_resumed_equals_uninterrupted_bit_f
         kill(process)
     assert "resuming" in finish(rooms, out)
     assert_same_run(out, run_once)
+    assert [records.load_run(run).lines(records.EndLine)[0].resumes for run in (run_once, out)] == [0, 2]
 
 
 @pytest.mark.slow
