@@ -256,6 +256,9 @@ class SegmentationEvaluation(_Record):
     split: SplitName
     fingerprint: Hash
     depth_field: DepthName
+    inputs: Word | None = (
+        None  # how RGB and depth were prepared: z, dformer-greys, dformer-linear; None: an older record
+    )
     num_samples: Some
     keys: list[str]
     classes: list[str]

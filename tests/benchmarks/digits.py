@@ -71,7 +71,7 @@ SIZE_PX = 48
 ALIKE = [f"augment.crop=[{SIZE_PX}, {SIZE_PX}]", "augment.scales=[1.0]", "augment.flip=0.0"]
 ALIKE += [f"optim.steps_per_epoch={STEPS_PER_EPOCH}", "optim.lr=2e-3", "optim.grad_clip=1.0", "runtime.workers=0"]
 # DFormerv2-S has 25 M parameters and a coarsest stride of 32: images are enlarged, in training as in evaluation.
-RELATIVE = ["augment.crop=[64, 64]", "augment.scales=[1.34]", "optim.lr=3e-4", "model.inputs=dformer"]
+RELATIVE = ["augment.crop=[64, 64]", "augment.scales=[1.34]", "optim.lr=3e-4", "model.inputs=dformer-linear"]
 RELATIVE += ["head.width=512", "head.rank=64"]
 
 

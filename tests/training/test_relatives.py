@@ -177,7 +177,7 @@ def test_drop_path_rises_from_block_to_block_and_acts_in_training_alone(config):
         (DFormerV2SmallConfig, {"depths": (1, 2, 3)}, "Field required"),
         (DFormerV2SmallConfig, {"depths": (1, 2, 3, "4")}, "valid integer"),
         (DFormerV2SmallConfig, {"drop_path": 1.0}, "less than 1"),
-        (DFormerTinyConfig, {"inputs": "bgr"}, "'z' or 'dformer'"),
+        (DFormerTinyConfig, {"inputs": "bgr"}, "'dformer-greys' or 'dformer-linear'"),
         (DFormerTinyConfig, {"width": 3}, "Extra inputs"),
     ],
 )
@@ -188,7 +188,7 @@ def test_sizes_that_do_not_fit_are_refused(kind, setting, complaint):
 
 @pytest.mark.parametrize("kind", [DFormerTinyConfig, DFormerV2SmallConfig])
 def test_configs_survive_lists_and_json(kind):
-    config = kind(dims=[8, 16, 16, 32], heads=[1, 2, 2, 4], inputs="dformer")
+    config = kind(dims=[8, 16, 16, 32], heads=[1, 2, 2, 4], inputs="dformer-greys")
     assert config.dims == (8, 16, 16, 32)
     assert kind.model_validate(json.loads(config.model_dump_json())) == config
     assert (DFormerTinyConfig().drop_path, DFormerV2SmallConfig().drop_path) == (0.1, 0.25)

@@ -46,7 +46,7 @@ def test_what_a_preset_says_of_a_model_holds_unless_asked_otherwise(tmp_path, mo
         "[models.dformer-tiny.optim]\nbatch_size = 3\n"
     )
     monkeypatch.setattr(module, "PRESETS", tmp_path)
-    for model in ({"name": "dformer-tiny"}, {"name": "dformer-tiny", "inputs": "dformer"}):
+    for model in ({"name": "dformer-tiny"}, {"name": "dformer-tiny", "inputs": "dformer-greys"}):
         config = resolve("odd", model, num_classes=3)
         assert (config.model.drop_path, config.optim.batch_size) == (0.3, 3)
         assert config.model.inputs == model.get("inputs", "z")

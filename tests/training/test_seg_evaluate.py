@@ -345,7 +345,7 @@ def test_an_evaluation_survives_its_record(rooms, tmp_path):
     assert again.num_samples == len(again.keys) == len(again.single.per_image) == 70
     assert again.classes[0] == "room" and len(again.single.confusion) == len(again.single.class_iou) == 9
     assert (again.selection, again.checkpoint, again.epoch, again.scales) == ("best-on-val", "best", 3, [1.0])
-    assert again.checkpoint_sha256 == "abc"
+    assert (again.checkpoint_sha256, again.inputs) == ("abc", "z")
     totals = np.zeros((9, 3), int)
     for image in again.single.per_image:
         for label, counts in image.items():

@@ -1,15 +1,19 @@
 """Samples of fine-tuning: what flip, scale, crop and padding do to RGB, depth and labels, and the authors' input."""
 
+import io
 from itertools import pairwise
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from segments import config_of, members
 
 from pipeline import shards
 from training.augment import RGB_MEAN, RGB_STD
-from training.segmentation.samples import eval_batch, model_inputs, train_batch
+from training.segmentation.samples import GREYS_R, eval_batch, model_inputs, prepared, train_batch
 
 ROWS, COLUMNS = 40, 60
 
@@ -126,23 +130,40 @@ def test_images_are_evaluated_whole_those_of_one_size_together():
 # --- what the DFormer authors' weights expect ----------------------------------------------------------------------
 
 
-def dformer_config(crop="[32,64]"):
-    return config_of("dformer-tiny", f"augment.crop={crop}", "augment.scales=[1.0]", "model.inputs=dformer",
+def dformer_config(inputs="dformer-greys"):
+    return config_of("dformer-tiny", "augment.crop=[32,64]", "augment.scales=[1.0]", f"model.inputs={inputs}",
                      "augment.flip=0.0")  # fmt: skip
 
 
-def test_the_authors_input_is_bgr_and_eight_bit_depth_between_nearest_and_farthest():
+def test_their_grey_levels_are_matplotlibs():
+    """All 256 levels, and what imsave wrote of any depth."""
+    expected = matplotlib.colormaps["Greys_r"](np.arange(256), bytes=True)[:, 0]
+    np.testing.assert_array_equal(GREYS_R, expected)
+    difference = GREYS_R - np.arange(256.0)
+    assert difference.max() == 29 and difference.mean() == pytest.approx(16.6, abs=0.05)
+    z = np.random.default_rng(0).normal(size=(32, 64)).astype(np.float32)
+    written = io.BytesIO()
+    plt.imsave(written, z, cmap="Greys_r", format="png")
+    with Image.open(written) as image:
+        codes = np.asarray(image.convert("L"))
+    np.testing.assert_allclose(prepared(z, "dformer-greys"), (codes / 255 - 0.48) / 0.28, atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs", ["dformer-greys", "dformer-linear"])
+def test_the_authors_input_is_bgr_and_eight_bit_depth_between_nearest_and_farthest(inputs):
     rng = np.random.default_rng(0)
     rgb, label = rng.integers(0, 256, (32, 64, 3), dtype=np.uint8), np.zeros((32, 64), np.uint8)
     z = rng.integers(-2000, 3000, (32, 64)) / 1024
     z[0, 0], z[0, 1] = -2, 3  # nearest and farthest
-    config = dformer_config()
+    config = dformer_config(inputs)
     batch = train_batch([(0, members(rgb, z, label))], 1, config, 0)
     seen, depth = model_inputs(batch, config)
     for channel, (mean, std) in enumerate(zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)):
         literal = (rgb[:, :, 2 - channel] / 255 - mean) / std
         np.testing.assert_allclose(seen[0, channel], literal, rtol=1e-5, atol=1e-5)
-    literal = (np.floor(255 * (z + 2) / 5) / 255 - 0.48) / 0.28
+    share = (z + 2) / 5
+    codes = np.floor(255 * share) if inputs == "dformer-linear" else GREYS_R[np.minimum(255, (256 * share).astype(int))]
+    literal = (codes / 255 - 0.48) / 0.28
     np.testing.assert_allclose(depth[0, 0], literal, rtol=1e-5, atol=1e-5)
     assert depth[0, 0, 0, 0].item() == pytest.approx(-0.48 / 0.28), "near is dark"
     assert depth[0, 0, 0, 1].item() == pytest.approx(0.52 / 0.28), "far is bright"

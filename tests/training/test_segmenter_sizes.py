@@ -34,7 +34,7 @@ def test_an_image_of_the_crops_size_is_seen_as_it_is(head):
     assert seen == [(48, 80), (64, 80)] and logits.shape == (1, 3, 48, 80)
 
 
-@pytest.mark.parametrize("given", [{}, {"inputs": "dformer"}])
+@pytest.mark.parametrize("given", [{}, {"inputs": "dformer-greys"}])
 def test_a_presets_size_is_of_plain_vits_alone(given):
     plain = resolve("tiny", {"name": "m4ch"}, num_classes=3).model
     assert (plain.width, plain.depth, plain.patch_size) == (64, 4, 8)
@@ -42,7 +42,7 @@ def test_a_presets_size_is_of_plain_vits_alone(given):
     assert relative.dims == (64, 128, 256, 512)
 
 
-@pytest.mark.parametrize("given", [{}, {"inputs": "dformer"}])
+@pytest.mark.parametrize("given", [{}, {"inputs": "dformer-greys"}])
 def test_what_a_preset_says_of_a_relative_holds(given):
     settings = {"dformer-tiny": 0.1, "dformerv2-small": 0.25}
     for name, drop_path in settings.items():

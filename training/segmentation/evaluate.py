@@ -24,7 +24,7 @@ from training.records import SegmentationEvaluation, SegmentationLine, Segmentat
 from training.segmentation.batch import SegBatch
 from training.segmentation.config import FinetuneConfig
 from training.segmentation.data import Part, eval_loader
-from training.segmentation.samples import model_inputs
+from training.segmentation.samples import inputs_of, model_inputs
 from training.segmentation.scores import Counts, class_iou, commonest_miou, confusion, counts_of
 from training.share import DataError
 
@@ -189,6 +189,7 @@ def as_evaluation(
         split=split.index.split,
         fingerprint=split.index.fingerprint,
         depth_field=depth_field,
+        inputs=inputs_of(config),
         num_samples=len(split),
         keys=[split.key(position) for position in range(len(split))],
         classes=split.index.seg_names,

@@ -14,7 +14,7 @@ from training.models.segmentation import Segmenter
 from training.models.vit import VisionTransformer, VitConfig, check_fits
 from training.records import RunRecord, parse
 
-AUTHORS = "dformer"  # the input convention of their weights
+AUTHORS = "dformer-greys"  # the input convention of their weights
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ class BackboneConfig(BaseModel):
     heads: PerStage[Size]
     mlp_ratios: PerStage[Ratio]
     drop_path: float = Field(ge=0, lt=1)  # of the last block; rises linearly from 0 at the first
-    # What the data loader prepares: ours, or what the authors' checkpoints expect. The backbone only records it.
-    inputs: Literal["z", "dformer"] = "z"
+    # What the data loader prepares: ours, what the authors' checkpoints expect, or that with linear grey levels. The
+    # backbone only records it.
+    inputs: Literal["z", "dformer-greys", "dformer-linear"] = "z"
 
     @property
     def stride(self) -> int:
