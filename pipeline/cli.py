@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import errors
-from pipeline.options import JobOptions, for_repair, labelling
+from pipeline.options import DEFAULT_TEACHER, JobOptions, for_repair, labelling
 from pipeline.terminal import make_console
 
 if TYPE_CHECKING:
@@ -302,6 +302,7 @@ def _label(source: "Source", out: str, job: JobOptions) -> None:
     from pipeline import job as labelling_job
     from pipeline import ranks, summary
     from pipeline.ranks import usable_cpus
+    from pipeline.shards import teacher_note
 
     rank = ranks.resolve(job.rank, job.world_size)
     if rank.world_size > 1:
@@ -324,6 +325,8 @@ def _label(source: "Source", out: str, job: JobOptions) -> None:
         )  # fmt: skip
         if note := loaded.precision_note:
             console.print(note, soft_wrap=True)
+        if note := teacher_note(source.name, job.teacher):
+            console.print(f"note: {note}. For those: --teacher {DEFAULT_TEACHER}", highlight=False, soft_wrap=True)
     if job.dry_run:
         from pipeline.dry_run import estimate
 

@@ -194,6 +194,8 @@ def _legend(split: Split, present: Collection[int], width: int, font: _Font) -> 
     names = split.index.seg_names
     shown = list(range(len(names)))
     lines = ["depth: bright = near, dark = far, ranges by row and unit; red = not measured"]
+    if note := shards.teacher_note(split.index.source, (split.index.teacher or {}).get("name")):
+        lines.append(f"pseudo: {note}")
     num_columns = max(1, (width - _MARGIN) // 150)
     if names:
         lines.append("labels; white = void")

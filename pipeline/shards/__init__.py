@@ -62,6 +62,7 @@ from pipeline.shards.records import (
     load_index,
     load_record,
     moments_of,
+    teacher_note,
 )
 from pipeline.shards.storage import StorageError, Store, exists, open_store, publish, sha256_of
 from pipeline.shards.write import png_bytes, write_shard
@@ -112,5 +113,6 @@ __all__ = [
     "runs_of",
     "sha256_of",
     "splits_of",
+    "teacher_note",
     "write_shard",
 ]

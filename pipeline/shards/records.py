@@ -199,6 +199,13 @@ class ShardIndex(_Record):
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
 
 
+def teacher_note(source: str, teacher: str | None) -> str | None:
+    """What to say of pseudo-depth by the embedded teacher where it knows nothing; both by their names."""
+    if teacher != "toy" or source == "toyrooms":
+        return None
+    return "the toy teacher knows rendered rooms alone: its depth here is for trying out, not for results"
+
+
 def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -11,7 +11,7 @@ from PIL import Image
 from running import ROOT
 
 from pipeline import inspect
-from pipeline.shards import VOID, Split, describe_depth
+from pipeline.shards import VOID, Split, describe_depth, teacher_note
 from pipeline.standardize import Standardisation
 
 RED = (200, 30, 30)
@@ -20,7 +20,9 @@ RED = (200, 30, 30)
 class FakeSplit:
     """As much of a Split as a sheet needs."""
 
-    def __init__(self, samples: list[dict[str, Any]], units: dict[str, str], seg_names=(), class_names=()) -> None:
+    def __init__(
+        self, samples: list[dict[str, Any]], units: dict[str, str], seg_names=(), class_names=(), teacher="some"
+    ) -> None:
         depth = {
             field: describe_depth(
                 Standardisation(3.0, 2.0, "farther_is_larger" if unit == "m" else "closer_is_larger"),
@@ -29,7 +31,10 @@ class FakeSplit:
             )
             for field, unit in units.items()
         }  # fmt: skip
-        self.index = SimpleNamespace(depth=depth, seg_names=list(seg_names), class_names=list(class_names))
+        self.index = SimpleNamespace(
+            depth=depth, seg_names=list(seg_names), class_names=list(class_names), source="folder",
+            teacher={"name": teacher},
+        )  # fmt: skip
         self.samples = samples
 
     def __len__(self) -> int:
@@ -54,6 +59,14 @@ def draw(samples, units, count=8, **names) -> np.ndarray:
 
 def holds(pixels: np.ndarray, colour) -> bool:
     return bool((pixels == np.asarray(colour)).all(-1).any())
+
+
+def test_pseudo_depth_of_the_toy_teacher_is_named_where_it_knows_nothing():
+    plain, named = (draw([sample(64, 64)], ALL, teacher=teacher) for teacher in ("some", "toy"))
+    assert named.shape[0] == plain.shape[0] + 20, "a line more in the legend"
+    assert teacher_note("folder", "toy") and teacher_note("digits", "toy")
+    for source, teacher in (("toyrooms", "toy"), ("folder", "some"), ("folder", None)):
+        assert teacher_note(source, teacher) is None
 
 
 ALL = {"pseudo": "relative inverse depth", "real": "m", "raw": "m"}

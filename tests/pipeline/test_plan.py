@@ -158,6 +158,7 @@ def test_folders_whose_names_are_no_text_are_labelled_verified_and_repaired(tmp_
     for _ in range(2):
         done = run(*line)
         assert done.returncode == 0, done.stderr
+        assert "note: the toy teacher knows rendered rooms alone" in done.stdout
     assert json.loads((out / "train" / "index.json").read_text())["class_names"] == ["hiver", "été"]
     assert run("precompute-depth", "verify", out).returncode == 0
     shard = out / "train" / "shard-000000.tar"
