@@ -1,5 +1,6 @@
 """The loop of every run, and what surrounds it (start, resume, evaluation, checkpoints, signals)."""
 
+import math
 import signal
 import threading
 import time
@@ -242,6 +243,11 @@ class _Training:
         start, last = time.perf_counter(), epoch == self.config.optim.epochs
         due = epoch > 0 and (last or self.task.is_due(epoch))
         found = self.task.evaluate(self.training.evaluated, self.machine, self.teacher) if due else None
+        if found and not math.isfinite(found.loss):
+            raise TrainingError(
+                f"the loss of {self.task.label} after epoch {epoch} is {found.loss}: it has diverged. Train again with "
+                "a lower optim.lr, in another --out"
+            )
         values = self.training.evaluated.figure_parameters()  # type: ignore[operator]
         if values:
             self.log.write(ParametersLine(step=self.step, epoch=epoch, values=values))

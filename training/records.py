@@ -13,6 +13,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -26,7 +27,7 @@ SCHEMA_VERSION = 4
 _FIRST_OF_MATRIX = 4  # that has pseudo-values
 OtherDepth = list[str]  # in what the shards' depth differs from that the run was trained with
 Share = Annotated[float, Field(ge=0, le=1)]  # and no NaN
-Error = Annotated[FiniteFloat, Field(ge=0)]  # a standard error, in the units of its value
+Amount = Annotated[FiniteFloat, Field(ge=0)]
 
 # What is read may be a stranger's: names match a pattern (not a list: new ones come), numbers have bounds.
 Name = Annotated[str, Field(max_length=255, pattern=r"^[^/\x00]+$")]  # of a file or folder
@@ -151,34 +152,34 @@ class TrainLine(_Record):
 
     kind: Literal["train"] = "train"
     step: Step  # optimizer steps done
-    epoch: float
-    loss: float
-    lr: float
-    grad_norm: float
-    images_per_s: float
-    data_wait: float  # share of the time spent waiting for data
+    epoch: Amount
+    loss: FiniteFloat
+    lr: Amount
+    grad_norm: Amount
+    images_per_s: Amount
+    data_wait: Amount  # share of the time spent waiting for data
 
 
 class EvalLine(_Record):
     kind: Literal["eval"] = "eval"
     step: Step
     epoch: Count
-    top1: float  # share of validation samples, 0..1
-    top5: float
-    loss: float
+    top1: Share  # of validation samples
+    top5: Share
+    loss: FiniteFloat
     num_samples: Some
-    seconds: float
+    seconds: Amount
 
 
 class SegmentationLine(_Record):
     kind: Literal["segmentation"] = "segmentation"
     step: Step
     epoch: Count
-    miou: float  # 0..1, of the part that chooses the checkpoint
-    pixel_accuracy: float
-    loss: float
+    miou: Share  # of the part that chooses the checkpoint
+    pixel_accuracy: Share
+    loss: FiniteFloat
     num_samples: Count
-    seconds: float
+    seconds: Amount
 
 
 class ParametersLine(_Record):
@@ -190,15 +191,34 @@ class ParametersLine(_Record):
     kind: Literal["parameters"] = "parameters"
     step: Step
     epoch: Count
-    values: dict[str, list[float] | list[list[float]]]
+    values: dict[str, list[FiniteFloat] | list[list[FiniteFloat]]]
+
+    @model_validator(mode="after")
+    def _has_as_many_numbers_everywhere(self) -> "ParametersLine":
+        for name in self.values:
+            sizes = self.sizes(name)
+            if len(set(sizes[1:])) > 1:
+                raise ValueError(
+                    f"{name} must have as many numbers in each block, got {', '.join(map(str, sizes[1:]))}"
+                )
+        if "alpha" in self.values and self.sizes("alpha")[1:]:
+            raise ValueError("alpha must be one number a block, got lists")
+        if "phi" in self.values and set(self.sizes("phi")[1:]) != {len(self.values.get("phi_grid", []))}:
+            raise ValueError("phi must be a list a block, each with a number for each of phi_grid")
+        return self
+
+    def sizes(self, name: str) -> list[int]:
+        """How many blocks there are, then how many numbers in each where these are lists."""
+        values = self.values[name]
+        return [len(values), *(len(each) for each in values if isinstance(each, list))]
 
 
 class EndLine(_Record):
     kind: Literal["end"] = "end"
     step: Step
     epoch: Count
-    train_seconds: float  # time in training steps, over all resumes
-    total_seconds: float  # with evaluation and checkpoints
+    train_seconds: Amount  # time in training steps, over all resumes
+    total_seconds: Amount  # with evaluation and checkpoints
     resumes: Count | None = None  # checkpoints it went on from, at least; 0: uninterrupted; None: an older record
 
 
@@ -216,7 +236,7 @@ class Evaluation(_Record):
     num_samples: Some
     top1: Share
     top5: Share
-    loss: float
+    loss: FiniteFloat
     correct1: Bits  # one '0' or '1' a sample
     correct5: Bits
     largest_class: Share | None = None  # of the samples, are of the most frequent class; None: an older record
@@ -262,7 +282,7 @@ class SegmentationEvaluation(_Record):
     num_samples: Some
     keys: list[str]
     classes: list[str]
-    loss: float
+    loss: FiniteFloat
     single: SegmentationScores  # as the images are
     multi: SegmentationScores | None  # summed over `scales`, each also mirrored
     scales: list[float]
@@ -298,10 +318,10 @@ class NoiseSweep(_Record):
     image_size: Sides
     patch_size: Sides
     num_samples: Some
-    sigmas: list[float] = Field(min_length=1)  # rising, in units of z
-    top1: list[float]
-    top5: list[float]
-    loss: list[float]
+    sigmas: list[Amount] = Field(min_length=1)  # rising, in units of z
+    top1: list[Share]
+    top5: list[Share]
+    loss: list[FiniteFloat]
     correct1: list[Bits]  # one '0' or '1' a sample
     largest_class: Share | None = None  # as in Evaluation
     other_depth: OtherDepth = []
@@ -323,7 +343,7 @@ class MatrixCell(_Record):
     miou: Share  # summed over scales where the matrix is `multi_scale`
     low: Share
     high: Share
-    error: Error
+    error: Amount
     pseudo_values: list[FiniteFloat]
     single_miou: Share
     commonest_miou: Share  # of answering the commonest label everywhere
@@ -348,7 +368,7 @@ class MatrixDifference(_Record):
     value: FiniteFloat
     low: FiniteFloat
     high: FiniteFloat
-    error: Error
+    error: Amount
 
     @model_validator(mode="after")
     def _lies_in_its_interval(self) -> "MatrixDifference":
@@ -562,7 +582,7 @@ def read_metrics(path: Path) -> list[MetricsLine]:
     """Every complete line of a metrics file; a last line cut off by a kill is left out."""
     if not path.exists():
         return []
-    lines = []
+    lines: list[MetricsLine] = []
     try:
         text = files.read_bytes(path, _MOST_BYTES).decode()
     except (UnicodeDecodeError, files.ReadError) as error:
@@ -574,13 +594,26 @@ def read_metrics(path: Path) -> list[MetricsLine]:
             fields = files.parsed_json(content)
             if _has_no_loss(fields):
                 raise RecordError(f"{path} line {number}: {_NO_LOSS}: remove that line, or train again")
-            lines.append(_LINES[fields["kind"]].model_validate(fields))
+            if fields.get("kind") not in _LINES:
+                raise ValueError(f"kind must be one of {', '.join(_LINES)}, got {fields.get('kind')!r:.40}")
+            line = _LINES[fields["kind"]].model_validate(fields)
+            if isinstance(line, ParametersLine):
+                _check_sizes(line, lines)
+            lines.append(line)
         except RecordError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             reason = files.reason(error)
             raise RecordError(f"{path} line {number} is damaged ({reason}): restore it, or remove that line") from None
     return lines
+
+
+def _check_sizes(line: ParametersLine, before: list[MetricsLine]) -> None:
+    """Of one model, so of the same numbers at every epoch."""
+    first = next((each for each in before if isinstance(each, ParametersLine)), line)
+    for name in line.values.keys() | first.values.keys():
+        if name not in line.values or name not in first.values or line.sizes(name) != first.sizes(name):
+            raise ValueError(f"{name} must be of as many blocks and numbers as at epoch {first.epoch}")
 
 
 def parse(kind: type[_RecordT], path: Path) -> _RecordT:
@@ -624,9 +657,10 @@ _NO_LOSS = "the model gave no finite loss, so its weights are not finite"
 
 
 def _has_no_loss(content: dict[str, Any]) -> bool:
-    """JSON has null for a loss that is no number, or infinite."""
+    """JSON has null, or NaN or Infinity, for a loss that is no number, or infinite."""
     loss = content.get("loss", 0.0)
-    return loss is None or (isinstance(loss, list) and None in loss)
+    every = loss if isinstance(loss, list) else [loss]
+    return any(each is None or (isinstance(each, float) and not math.isfinite(each)) for each in every)
 
 
 def _damaged(path: Path, error: Exception) -> RecordError:

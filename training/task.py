@@ -27,6 +27,9 @@ class Found(Protocol):
     def score(self) -> float:
         """The higher the better: the checkpoint of the highest is kept as `best`."""
 
+    @property
+    def loss(self) -> float: ...
+
     def line(self, step: int, epoch: int) -> MetricsLine: ...
 
 

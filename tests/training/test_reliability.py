@@ -87,6 +87,21 @@ def test_a_replaced_checkpoint_is_never_without_a_whole_one(tmp_path):
     assert checkpoint.load(folder).info.step == 1
 
 
+def test_a_run_that_evaluates_to_no_finite_loss_stops_with_its_lines_readable(rooms, tmp_path):
+    out = tmp_path / "mlin"
+    body = """
+    if module.__name__ == "training.evaluate":
+        inner = module.judge
+        module.judge = lambda *given: (*inner(*given)[:2], float("nan"))
+    """
+    process = start(arguments(rooms, out), **patched(tmp_path, body))
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1 and told.count("\n") == 1
+    assert "error: the loss of mlin (raw) after epoch 1 is nan: it has diverged" in told
+    kinds = {line.kind for line in records.read_metrics(out / "metrics.jsonl")}
+    assert kinds == {"train", "parameters"}
+
+
 def dying(folder: Path, moment: str) -> dict[str, str]:
     """An environment in which `train` kills itself at that moment, from inside."""
     return patched(folder, DYING, DIE_AT=moment)
