@@ -83,8 +83,8 @@ def outcomes(dump: "Dump") -> pd.DataFrame:
 
     accuracy and top1_change are shares 0..1, the latter changed minus unchanged, below 0 for a loss; kl is
     KL(unchanged || changed) in nats, logit_mae the mean |Δ logit|; all three with intervals over images, in which
-    partners that swapped their depths are left out together. p: McNemar's mid-p, images taken as independent. changed: the
-    share of images whose prediction is another. Without labels accuracy, top1_change and p are NaN.
+    partners that swapped their depths are left out together. p: McNemar's mid-p, images taken as independent. changed:
+    the share of images whose prediction is another. Without labels accuracy, top1_change and p are NaN.
     """
     _check(dump)
     values = {name: dump["causal/outcomes"][..., place].astype(float) for place, name in enumerate(dump.info.outcomes)}

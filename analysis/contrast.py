@@ -6,16 +6,21 @@ parts, one from either way of clustering (Cameron, Gelbach and Miller 2011):
 
     V = s² Σ c²/n + V_images - V_seed×image
 
-s² is the mean square between the seeds of an arm, pooled over the arms that have two or more (df = Σ(n - 1)); V_images the
-variance over images of the arms' means; what a seed does to single images stands in both and is taken off once. V is
-never less than either part. Intervals are Student's with Satterthwaite's degrees of freedom.
+s² is the mean square between the seeds of an arm, pooled over the arms that have two or more (df = Σ(n - 1)); V_images
+the variance over images of the arms' means; what a seed does to single images stands in both and is taken off once. V
+is never less than either part.
+
+Intervals take each part with the quantile of its own degrees of freedom, value ± sqrt(Σ t² V) (Banerjee 1961), which
+covers at least as often as it says. Satterthwaite's degrees of freedom do not: two seeds that happen to agree give a
+small s², for which they are many, and in worlds of nothing but luck 13 to 22 % of claims of several models were found
+in part.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtrit
 
 from analysis.statistics import Estimate, Jackknife
 
@@ -58,7 +63,9 @@ class Arm:
 
 @dataclass(frozen=True)
 class Between:
-    """Between seeds, (cells,): s², the part of it that is seed×image, and their degrees of freedom; 0: one seed each."""
+    """Between seeds, (cells,): s², the part of it that is seed×image, and their degrees of freedom; 0: one seed
+    each.
+    """
 
     variance: np.ndarray
     shared: np.ndarray
@@ -74,7 +81,7 @@ def between(arms: Sequence[Arm]) -> Between:
         return Between(zero, zero, 0.0, ())
     df = sum(len(arm) - 1 for arm in several)
     squares = sum(((arm.values - arm.values.mean(0)) ** 2).sum(0) for arm in several)
-    shared = sum(_shared(arm) for arm in several)
+    shared = np.asarray(sum(_shared(arm) for arm in several))
     return Between(squares / df, shared / df, float(df), tuple(dict.fromkeys(arm.name for arm in several)))
 
 
@@ -89,55 +96,77 @@ def _shared(arm: Arm) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Measured:
-    """(cells,): a value, its standard error and degrees of freedom; `images` and `factor` say what these are made of.
+    """(cells,): a value and what its variance is made of.
 
-    `error_above`, if any, is the error on the upper side, where an interval is not symmetric.
+    `seeds`: variances between seeds with their degrees of freedom, one for each source of luck; `shared`: the part of
+    them that is in `images` too, the variance over images. `above`: that of the upper side, where an interval is not
+    symmetric.
     """
 
     value: np.ndarray
-    error: np.ndarray
-    df: np.ndarray
-    images: np.ndarray  # variance over images
+    images: np.ndarray
+    images_df: float = float("inf")
+    seeds: tuple[tuple[np.ndarray, float], ...] = ()
+    shared: "np.ndarray | float" = 0.0
     factor: float = 0.0  # Σ c²/n, times s² is the seeds' variance
-    seeds_df: float = float("inf")  # 0: no seed was trained twice; inf: nothing was trained
-    error_above: np.ndarray | None = None
+    seeds_df: float = float("inf")  # 0: nothing was trained twice; inf: no seed is in it
+    above: np.ndarray | None = None
+    choices: int = 1  # the best of so many was picked
 
     @classmethod
     def exactly(cls, value: np.ndarray) -> "Measured":
         """Known without error."""
         value = np.asarray(value, np.float64)
-        return cls(value, np.zeros_like(value), np.full_like(value, np.inf), np.zeros_like(value))
+        return cls(value, np.zeros_like(value))
 
     def shifted(self, by: "float | np.ndarray") -> "Measured":
         return replace(self, value=self.value + by)
 
     def turned(self) -> "Measured":
         """Minus it."""
-        above = self.error if self.error_above is None else self.error_above
-        return replace(
-            self, value=-self.value, error=above, error_above=None if self.error_above is None else self.error
-        )
+        above = self.images if self.above is None else self.above
+        return replace(self, value=-self.value, images=above, above=None if self.above is None else self.images)
 
     @property
     def above_zero(self) -> np.ndarray:
-        """One-sided p of not being above 0."""
-        return _tail(self.value, self.error, self.df)
+        """One-sided p of not being above 0: the level at which the lower bound is 0."""
+        return self._tail(self.value, self.images)
 
     @property
     def below_zero(self) -> np.ndarray:
         """One-sided p of not being below 0."""
-        return _tail(-self.value, self.error if self.error_above is None else self.error_above, self.df)
+        return self._tail(-self.value, self.images if self.above is None else self.above)
 
     def estimate(self, level: float = 0.95) -> Estimate:
-        half = _quantile(self.df, level)
-        above = self.error if self.error_above is None else self.error_above
-        return Estimate(self.value, self.value - half * self.error, self.value + half * above)
+        tail = (1 - level) / 2 / self.choices
+        above = self.images if self.above is None else self.above
+        return Estimate(self.value, self.value - self._half(tail, self.images), self.value + self._half(tail, above))
 
     def seed_sd(self, level: float = 0.95) -> np.ndarray:
         """SD between seeds up to which the interval would stay on its side of 0; NaN where images alone do not settle
         it."""
-        spare = (self.value / _quantile(np.full(self.value.shape, np.inf), level)) ** 2 - self.images
+        spare = (self.value / stdtrit(_LARGE, (1 + level) / 2)) ** 2 - self.images
         return np.sqrt(np.where(spare > 0, spare, np.nan) / self.factor) if self.factor else np.full_like(spare, np.inf)
+
+    def _half(self, tail: "float | np.ndarray", images: np.ndarray) -> np.ndarray:
+        of_images = stdtrit(min(self.images_df, _LARGE), 1 - tail) ** 2
+        of_seeds = sum(stdtrit(df, 1 - tail) ** 2 * variance for variance, df in self.seeds)
+        whole = of_seeds + of_images * np.maximum(images - self.shared, 0.0)
+        return np.sqrt(np.maximum(whole, of_images * images))
+
+    def _tail(self, value: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """By bisection of log p, to a thousandth; 1/2 to 1 is told as 1."""
+        low, high = np.full(value.shape, np.log(1e-12)), np.full(value.shape, np.log(0.5))
+        for _ in range(24):
+            middle = (low + high) / 2
+            smaller = self._half(np.exp(middle), images) < value
+            low, high = np.where(smaller, low, middle), np.where(smaller, middle, high)
+        p = np.where(value > 0, np.exp(high), 1.0)
+        undefined = np.isnan(value) | np.isnan(self._half(0.025, images))
+        return np.where(undefined, np.nan, np.minimum(1.0, self.choices * p))
+
+
+_LARGE = 1e9  # degrees of freedom
 
 
 def contrast(
@@ -163,16 +192,13 @@ def contrast(
     factors = dict.fromkeys(sources, 0.0)
     for b, (c, arm) in zip(each, terms, strict=True):
         factors[id(b)] += c**2 / len(arm)
-    of_source = {key: factor * sources[key].variance for key, factor in factors.items()}
-    of_seeds = np.asarray(sum(of_source.values()))
+    of_seeds = tuple(
+        (factor * sources[key].variance, sources[key].df) for key, factor in factors.items() if sources[key].df
+    )
     shared = np.asarray(sum(factor * sources[key].shared for key, factor in factors.items()))
-    variance = np.maximum(of_seeds + images - shared, np.maximum(of_seeds, images))
-    needed = [part**2 / sources[key].df for key, part in of_source.items() if sources[key].df]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        spread = sum(needed) + (images**2 / (units - 1) if units > 1 else 0.0)
-        df = np.where(spread > 0, variance**2 / spread, np.inf)
     least = min(sources[key].df for key, factor in factors.items() if factor)
-    return Measured(value, np.sqrt(variance), df, images, sum(factors.values()), least)
+    images_df = float(units - 1) if units > 1 else float("inf")
+    return Measured(value, images, images_df, of_seeds, shared, sum(factors.values()), least)
 
 
 def drawn_together(terms: Sequence[tuple[float, Arm]], draws: int = 4000, seed: int = 20260) -> np.ndarray:
@@ -195,16 +221,3 @@ def drawn_together(terms: Sequence[tuple[float, Arm]], draws: int = 4000, seed: 
         error = np.sqrt(factor * known.variance.mean())
         found += error * generator.standard_t(known.df * len(value), (draws, len(value)))
     return found
-
-
-def _tail(value: np.ndarray, error: np.ndarray, df: np.ndarray) -> np.ndarray:
-    """P(T > value / error); 0 or 1 where there is no error; NaN stays."""
-    safe = np.where(error > 0, error, 1.0)
-    exact = np.where(value > 0, 0.0, 1.0)
-    finite = np.where(np.isfinite(df), df, 1e9)
-    found = np.where(error > 0, stdtr(finite, -value / safe), exact)
-    return np.where(np.isnan(value) | np.isnan(error), np.nan, found)
-
-
-def _quantile(df: np.ndarray, level: float) -> np.ndarray:
-    return np.asarray(stdtrit(np.where(np.isfinite(df), df, 1e9), (1 + level) / 2))

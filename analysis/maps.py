@@ -3,9 +3,9 @@
 Cells are bins of |Δ| (0.1 z) by column: whole distances, r rounded down, to be looked at. Slopes within a column
 compare pairs of exactly the same distance: deviations from the exact distance's means, pooled over the column, each
 pair with its own |Δ|. Intervals leave out one group of images at a time.
-Quantities: `attention` after softmax, and `literal` scores, bias included. Slopes on another image's |Δ| are the null: it
-has what images share by position. Centring scores over a query's keys, as elsewhere, would mix distances: planted slopes
-of 0 within distances came out at −0.10 to −0.02.
+Quantities: `attention` after softmax, and `literal` scores, bias included. Slopes on another image's |Δ| are the null:
+it has what images share by position. Centring scores over a query's keys, as elsewhere, would mix distances: planted
+slopes of 0 within distances came out at −0.10 to −0.02.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.attention import bin_rule, line_r2
 from analysis.nulls import partner_groups
-from analysis.statistics import Estimate, Jackknife, over_units, ratio, without_each
+from analysis.statistics import Jackknife, over_units, ratio, without_each
 from training.dumps.pairs import BIN_WIDTH, DISTANCE_PAIRS, NUM_BINS, distances
 from training.dumps.scores import DISTANCE_ROWS
 
@@ -66,8 +66,8 @@ def cells(dump: "Dump", quantity: Quantity) -> pd.DataFrame:
 def column_slopes(dump: "Dump", quantity: Quantity) -> pd.DataFrame:
     """One row a layer ("all": pooled) and column: slope on |Δ| at a distance, and r² of the column's line.
 
-    `other`: the slope on another image's |Δ|. Of attention all are over the column's mean attention. `linearity`: of the
-    count-weighted line through the column's shown cells. NaN, all of them, where fewer than LEAST_BINS are shown.
+    `other`: the slope on another image's |Δ|. Of attention all are over the column's mean attention. `linearity`: of
+    the count-weighted line through the column's shown cells. NaN, all of them, where fewer than LEAST_BINS are shown.
     """
     columns, of_column = _columns(dump)
     both = slopes_at_distances(dump, quantity, of_column)

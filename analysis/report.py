@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import html, output, tables
-from analysis.claims import DEPTH, Judged, judge
+from analysis.claims import DEPTH, VERDICTS, Judged, judge
 from analysis.explorer import explorer_section
 from analysis.figures.headline import depth_figure
 from analysis.figures.training import training_curves
@@ -28,9 +28,6 @@ QUESTION = (
     "Transformer classify better, and does its attention use that depth?"
 )
 _MAX_BYTES = 10_000_000
-_VERDICTS = {"reproduced": "✓ reproduced", "partly": "◐ partly", "not": "✗ not", "not tested": "not tested"}
-
-
 Steps = Iterable[tuple[str, Callable[[], Html]]]  # anchor, what makes its section
 
 
@@ -160,42 +157,36 @@ def _answer(gaps: pd.DataFrame) -> str:
 
 def _tally(claims: list[Judged]) -> str:
     verdicts = [claim.verdict for claim in claims]
-    counts = [f"{verdicts.count(name)} {name}" for name in _VERDICTS if name in verdicts]
+    counts = [f"{verdicts.count(name)} {name}" for name in VERDICTS if name in verdicts]
     return f"{', '.join(counts)}, of {len(claims)} statements."
 
 
 def _scoreboard(claims: list[Judged], anchors: set[str]) -> Html:
     rows = []
     for claim in claims:
-        variant = f", {claim.variant.replace('_', '-')}" if claim.variant else ""
         anchor = _anchor(claim, anchors)
         shown_in = html.of('<a href="#{}">{}</a>', anchor, claim.shown_in) if anchor else claim.shown_in
         rows.append(
             html.of(
-                "<tr><td>{}<span class='id'>{}{} · {}</span></td>"
+                "<tr><td>{}<span class='id'>{} · {}</span></td>"
                 '<td data-label="expected">{}</td><td data-label="observed">{}</td>'
                 '<td data-label="95 % interval or range">{}</td>'
                 '<td><span class="badge {}" title="{}">{}</span></td></tr>',
-                claim.sentence, claim.id, variant, shown_in, claim.expected, claim.observed, claim.interval,
-                claim.verdict.replace(" ", "-"), claim.judged, _VERDICTS[claim.verdict],
+                claim.sentence, claim.id, shown_in, claim.expected, claim.observed or claim.why, claim.interval,
+                claim.verdict.replace(" ", "-"), claim.why or claim.estimand, claim.verdict,
             )
         )  # fmt: skip
     names = ("claim", "expected", "observed", "95 % interval or range", "verdict")
     head = html.join((html.of("<th>{}</th>", name) for name in names), "")
-    once = {claim.id: claim for claim in claims}.values()
-    rules = html.bullets(
-        f"{claim.id}: {claim.statistic}. {claim.judged[0].upper()}{claim.judged[1:]}." for claim in once
-    )
     return html.of(
-        '<table class="claims"><thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody></table>\n{}',
-        head, html.join(rows), html.details("How each claim is judged", rules),
-    )  # fmt: skip
+        '<table class="claims"><thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody></table>', head, html.join(rows)
+    )
 
 
 def _anchor(claim: Judged, anchors: set[str]) -> str | None:
-    """Where it is shown: its variant's panel on the claims' depth if there is one, else the whole figure or table."""
+    """Where it is shown: the panel of the claims' depth if there is one, else the whole figure or table."""
     place = claim.shown_in.lower().replace(" ", "")
-    wanted = (f"{place}-{DEPTH}-{claim.variant}-panel", f"{place}-{claim.variant}-panel", place)
+    wanted = (f"{place}-{DEPTH}-panel", place)
     return next((anchor for anchor in wanted if anchor in anchors), None)
 
 

@@ -151,8 +151,8 @@ def accuracy_under_noise(swept: list[Swept]) -> pd.DataFrame:
 def at_sigma(swept: Swept, sigma: float) -> tuple[float, np.ndarray]:
     """Slope of top-1 at a sigma between those measured, and (seeds, samples) whose mean is the top-1 there.
 
-    PCHIP (Fritsch and Carlson 1980) rises or falls between two sigmas only as the measured values do; what a sample adds
-    to it is its outcome times the curve's derivative by the measured means. NaN outside.
+    PCHIP (Fritsch and Carlson 1980) rises or falls between two sigmas only as the measured values do; what a sample
+    adds to it is its outcome times the curve's derivative by the measured means. NaN outside.
     """
     if len(swept.sigmas) < 2 or not swept.sigmas[0] <= sigma <= swept.sigmas[-1]:
         return math.nan, np.full((len(swept.seeds), swept.of_seeds.shape[-1]), np.nan)

@@ -1,8 +1,8 @@
 """Intervals and tests. Images are the clusters of everything measured inside images; samples are paired across models.
 
 Pairs of patches of one image are not independent: an interval that counts pairs is several times too narrow. So every
-interval over dumps leaves out whole images, or groups of them, in turn, and is Student's (Tukey 1958): on planted slopes
-it covers 94.5 to 95.1 %, where the percentile bootstrap covers 91.4 % of 12 images.
+interval over dumps leaves out whole images, or groups of them, in turn, and is Student's (Tukey 1958): on planted
+slopes it covers 94.5 to 95.1 %, where the percentile bootstrap covers 91.4 % of 12 images.
 """
 
 import math
@@ -41,7 +41,9 @@ class Jackknife:
 
 
 def without_each(sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Jackknife:
-    """Of a statistic of sums: `sums` (units, ...) are finite and additive; `statistic`: (..., terms) -> (..., values)."""
+    """Of a statistic of sums: `sums` (units, ...) are finite and additive; `statistic`: (..., terms) -> (...,
+    values).
+    """
     total = sums.sum(0)
     return Jackknife(np.asarray(statistic(total)), np.asarray(statistic(total - sums)))
 
@@ -114,7 +116,7 @@ def mcnemar(only_first: int, only_second: int, mid_p: bool = True) -> float:
 
 
 def tango(only_first: float, only_second: float, total: float, level: float = 0.95) -> tuple[float, float]:
-    """Score interval of a difference of paired shares (Tango 1998), from samples that one of two models alone gets right.
+    """Score interval of a difference of paired shares (Tango 1998), from samples that one of two models gets right.
 
     The bounds are the differences d at which (b - c - n d)² = z² n (2 q + d (1 - d)), q the likeliest share of `c` given
     d. Equal outcomes on all of n samples give ±z² / (n + z²), not [0, 0]. Counts may be means over seeds.

@@ -1,7 +1,7 @@
 """The scoreboard: the thesis's claims (data_manifests/claims.toml) judged on the runs and dumps at hand.
 
-All are claims about pseudo-depth, so all are judged on pseudo-depth. A rule estimates (`Found`), `verdict` judges: no rule
-says a word of its own. Last checkpoints count.
+All are claims about pseudo-depth, so all are judged on pseudo-depth. A rule estimates (`Found`), `verdict` judges: no
+rule says a word of its own. Last checkpoints count.
 """
 
 from dataclasses import dataclass

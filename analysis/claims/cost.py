@@ -6,11 +6,11 @@ import pandas as pd
 import data_manifests
 from analysis.claims.claim import Claim, Rule
 from analysis.claims.sources import runs_of, seeds_told
-from analysis.claims.texts import bounded, joined
+from analysis.claims.texts import joined
 from analysis.claims.verdict import Found
 from analysis.contrast import Arm, Measured, between, contrast
 from analysis.load import BASELINE, AnalysisError, Study, command
-from analysis.runs import recipe_differences, recipe_of, train_hours
+from analysis.runs import recipe_differences, recipe_of
 from analysis.tables import groups, table1
 from training.records import EndLine, Run
 
@@ -67,8 +67,11 @@ def _hours_over_cost(study: Study, claim: Claim) -> Found:
     every = [run for each in runs.values() for run in each]
     _check_comparable(every)
     recipe = recipe_of(every[0])
-    pooled = between([_hours(model, [run for run in each if recipe_of(run) == recipe and _hour(run)])
-                      for (model, _), each in groups(study).items() if any(recipe_of(r) == recipe and _hour(r) for r in each)])  # fmt: skip
+    alike = {
+        model: [run for run in each if recipe_of(run) == recipe and run.lines(EndLine)]
+        for (model, _), each in groups(study).items()
+    }
+    pooled = between([_hours(model, each) for model, each in alike.items() if each])
     arms = {model: _hours(model, each) for model, each in runs.items()}
     cost = table1(study).set_index("model")["gmacs_over_m3ch"]
     base = runs[BASELINE][0].record.macs / 1e9
@@ -76,7 +79,7 @@ def _hours_over_cost(study: Study, claim: Claim) -> Found:
     for model in models:
         times = contrast([(1.0, arms[model]), (-1.0, arms[BASELINE])], pooled)
         macs = float(np.log1p(cost[model] / base))
-        found.append(Measured(times.value - macs, times.error, times.df, times.images, times.factor, times.seeds_df))
+        found.append(times.shifted(-macs))
         told.append(f"{model} {np.exp(times.value[0]):.2f} times the hours for {np.exp(macs):.3f} times the operations")
     cells = joined(found)
     observed = f"{int((cells.value > 0).sum())} of {len(models)} models"
@@ -99,12 +102,8 @@ def _check_comparable(runs: list[Run]) -> None:
             raise AnalysisError(f"hours are of uninterrupted runs, {run.record.name} was interrupted or does not say")
 
 
-def _hour(run: Run) -> float | None:
-    return train_hours(run)
-
-
 def _hours(model: str, runs: list[Run]) -> Arm:
-    return Arm.of_parameters(model, np.log([[_hour(run)] for run in runs]))
+    return Arm.of_parameters(model, np.log([[run.lines(EndLine)[-1].train_seconds] for run in runs]))
 
 
 RULES: dict[str, Rule] = {"printed": _printed, "hours_over_cost": _hours_over_cost}

@@ -1,14 +1,14 @@
 """Table 3: fine-tuning, from `train matrix`, paired over test images.
 
-What training with another depth changes is a difference within one fine-tuning seed, and its luck is told by seeds of the
-same model alone: m3ch's difference is exactly 0 and mlin's nearly, they say nothing of m4ch's.
+What training with another depth changes is a difference within one fine-tuning seed, and its luck is told by seeds of
+the same model alone: m3ch's difference is exactly 0 and mlin's nearly, they say nothing of m4ch's.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.special import chndtr, chndtrinc, stdtrit
+from scipy.special import chndtr, chndtrinc
 
 from analysis.claims.claim import DEPTH, Claim, Rule
 from analysis.claims.sources import accuracy, seeds_told
@@ -45,8 +45,8 @@ def arms(study: Study, models: Sequence[str]) -> dict[str, Arm]:
             for cell in row.values():
                 if not cell.low > cell.commonest_miou:
                     raise AnalysisError(
-                        f"{model} is no better than the commonest label everywhere: mIoU {POINTS * cell.miou:.1f} %, that "
-                        f"{POINTS * cell.commonest_miou:.1f} %"
+                        f"{model} is no better than the commonest label everywhere: mIoU {POINTS * cell.miou:.1f} %, "
+                        f"that {POINTS * cell.commonest_miou:.1f} %"
                     )
         values = np.array([[row[pair].miou for pair in _CELLS] for row in whole])
         pseudo = np.array([np.transpose([row[pair].pseudo_values for pair in _CELLS]) for row in whole])
@@ -120,7 +120,8 @@ def _between_models(study: Study, claim: Claim, weights: dict[int, float], told:
     """A difference of two models' differences, each with the luck of its own seeds."""
     pairs = claim.options["pairs"]
     there = arms(study, [name for pair in pairs for name in pair])
-    each, of = {}, {}
+    each: dict[str, Measured] = {}
+    of: dict[str, Arm] = {}
     for simpler, richer in pairs:
         if simpler in there and richer in there:
             ours, theirs = (_combined(there[name], weights) for name in (richer, simpler))
@@ -164,8 +165,7 @@ def _complex_best(study: Study, claim: Claim) -> Found:
         for model in simple:
             each[f"{best.name} over {model}, {depth}"] = contrast([(1.0, own[best.name]), (-1.0, own[model])], seeds)
     told = joined(list(each.values()))
-    df = np.where(np.isfinite(told.df), told.df, 1e9)
-    wider = replace(told, error=told.error * stdtrit(df, 1 - 0.025 / len(complex_)) / stdtrit(df, 0.975))
+    wider = replace(told, choices=len(complex_))
     observed = f"{best.name} above {int((told.value > 0).sum())} of {len(each)}"
     seeds_text = seeds_told(list(every.values()), between(list(every.values())))
     return Found((wider,), observed=observed, interval=_told(each), seeds=seeds_text, unit=POINTS)
@@ -186,9 +186,9 @@ def _varies_more(study: Study, claim: Claim) -> Found:
     value = float(of_miou.value - of_top1.value)
     low = float(np.hypot(of_miou.value - of_miou.low, of_top1.high - of_top1.value))
     high = float(np.hypot(of_miou.high - of_miou.value, of_top1.value - of_top1.low))
-    one = np.ones(1)
     least = min(between(tuned).df, luck.df)
-    found = Measured(value * one, low / _Z * one, np.inf * one, (low / _Z * one) ** 2, 0.0, least, high / _Z * one)
+    bounds = [np.array([(each / _Z) ** 2]) for each in (low, high)]
+    found = Measured(np.array([value]), bounds[0], seeds_df=least, above=bounds[1])
     observed = f"SD {POINTS * of_miou.value:.1f} of mIoU, {POINTS * of_top1.value:.1f} of top-1"
     return Found(
         (found,), observed=observed, interval=bounded(found, POINTS), seeds=seeds_told(trained, luck), unit=POINTS

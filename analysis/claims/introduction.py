@@ -1,7 +1,7 @@
-"""The introduction's example: a model trained from scratch fails where a pre-trained one succeeds, on overlapping digits.
+"""The introduction's example, overlapping digits: a model trained from scratch fails, a pre-trained one succeeds.
 
-From the JSON of tests/benchmarks/digits.py, which `analyze report --digits` takes: accuracy on the pixels where two digits
-overlap, of fine-tunings from scratch and from a pre-trained run with the same budget.
+From the JSON of tests/benchmarks/digits.py, which `analyze report --digits` takes: accuracy on the pixels where two
+digits overlap, of fine-tunings from scratch and from a pre-trained run with the same budget.
 """
 
 from pathlib import Path

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.claims.claim import OTHER_IMAGE, UNTRAINED, Claim, Rule
-from analysis.claims.scores import Terms, found_of, there
+from analysis.claims.scores import Terms, found_of
 from analysis.claims.sources import arm_of, check_paired, dumps_of, seeds_told, trained_and_untrained
 from analysis.claims.texts import signed
-from analysis.claims.verdict import Found
-from analysis.contrast import Arm, contrast
+from analysis.claims.verdict import Found, there
+from analysis.contrast import contrast
 from analysis.load import AnalysisError, Study
 from analysis.maps import LEAST_BINS, Quantity, columns_linearity, long_columns, slopes_at_distances
 from analysis.statistics import Jackknife
@@ -67,9 +67,9 @@ def _columns_linear(study: Study, claim: Claim) -> Found:
 
 
 def _flatter(study: Study, claim: Claim) -> Found:
-    """Of attention at all distances together: at most a share of the steep model's fall, on either side of 0.
+    """Of attention at all distances together: at most a share of what the steep model has learned, on either side of 0.
 
-    What the steep model has over its references must be there, or there is nothing to be flat beside.
+    That is its fall beyond the one it began with; where it has none there is nothing to be flat beside.
     """
     flat_model, steep_model = claim.options["flat"], claim.options["steep"]
     first = dumps_of(study, steep_model)[0]
@@ -90,7 +90,7 @@ def _flatter(study: Study, claim: Claim) -> Found:
             f"{steep_model}'s attention does not fall with |Δ| beyond its references: nothing to be flat beside"
         )
     share = claim.options["threshold"]
-    sides = [contrast([(sign, flat), (-share, steep)]) for sign in (1.0, -1.0)]
+    sides = [contrast([(sign, flat), (-share, steep), (share, before)]) for sign in (1.0, -1.0)]
     observed = f"{signed(flat.values.mean())} against {signed(steep.values.mean())}"
     part = abs(flat.values.mean() / steep.values.mean())
     return Found(tuple(sides), observed=observed, interval=f"{part:.2f} of it", seeds=seeds_told([flat, steep]))

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis.cka import block_cka, compare
 from analysis.claims.claim import UNTRAINED, Claim, Rule
 from analysis.claims.scores import found_of, peaked
-from analysis.claims.sources import arm_of, check_paired, dumps_of, seeds_told, trained_and_untrained, untrained_of
+from analysis.claims.sources import check_paired, dumps_of, seeds_told, trained_and_untrained, untrained_of
 from analysis.claims.texts import joined, span
 from analysis.claims.verdict import Found
-from analysis.cka import block_cka, compare
 from analysis.contrast import Arm, contrast
 from analysis.load import BASELINE, AnalysisError, Study, seed_of
 from analysis.probes import probe
@@ -115,7 +115,9 @@ def _rgb_branch_below(study: Study, claim: Claim) -> Found:
 
 
 def _branches_flat(study: Study, claim: Claim) -> Found:
-    """Each branch's R² in every fused layer within the threshold of its first; where training made it readable at all."""
+    """Each branch's R² in every fused layer within the threshold of its first; where training made it readable at
+    all.
+    """
     found = _branches(study, claim, "r2")
     sides, told = [], []
     for stream, (now, before) in found.items():

@@ -60,14 +60,16 @@ def _better_without_noise(study: Study, claim: Claim) -> Found:
     _check_recipes(study, names)
     arms = {name: Arm.of_samples(name, each.of_seeds[:, 0]) for name, each in swept.items()}
     seeds = between(list(arms.values()))
-    found = gap_of(arms[names[0]], arms[names[1]], seeds)
-    observed, _, interval = bounded(found, POINTS).partition(" ")
+    gap = gap_of(arms[names[0]], arms[names[1]], seeds)
+    observed, _, interval = bounded(gap, POINTS).partition(" ")
     told = seeds_told([arms[name] for name in names], seeds)
-    return Found((found,), observed=f"{observed} points", interval=interval, seeds=told, unit=POINTS)
+    return Found((gap,), observed=f"{observed} points", interval=interval, seeds=told, unit=POINTS)
 
 
 def _better_at_sigma_star(study: Study, claim: Claim) -> Found:
-    """At the σ* of either model, for each kind of noise. σ*'s own error counts, by the slope of the difference there."""
+    """At the σ* of either model, for each kind of noise. σ*'s own error counts, by the slope of the difference
+    there.
+    """
     names = [claim.options["better"], claim.options["worse"]]
     stars = sigma_stars(study, swept_models(study, DEPTH), "logits")
     stars = stars[stars["model"].isin(names) & (stars["reading"] == "z")]
@@ -91,7 +93,7 @@ def _better_at_sigma_star(study: Study, claim: Claim) -> Found:
         width = float((rows["high"] - rows["low"]).mean()) / (2 * 1.959964) / np.sqrt(len(rows))
         spread = float(rows["sigma_star"].std(ddof=1)) / np.sqrt(len(rows)) if len(rows) > 1 else 0.0
         own = (steepness[names[0]] - steepness[names[1]]) ** 2 * max(width, spread) ** 2
-        found = replace(found, error=np.sqrt(found.error**2 + own), images=found.images + own)
+        found = replace(found, images=found.images + own)
         each[f"σ* of {model}, {noise} {sigma:.2f}"] = found
     if not each or luck is None:
         raise AnalysisError(f"needs sweeps and gaps of {' and '.join(names)}, with σ* inside the sweeps")

@@ -13,14 +13,14 @@ from analysis.causal import swap_jackknife
 from analysis.claims.claim import OTHER_IMAGE, UNTRAINED, Claim, Rule
 from analysis.claims.sources import arm_of, check_paired, dumps_of, seeds_told, trained_and_untrained
 from analysis.claims.texts import signed, span
-from analysis.claims.verdict import LEVEL, Found, holm
-from analysis.contrast import Arm, Measured, contrast, drawn_together
+from analysis.claims.verdict import LEVEL, Found, there
+from analysis.contrast import Arm, contrast, drawn_together
 from analysis.fixed_effects import distance_slopes
 from analysis.load import AnalysisError, Study
 from analysis.similarity import cosine_jackknife
 
 if TYPE_CHECKING:
-    from training.dumps.store import Dump
+    pass
 
 Terms = list[tuple[float, Arm]]
 
@@ -51,11 +51,6 @@ def found_of(fall: Terms, beyond: dict[str, Terms], what: str) -> Found:
 def _falls(study: Study, claim: Claim) -> Found:
     fall, beyond = _slopes(study, claim.options["model"])
     return found_of(fall, beyond, "layers")
-
-
-def there(found: Found) -> np.ndarray:
-    """(cells,) where the effect is, on every side and over every reference, after Holm."""
-    return holm(np.max([part.above_zero for part in [*found.sides, *found.beyond.values()]], 0), LEVEL)
 
 
 def _linear(study: Study, claim: Claim) -> Found:
@@ -119,48 +114,59 @@ def _swap_falls(study: Study, claim: Claim) -> Found:
     return found_of([(-1.0, arm_of(study, model, dumps, "swap", swap_jackknife))], {}, "layers")
 
 
-def _cosines(study: Study, model: str) -> tuple[Arm, np.ndarray]:
-    """Gauge-fixed cosines with |Δ|, with r and with another image's |Δ|, one block of layers after the other."""
-    dumps = dumps_of(study, model)
-    check_paired(dumps)
-    return arm_of(study, model, dumps, "cosines", cosine_jackknife), dumps[0].info.attention_layers
+def _cosines(study: Study, model: str) -> tuple[dict[str, Arm], dict[str, Arm], np.ndarray]:
+    """Gauge-fixed cosines by layer, with |Δ|, with distance and with another image's |Δ|: trained, untrained; layers.
+
+    Of a row-centred score that is the same everywhere nothing is left: no offset that softmax ignores is in them.
+    """
+    both = trained_and_untrained(study, model, "cosines", cosine_jackknife)
+    layers = dumps_of(study, model)[0].info.attention_layers
+    size = len(layers)
+    blocks = {name: slice(k * size, (k + 1) * size) for k, name in enumerate(("depth", "distance", "other"))}
+    last, first = ({name: arm.cells(block) for name, block in blocks.items()} for arm in both)
+    return last, first, layers
 
 
-def _blocks(arm: Arm) -> tuple[Arm, Arm, Arm]:
-    layers = arm.values.shape[1] // 3
-    return tuple(arm.cells(slice(k * layers, (k + 1) * layers)) for k in range(3))  # type: ignore[return-value]
+def _cosine_terms(study: Study, claim: Claim) -> tuple[Terms, dict[str, Terms], np.ndarray]:
+    last, first, layers = _cosines(study, claim.options["model"])
+    quantity = claim.options.get("quantity", "depth")
+    own = last[quantity]
+    beyond: dict[str, Terms] = {UNTRAINED: [(-1.0, own), (1.0, first[quantity])]}
+    if quantity == "depth":
+        beyond[OTHER_IMAGE] = [(-1.0, own.minus(last["other"]))]
+    return [(-1.0, own)], beyond, layers
 
 
-def _cosines_below(study: Study, claim: Claim) -> Found:
-    """Both cosines; that with |Δ| is held against the one with another image's."""
-    delta, r, other = _blocks(_cosines(study, claim.options["model"])[0])
-    both = Arm(delta.name, np.concatenate([delta.values, r.values], 1), np.concatenate([delta.pseudo, r.pseudo], 2))
-    nothing = Arm(r.name, 0 * r.values, 0 * r.pseudo)
-    null = Arm(
-        delta.name, np.concatenate([other.values, nothing.values], 1), np.concatenate([other.pseudo, nothing.pseudo], 2)
-    )
-    return found_of([(-1.0, both)], {OTHER_IMAGE: [(-1.0, both.minus(null))]}, "cosines")
+def _cosine_below(study: Study, claim: Claim) -> Found:
+    fall, beyond, _ = _cosine_terms(study, claim)
+    return found_of(fall, beyond, "layers")
 
 
 def _distance_stronger(study: Study, claim: Claim) -> Found:
-    """The most negative cosine over layers: with r against with |Δ|."""
-    delta, r, _ = _blocks(_cosines(study, claim.options["model"])[0])
-    deepest = [arm.cells([int(arm.values.mean(0).argmin())]) for arm in (delta, r)]  # type: ignore[arg-type]
-    difference = contrast([(1.0, deepest[0].minus(deepest[1]))])
-    strongest = contrast([(-1.0, deepest[1])])  # it must be negative to be the stronger relation
-    observed = f"{signed(deepest[1].values.mean())} with r, {signed(deepest[0].values.mean())} with |Δ|"
-    return Found((difference, strongest), observed=observed, interval=span(difference), seeds=seeds_told(deepest))
+    """The most negative cosine over layers, with distance against with |Δ|; and by more than before training."""
+    last, first, _ = _cosines(study, claim.options["model"])
+
+    def deepest(of: dict[str, Arm]) -> tuple[Arm, Arm]:
+        depth, distance = (
+            of[name].cells(np.array([of[name].values.mean(0).argmin()])) for name in ("depth", "distance")
+        )
+        return depth.minus(distance), distance
+
+    lead, distance = deepest(last)
+    sides = contrast([(1.0, lead)]), contrast([(-1.0, distance)])  # it must be negative to be the stronger relation
+    left = contrast([(1.0, lead), (-1.0, deepest(first)[0])])
+    observed = (
+        f"{signed(distance.values.mean())} with distance, {signed((lead.values + distance.values).mean())} with |Δ|"
+    )
+    return Found(sides, {UNTRAINED: left}, observed=observed, interval=span(sides[0]), seeds=seeds_told([lead]))
 
 
 def _cosine_peaks(study: Study, claim: Claim) -> Found:
-    arm, layers = _cosines(study, claim.options["model"])
-    delta, _, other = _blocks(arm)
-    found = found_of([(-1.0, delta)], {OTHER_IMAGE: [(-1.0, delta.minus(other))]}, "layers")
+    fall, beyond, layers = _cosine_terms(study, claim)
+    found = found_of(fall, beyond, "layers")
     if not there(found).any():
-        raise AnalysisError("no cosine with |Δ| is below 0 more than with another image's: nothing has a peak")
-    return peaked(
-        {"": [(-1.0, delta)], OTHER_IMAGE: [(-1.0, delta.minus(other))]}, layers, claim.options["third"], found
-    )
+        raise AnalysisError("no cosine with |Δ| is below 0 by more than its references: nothing has a peak")
+    return peaked({"": fall, **beyond}, layers, claim.options["third"], found)
 
 
 RULES: dict[str, Rule] = {
@@ -168,7 +174,7 @@ RULES: dict[str, Rule] = {
     "linear": _linear,
     "peaks": _peaks,
     "swap_falls": _swap_falls,
-    "cosines_below": _cosines_below,
+    "cosine_below": _cosine_below,
     "distance_stronger": _distance_stronger,
     "cosine_peaks": _cosine_peaks,
 }

@@ -1,6 +1,7 @@
 """Where rules get their arms: a model's accuracy, its dumps, its fine-tunings, over all its seeds."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,7 +90,7 @@ def arm_of(study: Study, name: str, dumps: Sequence["Dump"], key: object, statis
     for dump in dumps:
         if dump.info.num_images < 2:
             raise AnalysisError("needs dumps of at least 2 images: intervals leave images out")
-    return Arm.of(name, [study.once((key, dump.path), lambda d=dump: statistic(d)) for dump in dumps])
+    return Arm.of(name, [study.once((key, dump.path), partial(statistic, dump)) for dump in dumps])
 
 
 def check_paired(dumps: Sequence["Dump"]) -> None:

@@ -9,13 +9,24 @@ from analysis.contrast import Measured
 
 def joined(parts: Sequence[Measured]) -> Measured:
     """Cells of several as those of one."""
-    fields = (np.concatenate([np.atleast_1d(getattr(each, name)) for each in parts]) for name in _ARRAYS)
-    upper = [each.error if each.error_above is None else each.error_above for each in parts]
-    above = np.concatenate(upper) if any(each.error_above is not None for each in parts) else None
-    return Measured(*fields, max(each.factor for each in parts), min(each.seeds_df for each in parts), above)
+    sizes = [each.value.size for each in parts]
 
+    def spread(values: "Sequence[np.ndarray | float]") -> np.ndarray:
+        return np.concatenate([np.broadcast_to(value, size) for value, size in zip(values, sizes, strict=True)])
 
-_ARRAYS = ("value", "error", "df", "images")
+    seeds = []  # of each source a variance that is 0 in the cells of others
+    for place, each in enumerate(parts):
+        for variance, df in each.seeds:
+            seeds.append((spread([variance if k == place else 0.0 for k in range(len(parts))]), df))
+    return Measured(
+        spread([each.value for each in parts]),
+        spread([each.images for each in parts]),
+        min(each.images_df for each in parts),
+        tuple(seeds),
+        spread([each.shared for each in parts]),
+        max(each.factor for each in parts),
+        min(each.seeds_df for each in parts),
+    )
 
 
 def bounded(found: Measured, unit: float = 1.0) -> str:

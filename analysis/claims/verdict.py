@@ -2,8 +2,9 @@
 
 `reproduced`    all of a claim's cells hold.
 `in part`       some do, after Holm's correction over the cells.
-`contradicted`  some cell lies on the other side (Holm) and none holds; or the effect is there, and what is left of it over
-                the reference lies within a quarter of the effect around 0: something else explains it.
+`contradicted`  some cell lies on the other side (Holm) and none holds; or the effect is there, and something else
+                explains it: what is left over a reference lies within a quarter of the effect around 0, be it surely
+                not 0.
 `open`          the data cannot tell: the interval holds both answers, or nothing was trained twice.
 `not tested`    an input is missing, or a precondition fails.
 
@@ -53,26 +54,23 @@ def verdict(found: Found, rules: Rules) -> tuple[Verdict, str]:
     if found.peaks:
         return _of_peaks(found, rules)
     everything = [*found.sides, *found.beyond.values()]
-    numbers = np.stack([part.value + part.error for part in everything])
-    if not everything or not numbers.size or np.isnan(numbers).any():
+    if not everything or any(np.isnan(part.above_zero).any() or not part.value.size for part in everything):
         return "not tested", "undefined in places: needs more images, or scores and depth that vary"
     if rules.needs_seeds and any(part.seeds_df == 0 for part in everything):
         return "open", one_seed(found)
-    holds = np.max([part.above_zero for part in everything], 0)
+    nothing_left = explained(found)
+    holds = np.where(nothing_left.any(0), 1.0, np.max([part.above_zero for part in everything], 0))
     fails = np.minimum(1.0, len(everything) * np.min([part.below_zero for part in everything], 0))
-    explained = _explained(found)
     some_hold, some_fail = holm(holds, LEVEL).any(), holm(fails, LEVEL).any()
-    if not rules.every:
-        if some_hold:
-            return "reproduced", ""
-        return ("contradicted", explained) if (fails < LEVEL).all() or explained else ("open", "")
-    if (holds < LEVEL).all():
+    if rules.every and (holds < LEVEL).all():
         return ("in part", "not all could be asked") if found.incomplete else ("reproduced", "")
-    if explained and not some_hold:
-        return "contradicted", explained
-    if some_fail and not some_hold:
-        return "contradicted", ""
-    return ("in part", "") if some_hold else ("open", "")
+    if some_hold:
+        return ("in part", "") if rules.every else ("reproduced", "")
+    for name, explains in zip(found.beyond, nothing_left, strict=True):
+        if (there := effect(found)).any() and explains[there].all():
+            return "contradicted", f"{name} explains it"
+    contrary = some_fail if rules.every else (fails < LEVEL).all()
+    return ("contradicted", "") if contrary else ("open", "")
 
 
 def _of_peaks(found: Found, rules: Rules) -> tuple[Verdict, str]:
@@ -86,18 +84,26 @@ def _of_peaks(found: Found, rules: Rules) -> tuple[Verdict, str]:
     return ("contradicted", "") if (shares <= 1 - PEAK).any() else ("open", "")
 
 
-def _explained(found: Found) -> str:
-    """The reference that leaves nothing of the effect, in any cell where the effect is; empty if none does."""
-    effect = np.min([part.value for part in found.sides], 0)
-    there = np.max([part.above_zero for part in found.sides], 0) < LEVEL
-    if not there.any():
-        return ""
-    for name, part in found.beyond.items():
+def effect(found: Found) -> np.ndarray:
+    """(cells,) where the literal effect is, whatever explains it."""
+    return np.asarray(np.max([part.above_zero for part in found.sides], 0) < LEVEL)
+
+
+def explained(found: Found) -> np.ndarray:
+    """(references, cells) where a reference leaves next to nothing of the effect that is there, sure as it may be."""
+    size = np.min([part.value for part in found.sides], 0)
+    rows = [np.zeros((0, size.size), bool)]
+    for part in found.beyond.values():
         left = part.estimate()
-        within = np.maximum(np.abs(left.low), np.abs(left.high)) < _EXPLAINED * effect
-        if within[there].all():
-            return f"{name} explains it"
-    return ""
+        within = np.maximum(np.abs(left.low), np.abs(left.high)) < _EXPLAINED * size
+        rows.append((within & effect(found))[None])
+    return np.concatenate(rows)
+
+
+def there(found: Found) -> np.ndarray:
+    """(cells,) where the effect is over every reference too, after Holm."""
+    p = np.max([part.above_zero for part in [*found.sides, *found.beyond.values()]], 0)
+    return holm(np.where(explained(found).any(0), 1.0, p), LEVEL)
 
 
 def one_seed(found: Found) -> str:

@@ -66,9 +66,7 @@ _MAPS = (
     "Mean score before softmax between patches this far apart and this different in depth: all layers and heads "
     "pooled, then a small map a layer, on one scale. Below, the slope on |Δ| among pairs at one distance, with 95 % "
     "intervals. {needs}\n\n"
-    "- literal: scores as the model computes them (the paper's).\n\n"
-    "- gauge_fixed: scores minus their mean over the keys of a query, which softmax cannot see; in grey, the slope on "
-    "another image's depth.\n\n"
+    "- literal: scores as the model computes them (the paper's); in grey, the slope on another image's depth.\n\n"
     "- causal: the slope alone, when an image is given another image's depth and keeps its photograph. Needs "
     "`train dump RUN --data D --causal 500`."
 )
@@ -162,7 +160,7 @@ _SPECS = (
     FigureSpec(
         10,
         "does m4ch's score fall with the depth difference at every distance?",
-        ("literal", "gauge_fixed", "causal"),
+        ("literal", "causal"),
         _by("maps", "draw10"),
         per_depth=True,
         about=_MAPS.format(needs="Needs `train dump RUN --data D` of m4ch."),
@@ -194,7 +192,7 @@ _SPECS = (
     FigureSpec(
         13,
         "do mdf1's and mgem's scores fall with the depth difference at every distance?",
-        ("literal", "gauge_fixed", "causal"),
+        ("literal", "causal"),
         _by("maps", "draw13"),
         per_depth=True,
         about=_MAPS.format(

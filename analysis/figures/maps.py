@@ -31,7 +31,6 @@ _COLUMNS = 6  # small panels in a row
 _LABELS: dict[Quantity, str] = {
     "attention": "mean attention",
     "literal": "mean score",
-    "gauge_fixed": "mean score − row mean",
 }
 
 
@@ -98,7 +97,7 @@ def of_swaps(dumps: "list[Dump]") -> Drawn:
     slopes = [swapped_slopes(dump).assign(seed=seed_of(dump), run=dump.info.run) for dump in changed]
     with settings():
         figure = new_figure(PAGE, 2.4)
-        _draw_slopes(figure.add_subplot(figure.add_gridspec(1, 3)[:2]), changed, slopes, "gauge_fixed")
+        _draw_slopes(figure.add_subplot(figure.add_gridspec(1, 3)[:2]), changed, slopes, "literal")
     images = caption.among((dump.info.num_causal for dump in changed), "image", behind=True)
     text = (
         "Slope of the head-mean score, minus its mean over a query's keys, on the change of |Δ| when an image is given "
@@ -131,14 +130,10 @@ class _Scale:
             reference = 1 / (dump.info.num_prefix + dump.info.num_patches)
             low, high = min(low, reference / 1.1), max(high, reference * 1.1)
             norm, colours = LogNorm(low, high), "viridis"
-        elif quantity == "gauge_fixed":
-            most = max(abs(low), abs(high)) or 1.0
-            norm, colours = Normalize(-most, most), "RdBu_r"
         else:
             norm, colours = Normalize(low, high), "viridis"
         columns = (float(frame["distance"].min()), float(frame["distance"].max()) + 1)
-        hatch = "dimgrey" if quantity == "gauge_fixed" else "white"
-        return cls(norm, matplotlib.colormaps[colours], float(shown["delta_high"].max()), columns, reference, hatch)
+        return cls(norm, matplotlib.colormaps[colours], float(shown["delta_high"].max()), columns, reference, "white")
 
 
 def _rows(dump: "Dump") -> int:
@@ -227,7 +222,6 @@ def _ticks(low: float, high: float, reference: float) -> list[float]:
 
 def _draw_slopes(axes: Axes, dumps: "list[Dump]", slopes: list[pd.DataFrame], quantity: Quantity) -> None:
     """All layers with interval; of one model its layers too. Grey: all layers on another image's |Δ|, where known."""
-    name = "relative" if quantity == "attention" else "slope"
     zero_line(axes)
     for dump, frame in zip(dumps, slopes, strict=True):
         if len(dumps) == 1:
@@ -235,13 +229,18 @@ def _draw_slopes(axes: Axes, dumps: "list[Dump]", slopes: list[pd.DataFrame], qu
             for layer in dump.info.attention_layers:
                 line = frame[frame["layer"] == layer]
                 axes.plot(
-                    line["distance"] + 0.5, line[name], color=ramp[layer - 1], linewidth=0.7, label=f"layer {layer}"
+                    line["distance"] + 0.5, line["slope"], color=ramp[layer - 1], linewidth=0.7, label=f"layer {layer}"
                 )
         look, pooled = look_of(dump.info.model), frame[frame["layer"] == ALL]
         x = pooled["distance"] + 0.5
-        axes.fill_between(x, pooled[f"{name}_low"], pooled[f"{name}_high"], color=look.colour, alpha=0.2, linewidth=0)
+        axes.fill_between(x, pooled["slope_low"], pooled["slope_high"], color=look.colour, alpha=0.2, linewidth=0)
         axes.plot(
-            x, pooled[name], color=look.colour, marker=look.marker, linestyle=look.dash, label=f"{dump.info.model}, all"
+            x,
+            pooled["slope"],
+            color=look.colour,
+            marker=look.marker,
+            linestyle=look.dash,
+            label=f"{dump.info.model}, all",
         )
         if "other" in pooled:
             label = "another\nimage's depth" if dump is dumps[0] else None  # beside layers' names there is little room
@@ -251,7 +250,7 @@ def _draw_slopes(axes: Axes, dumps: "list[Dump]", slopes: list[pd.DataFrame], qu
             axes.plot(x, pooled["other"], color=GREY, linestyle=look.dash, linewidth=0.8, zorder=1, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("distance (patches)")
-    axes.set_ylabel("slope over mean (1 per z)" if name == "relative" else "slope (score per 1 z)")
+    axes.set_ylabel("slope over mean (1 per z)" if quantity == "attention" else "slope (score per 1 z)")
     # Over the room that is left beside the panel: the layout need not make any.
     legend = axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=2 if len(dumps) == 1 else 1)
     legend.set_in_layout(False)
@@ -262,7 +261,6 @@ def _caption(dumps: "list[Dump]", quantity: Quantity, frame: pd.DataFrame) -> st
     what = {
         "attention": "Head-mean attention (after softmax over all tokens, any depth bias included)",
         "literal": "Head-mean score",
-        "gauge_fixed": "Head-mean score minus its mean over a query's keys",
     }[quantity]
     text = (
         f"{what} by distance, rounded down, and |Δ| ({caption.of_dumps(dumps)}), on one scale. Hatched: under "
@@ -275,11 +273,7 @@ def _caption(dumps: "list[Dump]", quantity: Quantity, frame: pd.DataFrame) -> st
     if quantity == "attention":
         keys = dumps[0].info.num_prefix + dumps[0].info.num_patches
         text += f" White line in the scale: 1/{keys}, attention that is the same to all keys."
-    if quantity == "gauge_fixed":
-        text += (
-            " Slopes hold centred scores against centred |Δ|; the map's height is |Δ| itself. Grey: slopes of the same "
-            "scores, all layers, on another image's |Δ|, the null: it has what images share by position."
-        )
+    text += " Grey: the same on another image's |Δ|, the null: it has what images share by position."
     if dumps[0].info.first_attention_layer:
         last = dumps[0].info.first_attention_layer
         which = f"Layers 1 to {last} have" if last > 1 else "Layer 1 has"

@@ -19,8 +19,8 @@ ROWS = (
 )  # fmt: skip
 COSINES = ("literal_delta", "literal_r", "gauge_fixed_delta", "gauge_fixed_r")
 PATTERN_ROWS = ("pairs", "delta")
-# Over pairs at one distance, of the head mean: with `pairs.DISTANCE_PAIRS` a line through them, on an image's own |Δ| and
-# on another's; and centred. Of attention after softmax the first three.
+# Over pairs at one distance, of the head mean: with `pairs.DISTANCE_PAIRS` a line through them, on an image's own |Δ|
+# and on another's; and centred. Of attention after softmax the first three.
 DISTANCE_ROWS = ("s", "s_delta", "s_other", "c")
 
 _ROUNDING = 1e-12  # of Σ S²: what centring a constant in fp32 leaves
