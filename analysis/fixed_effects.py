@@ -47,11 +47,8 @@ def _distance_slopes(
     sums = [product, across, _squares(dump, regressor), delta, dump["statistics/distance/gram"]]
     sums = [together(each) for each in sums]
     total = [each.sum(0) for each in sums]
-    without = [
-        _within_distances(*(whole - each[group] for whole, each in zip(total, sums, strict=True)))
-        for group in range(len(sums[0]))
-    ]
-    return Jackknife(_within_distances(*total), np.stack(without))
+    without = _within_distances(*(whole - each for whole, each in zip(total, sums, strict=True)))
+    return Jackknife(_within_distances(*total), without)
 
 
 def _squares(dump: "Dump", regressor: str) -> np.ndarray:
@@ -67,13 +64,15 @@ def _squares(dump: "Dump", regressor: str) -> np.ndarray:
 def _within_distances(
     product: np.ndarray, across: np.ndarray, squares: np.ndarray, delta: np.ndarray, gram: np.ndarray
 ) -> np.ndarray:
-    """S'|Δ| (...) and D'S (..., distances) -> (...): regression of what D leaves of one on what it leaves of the other.
+    """(..., layers) from S'|Δ| (..., layers), D'S (..., layers, R), |Δ|'|Δ| (...), D'|Δ| (..., R) and D'D (..., R, R).
 
-    The centred dummies add up to 0, so D'D is singular: its pseudo-inverse is taken.
+    Regression of what D leaves of one on what it leaves of the other. The centred dummies add up to 0, so D'D is
+    singular: its pseudo-inverse is taken.
     """
-    fitted = np.linalg.pinv(gram, rcond=_NULL, hermitian=True) @ delta
-    left = squares - delta @ fitted
-    return ratio(product - across @ fitted, np.where(left > _NULL * squares, left, 0.0))
+    fitted = np.linalg.pinv(gram, rcond=_NULL, hermitian=True) @ delta[..., None]
+    left = squares - (delta[..., None, :] @ fitted)[..., 0, 0]
+    usable = np.where(left > _NULL * squares, left, 0.0)[..., None]
+    return ratio(product - (across @ fitted)[..., 0], np.broadcast_to(usable, product.shape))
 
 
 def two_way(dump: "Dump", part: str = "content") -> Estimate:

@@ -118,8 +118,8 @@ def mcnemar(only_first: int, only_second: int, mid_p: bool = True) -> float:
 def tango(only_first: float, only_second: float, total: float, level: float = 0.95) -> tuple[float, float]:
     """Score interval of a difference of paired shares (Tango 1998), from samples that one of two models gets right.
 
-    The bounds are the differences d at which (b - c - n d)² = z² n (2 q + d (1 - d)), q the likeliest share of `c` given
-    d. Equal outcomes on all of n samples give ±z² / (n + z²), not [0, 0]. Counts may be means over seeds.
+    The bounds are the differences d at which (b - c - n d)² = z² n (2 q + d (1 - d)), q the likeliest share of `c`
+    given d. Equal outcomes on all of n samples give ±z² / (n + z²), not [0, 0]. Counts may be means over seeds.
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
     b, c, n = float(only_first), float(only_second), float(total)

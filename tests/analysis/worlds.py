@@ -25,12 +25,21 @@ from analysis.claims import Claim
 from analysis.claims.introduction import Digits
 from analysis.load import Study
 from training import records
+from training.dumps.arrays import packed
 from training.dumps.from_raw import softmax
-from training.dumps.pairs import partner, patch_distance
+from training.dumps.pairs import (
+    BIN_WIDTH,
+    NUM_BINS,
+    REGRESSORS,
+    distances,
+    num_distances,
+    partner,
+    patch_distance,
+)
 from training.dumps.schema import DumpInfo, Stream, arrays
-from training.dumps.scores import Bias
+from training.dumps.scores import ROWS, Bias
 from training.dumps.statistics import Statistics
-from training.dumps.tokens import gram_batch
+from training.dumps.tokens import NUM_FOLDS, gram_batch
 from training.records import EndLine, Evaluation, Gap, GapCrossing, Matrix, MatrixCell, NoiseSweep, ParametersLine, Run
 
 MODELS = ("m3ch", "mlin", "mmlp", "m4ch", "mdf1", "mgem")
@@ -461,8 +470,17 @@ class Dump:
         return self.names
 
 
-def dump(model: str, seed: int, epoch: int, z: np.ndarray, scores: np.ndarray | None, outputs: np.ndarray | None,
-         swap: np.ndarray | None = None, bias: np.ndarray | None = None, branch: np.ndarray | None = None) -> Dump:  # fmt: skip
+def dump(
+    model: str,
+    seed: int,
+    epoch: int,
+    z: np.ndarray,
+    scores: np.ndarray | None,
+    outputs: np.ndarray | None,
+    swap: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+    branch: np.ndarray | None = None,
+) -> Dump:
     """`scores` (images, layers, heads, P, P), `outputs` (images, layers, P, WIDTH), `branch` of a second stream."""
     images, first = len(z), 2 if model in ("mdf1", "mgem") else 0
     layers = LAYERS - first
@@ -472,14 +490,172 @@ def dump(model: str, seed: int, epoch: int, z: np.ndarray, scores: np.ndarray | 
             Stream(name=name, first_layer=0, num_layers=first, prefix=0, width=WIDTH) for name in ("rgb", "depth")
         ]
     info = DumpInfo.model_construct(
-        schema_version=0, model=model, run=f"{model}-pseudo-{seed}", config=_config(model, seed), study_hash=f"{model}-{seed}",
-        checkpoint=f"epoch-{epoch}", checkpoint_sha256="0", epoch=epoch, data="shards", split="val", fingerprint="v",
-        own_data=True, classes_sha256="c", class_names=[], labelled=True, depth_field="pseudo", standardisation={},
-        patch_depth="mean", scale=0.25, bias="linear" if bias is not None else None, cls_index=0, num_prefix=0,
-        num_layers=LAYERS, first_attention_layer=first, streams=streams, num_heads=HEADS, grid=GRID, image_size=64,
-        num_images=images, num_raw=0, num_causal=0 if swap is None else images, num_groups=images,
-        gram_batch=gram_batch(images), dtype="float32", max_fused_difference=0.0, interventions=[], other_depth=[],
+        schema_version=0, model=model, run=f"{model}-pseudo-{seed}", config=_config(model, seed),
+        study_hash=f"{model}-{seed}", checkpoint=f"epoch-{epoch}", checkpoint_sha256="0", epoch=epoch, data="shards",
+        split="val", fingerprint="v", own_data=True, classes_sha256="c", class_names=[], labelled=True,
+        depth_field="pseudo", standardisation={}, patch_depth="mean", scale=0.25,
+        bias="linear" if bias is not None else None, cls_index=0, num_prefix=0, num_layers=LAYERS,
+        first_attention_layer=first, streams=streams, num_heads=HEADS, grid=GRID, image_size=64, num_images=images,
+        num_raw=0, num_causal=0 if swap is None else images, num_groups=images, gram_batch=gram_batch(images),
+        dtype="float32", max_fused_difference=0.0, interventions=[], other_depth=[],
     )  # fmt: skip
+    held = {name: np.zeros(spec.shape) for name, spec in arrays(info).items() if name.startswith("statistics")}
+    held |= sums_of(info, z, scores, outputs, bias, branch)
+    if swap is not None:
+        held["causal/swap/rows"], held["causal/swap/pairs"] = swap * 100.0, np.full(images, 100.0)
+    return Dump(info, held, Path(f"{model}-{seed}-{epoch}.zarr"), [f"image-{n}" for n in range(images)])
+
+
+def sums_of(
+    info: DumpInfo,
+    z: np.ndarray,
+    scores: np.ndarray | None,
+    outputs: np.ndarray | None,
+    bias: np.ndarray | None,
+    branch: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    """What claims read of a dump's statistics, an image a group; equal to what `by_statistics` gives of it, sooner."""
+    others = z[[partner(n, len(z)) for n in range(len(z))]]
+    found: dict[str, np.ndarray] = {"statistics/patch_depth": z}
+    if scores is not None:
+        pairs = _Pairs.of(np.abs(z[:, :, None] - z[:, None]), np.abs(others[:, :, None] - others[:, None]))
+        found |= pairs.sums()
+        mean = scores.mean(2)
+        found |= pairs.of_scores("content", mean, info.num_heads)
+        if bias is not None:
+            found |= pairs.of_scores("total", mean + bias, info.num_heads)
+        pattern = softmax(scores if bias is None else scores + bias[:, :, None]).mean(2)
+        found["statistics/pattern/distance"] = pairs.at_distances(pattern)[..., :3]
+    if outputs is not None:
+        first = info.first_attention_layer
+        streams = {"tokens": outputs[:, first:]}
+        if first:
+            streams |= {"rgb": outputs[:, :first], "depth": (outputs if branch is None else branch)[:, :first]}
+        for name, values in streams.items():
+            found |= _of_tokens(name, values, z, others, info.gram_batch)
+        colour = np.random.default_rng(3).uniform(size=(len(z), 1, PATCHES, 3))
+        found |= _grams("input", colour, info.gram_batch)
+    return found
+
+
+@dataclass
+class _Pairs:
+    """|Δ| of images and of their partners, (images, P, P), and which distance a pair has."""
+
+    delta: np.ndarray
+    other: np.ndarray
+    ring: np.ndarray  # (P * P, distances) of 0 and 1
+    cell: np.ndarray  # (images, P, P) bin of |Δ| and distance; -1 on the diagonal
+
+    @classmethod
+    def of(cls, delta: np.ndarray, other: np.ndarray) -> "_Pairs":
+        _, place = distances(GRID)
+        ring = (place.ravel()[:, None] == np.arange(num_distances(GRID))).astype(float)
+        height = np.minimum(np.floor(delta / BIN_WIDTH + 1e-9), NUM_BINS - 1).astype(int)
+        return cls(delta, other, ring, np.where(place >= 0, height * ring.shape[1] + place, -1))
+
+    @staticmethod
+    def centred(values: np.ndarray) -> np.ndarray:
+        """Minus the mean over the other patches; 0 on the diagonal."""
+        apart = 1 - np.eye(PATCHES)
+        mean = (values * apart).sum(-1, keepdims=True) / (PATCHES - 1)
+        return np.asarray((values - mean) * apart)
+
+    def rings(self, values: np.ndarray) -> np.ndarray:
+        return np.asarray(values.reshape(*values.shape[:-2], -1) @ self.ring)
+
+    def sums(self) -> dict[str, np.ndarray]:
+        images, radii = len(self.delta), self.ring.shape[1]
+        own, null = self.centred(self.delta), self.centred(self.other)
+        terms = (np.ones_like(own), self.delta, self.delta**2, own, self.other, self.other**2, null)
+        dummies = self.centred(np.moveaxis(self.ring.reshape(PATCHES, PATCHES, radii), 2, 0)).reshape(radii, -1)
+        squares = np.zeros((images, len(REGRESSORS), len(REGRESSORS)))
+        centred_r = self.centred(patch_distance(GRID))
+        for name, each in (("delta", own), ("r", np.broadcast_to(centred_r, own.shape)), ("other", null)):
+            place = REGRESSORS.index(name)
+            squares[:, place, place] = (each**2).sum((1, 2))
+        count = self.counted(np.ones((images, 1, PATCHES, PATCHES)))[:, 0].reshape(images, NUM_BINS, radii)
+        return {
+            "statistics/distance/pairs": np.stack([self.rings(each) for each in terms], -1),
+            "statistics/distance/gram": np.broadcast_to(dummies @ dummies.T, (images, radii, radii)),
+            "statistics/pairs/centred": packed(squares),
+            "statistics/bins/group_count": count,
+            "statistics/bins/count": count.sum(0),
+            "statistics/bins/images": (count > 0).sum(0).astype(float),
+        }
+
+    def counted(self, weights: np.ndarray) -> np.ndarray:
+        """(images, layers, P, P) -> (images, layers, cells)."""
+        images, layers = weights.shape[:2]
+        size = NUM_BINS * self.ring.shape[1]
+        inside = self.cell >= 0
+        start = (np.arange(images * layers) * size).reshape(images, layers, 1)
+        cell = np.stack([each[here] for each, here in zip(self.cell, inside, strict=True)])[:, None] + start
+        values = np.stack([each[:, here] for each, here in zip(weights, inside, strict=True)])
+        return np.bincount(cell.ravel(), values.ravel(), images * layers * size).reshape(images, layers, size)
+
+    def at_distances(self, mean: np.ndarray) -> np.ndarray:
+        """(images, layers, P, P) -> (images, layers, distances, 4), as DISTANCE_ROWS."""
+        terms = (mean, mean * self.delta[:, None], mean * self.other[:, None], self.centred(mean))
+        return np.stack([self.rings(each) for each in terms], -1)
+
+    def of_scores(self, part: str, mean: np.ndarray, heads: int) -> dict[str, np.ndarray]:
+        images, layers = mean.shape[:2]
+        c = self.centred(mean)
+        rows = np.zeros((images, layers, len(ROWS)))
+        for name, each in (("delta", self.delta[:, None]), ("r", patch_distance(GRID)), ("other", self.other[:, None])):
+            rows[..., ROWS.index(f"c_{name}")] = (c * self.centred(each)).sum((2, 3))
+        rows[..., ROWS.index("cc")] = (c**2).sum((2, 3))
+        rows[..., ROWS.index("ss_all")] = (mean**2).sum((2, 3))
+        cells = self.counted(mean)
+        return {
+            f"statistics/{part}/rows": rows,
+            f"statistics/{part}/head_rows": np.repeat(rows[:, :, None], heads, 2),
+            f"statistics/{part}/distance": self.at_distances(mean),
+            f"statistics/{part}/curve": cells.reshape(images, layers, NUM_BINS, -1).sum(3),
+            f"statistics/{part}/bins/group_sum": cells.sum(1).reshape(images, NUM_BINS, -1),
+            f"statistics/{part}/bins/sum": cells.sum(0).reshape(layers, 1, NUM_BINS, -1).repeat(heads, 1),
+        }
+
+
+def _of_tokens(name: str, values: np.ndarray, z: np.ndarray, others: np.ndarray, block: int) -> dict[str, np.ndarray]:
+    """Of outputs (images, layers, P, width)."""
+    images, layers = values.shape[:2]
+    known = np.stack([z, others, np.ones_like(z)], -1)[:, None]
+    design = np.concatenate([values, np.broadcast_to(known, (images, layers, PATCHES, 3))], -1)
+    folds = [np.arange(fold, images, NUM_FOLDS) for fold in range(NUM_FOLDS)]
+    squares = np.swapaxes(design, 2, 3) @ design
+    sums = design.sum(2) / np.sqrt(PATCHES)
+    outer = sums[..., :, None] * sums[..., None, :]
+    position = np.stack([np.ones_like(z), z, z**2], -1)
+    prefix = f"statistics/probe/{name}"
+    return {
+        f"{prefix}/moments": packed(np.stack([squares[fold].sum(0) for fold in folds])),
+        f"{prefix}/image_moments": packed(np.stack([outer[fold].sum(0) for fold in folds])),
+        f"{prefix}/position_sum": np.stack([values[fold].sum(0) for fold in folds]),
+        "statistics/probe/position": np.stack([position[fold].sum(0) for fold in folds]),
+    } | _grams(name, values, block)
+
+
+def _grams(name: str, values: np.ndarray, block: int) -> dict[str, np.ndarray]:
+    if not block:
+        return {}
+    grams = []
+    for first in range(0, len(values) - block + 1, block):
+        x = np.swapaxes(values[first : first + block].reshape(block, values.shape[1], -1), 0, 1)
+        x = x - x.mean(1, keepdims=True)
+        grams.append(x @ np.swapaxes(x, 1, 2))
+    found = np.stack(grams)
+    where, number = f"statistics/similarity/{name}", np.arange(block)
+    diagonals = found[..., number, number].copy()
+    found[..., number, number] = 0.0
+    return {f"{where}/grams": found, f"{where}/diagonals": diagonals}
+
+
+def by_statistics(
+    info: DumpInfo, z: np.ndarray, scores: np.ndarray, outputs: np.ndarray, bias: np.ndarray | None, branch: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The same through the dump's own code."""
     held = {name: np.zeros(spec.shape) for name, spec in arrays(info).items() if name.startswith("statistics")}
 
     def write(name: str, place: Any, values: np.ndarray) -> None:
@@ -489,24 +665,22 @@ def dump(model: str, seed: int, epoch: int, z: np.ndarray, scores: np.ndarray | 
             held[name][place : place + len(values)] = values
 
     statistics = Statistics(info, write, np.zeros(0))
-    colour = np.random.default_rng(3).uniform(size=(images, PATCHES, 3))
-    statistics.begin(np.arange(images), z, z[[partner(n, images) for n in range(images)]], colour)
-    statistics.inputs(colour)
-    for layer in range(layers if scores is not None else 0):
-        of_bias = None if bias is None else Bias(np.full(HEADS, 1.0), bias[:, layer])
+    colour = np.random.default_rng(3).uniform(size=(len(z), 1, PATCHES, 3))
+    statistics.begin(np.arange(len(z)), z, z[[partner(n, len(z)) for n in range(len(z))]], colour[:, 0])
+    statistics.inputs(colour[:, 0])
+    for layer in range(info.num_attention_layers):
+        of_bias = None if bias is None else Bias(np.ones(HEADS), bias[:, layer])
         statistics.scores(layer, scores[:, layer], of_bias)
-        total = scores[:, layer] if bias is None else scores[:, layer] + bias[:, layer, None]
-        statistics.pattern(layer, softmax(total))
-    for layer in range(layers if outputs is not None else 0):
-        statistics.tokens("tokens", layer, outputs[:, first + layer])
-    for layer in range(first if outputs is not None else 0):
+        statistics.pattern(
+            layer, softmax(scores[:, layer] if bias is None else scores[:, layer] + bias[:, layer, None])
+        )
+        statistics.tokens("tokens", layer, outputs[:, info.first_attention_layer + layer])
+    for layer in range(info.first_attention_layer):
         statistics.tokens("rgb", layer, outputs[:, layer])
-        statistics.tokens("depth", layer, outputs[:, layer] if branch is None else branch[:, layer])
+        statistics.tokens("depth", layer, branch[:, layer])
     statistics.end()
     statistics.finish()
-    if swap is not None:
-        held["causal/swap/rows"], held["causal/swap/pairs"] = swap * 100.0, np.full(images, 100.0)
-    return Dump(info, held, Path(f"{model}-{seed}-{epoch}.zarr"), [f"image-{n}" for n in range(images)])
+    return held
 
 
 @dataclass
@@ -522,9 +696,9 @@ class Scene:
     @classmethod
     def of(cls, images: int, generator: Generator) -> "Scene":
         rows, columns = np.divmod(np.arange(PATCHES), GRID[1])
-        tilt = generator.normal(0, 0.25, (images, 2)) + [0.35, 0.0]  # rooms are deeper at the top
+        tilt = generator.normal((0.35, 0.0), 0.25, (images, 2))  # rooms are deeper at the top
         z = tilt[:, :1] * rows + tilt[:, 1:] * columns + generator.normal(0, 0.7, (images, PATCHES))
-        many = generator.normal(0, 0.25, (400, 2)) + [0.35, 0.0]
+        many = generator.normal((0.35, 0.0), 0.25, (400, 2))
         far = many[:, :1] * rows + many[:, 1:] * columns + generator.normal(0, 0.7, (400, PATCHES))
         mean = np.abs(far[:, :, None] - far[:, None]).mean(0)
         place = generator.normal(0, 0.3, (PATCHES, PATCHES))
@@ -777,8 +951,9 @@ _DRAWN: dict[str, Callable[[Claim, str, Generator], Study]] = {
     "scratch_fails": _digits, "simpler_lose_less": _losses, "better_without_noise": _at_star,
     "better_at_sigma_star": _at_star, "alpha_smooth": _alpha, "alpha_peaks": _alpha,
     **dict.fromkeys(("phi_straight", "phi_turns", "phi_early_stronger", "phi_draws"), _phi),
-    **dict.fromkeys(("falls", "linear", "peaks", "swap_falls", "cosine_peaks"), _scores),
-    "cosine_below": _cosines, "distance_stronger": _cosine_order, "columns_fall": _columns, "columns_linear": _scores, "flatter": _attention,
+    **dict.fromkeys(("falls", "linear", "peaks", "swap_falls", "cosine_peaks", "columns_linear"), _scores),
+    "cosine_below": _cosines,
+    "distance_stronger": _cosine_order, "columns_fall": _columns, "flatter": _attention,
     "probe_below": _probed, "probe_peaks": _probed, "rgb_branch_below": _branches, "branches_flat": _branches,
     "cka_below": _alike, "delta_near_zero": _near_zero,
 }  # fmt: skip
