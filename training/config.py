@@ -201,7 +201,8 @@ def validated(values: dict[str, Any], schema: type[_Schema]) -> _Schema:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()  # a misspelt key before what is missing for it
+        first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
         moniker = values.get("model", {}).get("name") if isinstance(values.get("model"), dict) else None
         path = [str(part) for place, part in enumerate(first["loc"]) if (place, part) != (1, moniker)]
         key = ".".join(path)
