@@ -1,8 +1,7 @@
-"""train: pretrain | finetune | teacher, and what measure.py and record.py hold. Heavy imports come late."""
+"""train: pretrain | finetune | teacher; measure.py, record.py and study/ hold the others. Heavy imports come late."""
 
 import multiprocessing
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,11 +19,13 @@ from training.options import (
     RunOut,
     Settings,
     console,
+    explained,
     result_table,
     segmentation_table,
     told,
     written,
 )
+from training.study.command import study
 
 if TYPE_CHECKING:
     from training.run_folder import AnyConfig
@@ -175,6 +176,7 @@ app.command()(measure.gap)
 app.command()(measure.matrix)
 app.command()(record.dump)
 app.command()(record.export)
+app.command()(study)
 
 
 @app.command()
@@ -227,29 +229,9 @@ def _run(
 def main() -> None:
     """Entry point."""
     try:
-        errors.main(app, _of_the_machine)
+        errors.main(app, explained)
     finally:
         _end_workers()
-
-
-def _of_the_machine(error: Exception) -> Exception | None:
-    """What to say where memory or a worker is lacking, not the code at fault."""
-    if not isinstance(error, RuntimeError):
-        return None
-    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
-        trains = sys.argv[1:2] in (["pretrain"], ["finetune"], ["matrix"])
-        fix = (
-            "--set runtime.micro_batch lower (gradients are accumulated)"
-            if trains
-            else "free some, or use a larger one"
-        )
-        return errors.UserError(f"this machine's memory does not hold a batch: {fix}")
-    # torch reports a dead worker wherever the main thread happens to be.
-    if "DataLoader worker" not in str(error):
-        return None
-    from training.data import worker_died
-
-    return worker_died(error)
 
 
 def _end_workers() -> None:

@@ -69,6 +69,12 @@ class DumpedImages(Dataset[Views]):
         return eval_depth(samples, self.config, field)
 
 
+def counts(split: shards.Split, num_images: int | None, num_raw: int, num_causal: int) -> tuple[int, int, int]:
+    """(images, raw, causal) of a dump that is asked for so many, None for the whole split."""
+    images = len(split) if num_images is None else min(num_images, len(split))
+    return images, min(num_raw, images), 2 * min(-(-num_causal // 2), images // 2)  # whole pairs of partners
+
+
 def plan_dump(
     config: Config,
     record: RunRecord,
@@ -88,7 +94,7 @@ def plan_dump(
     `patch_depth` is the mode of |Δ| in the statistics, whichever the model's own bias reads; dumps that shall share a
     figure need the same one. Images of other classes than the run's, or of none, are taken without their labels.
     """
-    count = len(split) if num_images is None else min(num_images, len(split))
+    count, raw, causal = counts(split, num_images, num_raw, num_causal)
     if count < 2:
         raise DumpFailed(f"--images must be at least 2 (each is compared with another), got {count}")
     for name, number in (("--raw", num_raw), ("--causal", num_causal)):
@@ -129,7 +135,7 @@ def plan_dump(
         grid=shape.grid,
         image_size=shape.image_size,
         num_images=count,
-        num_raw=min(num_raw, count),
+        num_raw=raw,
         num_groups=min(NUM_GROUPS, count),
         gram_batch=gram_batch(count),
         dtype="float32",
@@ -138,8 +144,7 @@ def plan_dump(
     if num_causal == 0:
         return info
     names = interventions_of(info, matched_field(info, split))
-    even = 2 * min(-(-num_causal // 2), count // 2)  # whole pairs of partners
-    return info.model_copy(update={"num_causal": even, "interventions": names})
+    return info.model_copy(update={"num_causal": causal, "interventions": names})
 
 
 def _checked(**facts: Any) -> DumpInfo:

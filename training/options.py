@@ -1,6 +1,7 @@
-"""What the commands of `train` have in common: options, the console, tables."""
+"""What the commands of `train` have in common: options, the console, tables, what is said of a lack of memory."""
 
 import re
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from pipeline.errors import plain
+from pipeline.errors import UserError, plain
 from pipeline.terminal import make_console, print_table
 
 if TYPE_CHECKING:
@@ -105,3 +106,23 @@ def meter(label: str, total: int) -> AbstractContextManager[Callable[[int], None
     from training.run_log import meter as bar
 
     return bar(console, label, total)
+
+
+def explained(error: Exception) -> Exception | None:
+    """What to say where memory or a worker is lacking, not the code at fault."""
+    if not isinstance(error, RuntimeError):
+        return None
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        trains = sys.argv[1:2] in (["pretrain"], ["finetune"], ["matrix"], ["study"])
+        fix = (
+            "--set runtime.micro_batch lower (gradients are accumulated)"
+            if trains
+            else "free some, or use a larger one"
+        )
+        return UserError(f"this machine's memory does not hold a batch: {fix}")
+    # torch reports a dead worker wherever the main thread happens to be.
+    if "DataLoader worker" not in str(error):
+        return None
+    from training.data import worker_died
+
+    return worker_died(error)
