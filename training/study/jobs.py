@@ -28,7 +28,8 @@ def run_workers(study: Path, out: Path, jobs: int, began: float) -> None:
         for worker in workers:
             worker.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
-    before = {name: signal.signal(name, pass_on) for name in _SIGNALS}
+    heeded = [name for name in _SIGNALS if signal.getsignal(name) != signal.SIG_IGN]  # nohup's stays ignored
+    before = {name: signal.signal(name, pass_on) for name in heeded}
     try:
         for _ in range(jobs):
             if not stopped:
