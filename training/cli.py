@@ -159,7 +159,7 @@ def finetune(
 
         train finetune --model dformer-tiny --init DFormer_Tiny.pth.tar --data nyu-rgbd --out runs/dformer-nyu
 
-        train finetune --preset tiny --init demo/runs/m4ch-pseudo --data demo/shards --out runs/rooms
+        train finetune --preset tiny --init demo/runs/m4ch-pseudo-0 --data demo/shards --out runs/rooms
     """
     from training.segmentation.finetune import prepared
     from training.segmentation.task import FineTuning
