@@ -20,7 +20,7 @@ import numpy as np
 from scipy import linalg
 
 from analysis.load import AnalysisError
-from analysis.statistics import Jackknife
+from analysis.statistics import Jackknife, ratio
 from training.dumps.arrays import unpacked
 
 if TYPE_CHECKING:
@@ -119,33 +119,37 @@ class Probes:
 
     def r2(self) -> Jackknife:
         """1 - error / that of the training mean: at 0 or below the probe reads nothing."""
-        return self._over_folds(lambda kept: 1 - self.error[:, kept].sum(1) / self.total[:, kept].sum(1))
+        return self._over_folds(lambda kept: 1 - ratio(self.error[:, kept].sum(1), self.total[:, kept].sum(1)))
 
     def r2_within(self) -> Jackknife:
         """R² of the same probe within images: an image's mean depth counts for nothing."""
-        return self._over_folds(lambda kept: 1 - self.error_within[:, kept].sum(1) / self.total_within[:, kept].sum(1))
+        return self._over_folds(
+            lambda kept: 1 - ratio(self.error_within[:, kept].sum(1), self.total_within[:, kept].sum(1))
+        )
 
     def r2_control(self) -> Jackknife:
         return self._over_folds(
-            lambda kept: 1 - self.error_control[:, kept].sum(1) / self.total_control[:, kept].sum(1)
+            lambda kept: 1 - ratio(self.error_control[:, kept].sum(1), self.total_control[:, kept].sum(1))
         )
 
     def selectivity(self) -> Jackknife:
         """R² for z minus R² for z': what is read beyond what any image's depth has in common at a position."""
         return self._over_folds(
             lambda kept: (
-                self.error_control[:, kept].sum(1) / self.total_control[:, kept].sum(1)
-                - self.error[:, kept].sum(1) / self.total[:, kept].sum(1)
+                ratio(self.error_control[:, kept].sum(1), self.total_control[:, kept].sum(1))
+                - ratio(self.error[:, kept].sum(1), self.total[:, kept].sum(1))
             )
         )
 
     def skill(self) -> Jackknife:
         """1 - error / that of the mean depth at each position, which needs no image."""
-        return self._over_folds(lambda kept: 1 - self.error[:, kept].sum(1) / self.error_position[kept].sum())
+        return self._over_folds(lambda kept: 1 - ratio(self.error[:, kept].sum(1), self.error_position[kept].sum()))
 
     def skill_centred(self) -> Jackknife:
         """`skill` of a probe that may use the position as it likes, for it reads h minus its mean at the position."""
-        return self._over_folds(lambda kept: 1 - self.error_centred[:, kept].sum(1) / self.error_position[kept].sum())
+        return self._over_folds(
+            lambda kept: 1 - ratio(self.error_centred[:, kept].sum(1), self.error_position[kept].sum())
+        )
 
     def _over_folds(self, statistic: Callable[[np.ndarray], np.ndarray]) -> Jackknife:
         folds = np.arange(len(self.count))

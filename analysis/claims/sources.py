@@ -112,10 +112,10 @@ def trained_and_untrained(study: Study, model: str, key: object, statistic: Stat
 
 
 def seeds_told(arms: Sequence[Arm], pooled: Between | None = None) -> str:
-    """`(one network)`, or how many seeds of what."""
+    """How many seeds of what; of dumps (nothing pooled over other models) `one network` where there is one."""
     known = pooled or between(arms)
     if not known.df:
-        return "one network" if all(arm.pseudo.shape[1] for arm in arms) else "one seed"
+        return "one network" if pooled is None and all(arm.pseudo.shape[1] for arm in arms) else "one seed"
     each = ", ".join(f"{arm.name} {len(arm)}" for arm in {arm.name: arm for arm in arms}.values())
     names = list(known.of)
     whose = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -13,7 +13,7 @@ from analysis import style
 from analysis.causal import outcomes, readable_outcomes, readable_refitted, refitted, swap_slopes
 from analysis.figures import FIGURES
 from analysis.load import AnalysisError, load
-from analysis.statistics import cluster_bootstrap
+from analysis.statistics import over_units
 from training.dumps.pairs import distances
 from training.dumps.schema import OUTCOMES
 from training.dumps.store import Dump, open_dump
@@ -62,7 +62,7 @@ def test_partners_are_drawn_together(tmp_path: Path) -> None:
     group["causal/swap/rows"][100:], group["causal/swap/pairs"][100:] = rows[:100], pairs[:100]
     found = swap_slopes(open_dump(moved.path))
     first = np.stack([rows[:100], np.broadcast_to(pairs[:100, None], (100, planted.LAYERS))], -1)
-    alone = cluster_bootstrap(first, lambda sums: sums[..., 0] / sums[..., 1])
+    alone = over_units(first, lambda sums: sums[..., 0] / sums[..., 1])
     np.testing.assert_allclose(found.low, alone.low)
     np.testing.assert_allclose(found.high, alone.high)
 

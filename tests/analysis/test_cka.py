@@ -9,6 +9,7 @@ import pytest
 from planted_tokens import memory_dump
 
 from analysis import cka, hsic
+from analysis.contrast import Arm, contrast
 from analysis.load import AnalysisError
 
 
@@ -312,7 +313,8 @@ def test_difference_between_models_is_paired_by_block(tokens, rng):
     noise = rng.normal(size=tokens.shape)
     base = planted({"tokens": tokens}, "m3ch")
     near, far = (cka.compare(base, planted({"tokens": tokens + a * noise}, "x")) for a in (0.9, 1.1))
-    found = cka.cka_difference(near, far)
+    arms = [Arm.of(name, [cka.block_cka(each)]) for name, each in (("near", near), ("far", far))]
+    found = contrast([(1.0, arms[0]), (-1.0, arms[1])]).estimate()
     assert found.value == pytest.approx(near.debiased.value - far.debiased.value, rel=1e-9)
     assert (found.low > 0).all()
     assert (near.debiased.low < far.debiased.high).any(), "which the two intervals alone do not show"

@@ -10,7 +10,7 @@ from scipy.stats import t
 
 from analysis import fixed_effects
 from analysis.attention import layer_slopes, slopes
-from analysis.statistics import grouped_jackknife
+from analysis.statistics import over_units
 from training.dumps.pairs import distances, patch_distance
 from training.dumps.store import Dump, open_dump
 
@@ -118,8 +118,8 @@ def test_intervals_hold_the_truth_and_widen_when_images_differ(tmp_path: Path) -
             if not spread:
                 assert ((found.low < -np.array(BETAS)) & (-np.array(BETAS) < found.high)).all()
             widths.append(found.high - found.low)
-        boot = layer_slopes(dump, "gauge_fixed")
-        np.testing.assert_allclose(widths[-2], boot.high - boot.low, rtol=0.5)
+        plain = layer_slopes(dump, "gauge_fixed")
+        np.testing.assert_allclose(widths[-2], plain.high - plain.low, rtol=0.5)
     assert (widths[2] > 3 * widths[0]).all() and (widths[3] > 3 * widths[1]).all()
 
 
@@ -171,10 +171,10 @@ def test_grouped_jackknife_is_near_clustered_errors_and_naive_ones_are_9_times_t
         n, x, y, xx, xy = np.moveaxis(sums, -1, 0)
         return (xy - x * y / n) / (xx - x * x / n)
 
-    found = grouped_jackknife(grouped, slope)
+    found = over_units(grouped, slope)
     assert float(found.value) == pytest.approx(fit.fit().params[1], rel=1e-9)
     error = float(found.high - found.low) / 2 / 2.0096  # t of 49 degrees of freedom
     assert error == pytest.approx(robust, rel=0.2)
     assert 7 < robust / naive < 11
-    every = grouped_jackknife(rows, slope)
+    every = over_units(rows, slope)
     assert float(every.high - every.low) / 2 / 1.9720 == pytest.approx(robust, rel=0.05)

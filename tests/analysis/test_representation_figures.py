@@ -9,7 +9,6 @@ import pytest
 from planted_tokens import memory_dump
 
 import analysis
-from analysis.claims.representations import RULES
 from analysis.figures import Drawn
 from analysis.figures import cka as figure11
 from analysis.figures import probes as figures9and12
@@ -220,68 +219,6 @@ def test_layers_where_a_model_does_not_vary_are_named():
     assert drawn.frames[""]["cka"].isna().tolist() == [False, True, False]
     assert "mlin's features do not vary" in drawn.caption
     close(drawn.figure)
-
-
-def verdict(rule: str, given: Study, variant: str = "", **claim: Any) -> tuple[str, str]:
-    found = RULES[rule](given, variant, claim)
-    return found.verdict, found.observed
-
-
-def test_probe_claims(plain_study):
-    lowest = {"model": "m4ch", "others": ["m3ch", "mlin", "mmlp"]}
-    assert verdict("probe_below", plain_study, **lowest) == ("reproduced", "9 of 9 cells")
-    assert verdict("probe_below", plain_study, model="mlin", others=["mmlp"])[0] == "reproduced"
-    assert verdict("probe_below", plain_study, model="mmlp", others=["mlin"]) == ("not", "0 of 3 cells")
-    assert verdict("probe_below", plain_study, model="mlin", others=["m4ch", "mmlp"]) == ("partly", "3 of 6 cells")
-    assert verdict("probe_below", study(plain("m4ch"), plain("m3ch")), **lowest) == ("reproduced", "3 of 3 cells")
-    assert verdict("probe_below", study(plain("m4ch")), **lowest)[0] == "not tested"
-    assert verdict("probe_below", study(plain("m4ch", depth="real"), plain("m3ch")), **lowest)[0] == "not tested"
-    other = plain("m3ch")
-    other._keys[0] = "another"
-    found = verdict("probe_below", study(plain("m4ch"), other), **lowest)
-    assert found[0] == "not tested" and "different images" in found[1]
-
-
-def test_cka_claims(plain_study):
-    least = {"model": "m4ch", "others": ["mlin", "mmlp"], "share_of_layers": 0.66}
-    assert verdict("cka_below", plain_study, **least) == ("reproduced", "4 of 4 cells")
-    assert verdict("cka_below", plain_study, **{**least, "model": "mlin", "others": ["m4ch"]})[0] == "not"
-    assert verdict("cka_below", study(plain("m3ch"), plain("m4ch")), **least)[0] == "not tested"
-    few = study(*(plain(model, block=80) for model in PLAIN))  # of two blocks: one interval reaches 0
-    assert verdict("cka_below", few, model="mlin", others=["mmlp"], share_of_layers=1.0) == ("partly", "2 of 3 cells")
-    without = verdict("cka_below", study(plain("m4ch"), plain("mlin")), **least)
-    assert without[0] == "not tested" and "m3ch" in without[1]
-    single = [plain(model, block=IMAGES) for model in PLAIN]
-    assert verdict("cka_below", study(*single), **least) == ("not tested", "needs at least two blocks of images")
-
-
-@pytest.mark.parametrize("variant", ["ridge", "equal_width"])
-def test_branch_claims(variant):
-    better, worse = study(fused("mdf1", 2.0, 0.5)), study(fused("mdf1", 0.5, 2.0))
-    assert verdict("rgb_branch_below", better, variant, model="mdf1") == ("reproduced", "2 of 2 layers")
-    assert verdict("rgb_branch_below", worse, variant, model="mdf1") == ("not", "0 of 2 layers")
-    assert verdict("rgb_branch_below", study(plain("m4ch")), variant, model="mdf1")[0] == "not tested"
-    crossing = study(fused("mdf1", [2.0, 0.5], [0.5, 2.0]))
-    assert verdict("rgb_branch_below", crossing, variant, model="mdf1") == ("partly", "1 of 2 layers")
-
-
-@pytest.mark.parametrize(
-    ("rgb", "depth", "expected"),
-    [
-        (1.0, 1.0, ("reproduced", "2 of 2 branches")),
-        (1.0, [0.3, 2.3], ("partly", "1 of 2 branches")),
-        ([0.3, 2.3], [0.3, 2.3], ("not", "0 of 2 branches")),
-    ],
-)
-def test_claim_of_flat_branches(rgb, depth, expected):
-    assert verdict("branches_flat", study(fused("mgem", rgb, depth)), "ridge", model="mgem", threshold=0.1) == expected
-
-
-def test_too_few_images_for_folds_are_not_tested():
-    dump = fused("mdf1", 1.0, 1.0)
-    dump["statistics/probe/position"][2] = 0
-    found = verdict("rgb_branch_below", study(dump), "ridge", model="mdf1")
-    assert found[0] == "not tested" and "more --images" in found[1]
 
 
 def test_figures_of_real_dumps(tmp_path: Path) -> None:
