@@ -89,7 +89,7 @@ def adjusted_cka(hsics: np.ndarray) -> np.ndarray:
 def left_out(hsics: np.ndarray, of_mean: Callable[[np.ndarray], np.ndarray]) -> Estimate:
     """A function of mean HSICs, from those of blocks (blocks, ...), with the interval of blocks left out in turn."""
     replicates = [of_mean(np.delete(hsics, block, 0).mean(0)) for block in range(len(hsics))] if len(hsics) > 1 else []
-    return jackknife(of_mean(hsics.mean(0)), np.array(replicates))
+    return _at_most_1(jackknife(of_mean(hsics.mean(0)), np.array(replicates)))
 
 
 def minibatch_cka(hsics: np.ndarray, level: float = 0.95) -> Estimate:
@@ -106,7 +106,12 @@ def minibatch_cka(hsics: np.ndarray, level: float = 0.95) -> Estimate:
     own_mean, other_mean = (np.where(usable, mean[..., column], 1.0) for column in (1, 2))
     linear = cross / np.sqrt(own_mean * other_mean) - value / 2 * (own / own_mean + other / other_mean)
     half = stdtrit(num_blocks - 1, (1 + level) / 2) * linear.std(0, ddof=1) / np.sqrt(num_blocks)
-    return Estimate(value, value - half, value + half)
+    return _at_most_1(Estimate(value, value - half, value + half))
+
+
+def _at_most_1(found: Estimate) -> Estimate:
+    """Bounds of a likeness, which can be no more than whole."""
+    return Estimate(found.value, np.minimum(found.low, 1.0), np.minimum(found.high, 1.0))
 
 
 def participation_ratio(trace_sq: np.ndarray, norm_sq: np.ndarray, n: int) -> np.ndarray:
@@ -177,7 +182,7 @@ def feature_cka(blocks: Blocks, num_groups: int) -> Estimate:
         kept = (map(np.subtract, *pair) for pair in zip(total, part, strict=True))
         without.append(cka(np.array([hsic1_of_sums(list(each)) for each in kept])))
     value = cka(np.array([hsic1_of_sums(each) for each in total]))
-    return jackknife(value, np.array(without))
+    return _at_most_1(jackknife(value, np.array(without)))
 
 
 def group_edges(num_images: int, at_least: int = 1) -> list[tuple[int, int]]:

@@ -56,6 +56,7 @@ class Judged:
     verdict: Verdict
     why: str
     shown_in: str
+    note: str
     ours: bool
     contribution: int
 
@@ -79,7 +80,7 @@ def _judged(study: Study, claim: Claim) -> Judged:
         id=claim.id, sentence=claim.sentence, place=claim.place, estimand=claim.estimand,
         precondition="; ".join(claim.precondition), reference="; ".join(claim.reference),
         uncertainty=claim.uncertainty, expected=claim.expected, observed=observed, interval=interval, seeds=seeds,
-        verdict=word, why=why, shown_in=claim.shown_in, ours=claim.ours, contribution=claim.contribution,
+        verdict=word, why=why, shown_in=claim.shown_in, note=claim.note, ours=claim.ours, contribution=claim.contribution,
     )  # fmt: skip
 
 

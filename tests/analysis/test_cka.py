@@ -308,6 +308,13 @@ def test_compared_dumps(tokens, rng):
     assert found.debiased.value[1] == pytest.approx(float(hsic.cka(np.array(expected))), rel=1e-5)
 
 
+def test_no_bound_is_above_1(tokens, rng):
+    near = planted({"tokens": tokens + 0.05 * rng.normal(size=tokens.shape)}, "x")
+    found = cka.compare(planted({"tokens": tokens}, "m3ch"), near)
+    for each in (found.debiased, found.input_adjusted, found.trimmed):
+        assert (each.value > 0.9).any() and (each.high <= 1).all() and (each.low <= each.high).all()
+
+
 def test_difference_between_models_is_paired_by_block(tokens, rng):
     """Block by block the two models share what makes their CKA with the first one vary."""
     noise = rng.normal(size=tokens.shape)
