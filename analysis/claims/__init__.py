@@ -80,7 +80,8 @@ def _judged(study: Study, claim: Claim) -> Judged:
         id=claim.id, sentence=claim.sentence, place=claim.place, estimand=claim.estimand,
         precondition="; ".join(claim.precondition), reference="; ".join(claim.reference),
         uncertainty=claim.uncertainty, expected=claim.expected, observed=observed, interval=interval, seeds=seeds,
-        verdict=word, why=why, shown_in=claim.shown_in, note=claim.note, ours=claim.ours, contribution=claim.contribution,
+        verdict=word, why=why, shown_in=claim.shown_in, note=claim.note, ours=claim.ours,
+        contribution=claim.contribution,
     )  # fmt: skip
 
 
