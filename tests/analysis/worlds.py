@@ -99,14 +99,19 @@ def run(model: str, seed: int, outcomes: np.ndarray, *, top5: np.ndarray | None 
         study_hash=f"{model}-{seed}", shards=shards, num_parameters=parameters, macs=macs,
         machine={"device": "cpu", "cores": 2}, **changes,
     )  # fmt: skip
-    bits = "".join(map(str, outcomes.astype(int)))
-    five = bits if top5 is None else "".join(map(str, top5.astype(int)))
+    bits = written(outcomes)
+    five = bits if top5 is None else written(top5)
     evaluation = Evaluation.model_construct(
         model=model, checkpoint="latest", epoch=5, data="shards", split="val", fingerprint="v", depth_field="pseudo",
         num_samples=len(outcomes), top1=float(outcomes.mean()), top5=five.count("1") / len(five), loss=1.0,
         correct1=bits, correct5=five, largest_class=0.2,
     )  # fmt: skip
     return Run(Path(f"{model}-pseudo-{seed}"), record, metrics or [], [evaluation], [])
+
+
+def written(outcomes: np.ndarray) -> str:
+    """'0' or '1' a sample."""
+    return (outcomes.astype(np.uint8) + ord("0")).tobytes().decode()
 
 
 def outcomes(accuracy: float, difficulty: np.ndarray, generator: Generator, spread: float = 0.15) -> np.ndarray:
@@ -319,7 +324,7 @@ def _sweeps(levels: dict[str, list[float]], world: str, generator: Generator, st
                     model=model, checkpoint="latest", epoch=5, data="shards", split="val", fingerprint="v",
                     depth_field="pseudo", noise="pixel", noise_seed=0, image_size=64, patch_size=16,
                     num_samples=samples, sigmas=SIGMAS, top1=[float(np.mean(row)) for row in rows], top5=[1.0] * 4,
-                    loss=[1.0] * 4, correct1=["".join(map(str, row)) for row in rows], largest_class=0.2,
+                    loss=[1.0] * 4, correct1=[written(row) for row in rows], largest_class=0.2,
                 )
             )  # fmt: skip
             if model in stars:

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/verdicts.py                      # writes verdicts.json beside itself; an hour on two cores
     python tests/benchmarks/verdicts.py --claims figure1     # those again, into the same file
+    python tests/benchmarks/verdicts.py --missing            # what that file does not hold
 
 Where the project is not installed, PYTHONPATH=. before it. Asked of the rates, over the draws of a claim and world:
 
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--claims", nargs="*", default=[""], help="beginnings of ids")
     parser.add_argument("--worlds", nargs="*", default=[""], help="beginnings of names")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--missing", action="store_true")
     options = parser.parse_args()
     chosen: list[Claim] = [each for each in claims() if each.id.startswith(tuple(options.claims))]
     tasks = [
@@ -88,6 +90,8 @@ def main() -> None:
         if world.startswith(tuple(options.worlds))
     ]
     known: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {"rates": {}}
+    if options.missing:
+        tasks = [task for task in tasks if task[1] not in known["rates"].get(task[0], {})]
     table, begun = known["rates"], time.perf_counter()
     with Pool(options.jobs) as pool:
         for name, world, found in track(pool.imap_unordered(rates, tasks), "worlds", total=len(tasks)):
