@@ -1,12 +1,12 @@
 """A claim of the thesis as data_manifests/claims.toml declares it, and what a rule returns for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import data_manifests
 from analysis.claims.verdict import Found
-from analysis.load import Study
+from analysis.load import BASELINE, MODELS, Study
 
 DEPTH = "pseudo"  # all are claims about pseudo-depth
 UNTRAINED, OTHER_IMAGE = "the untrained model", "another image's depth"
@@ -46,6 +46,10 @@ class Claim:
         named += list(self.options.get("pairs", []))
         every = [[each] if isinstance(each, str) else each for each in named]
         return list(dict.fromkeys(model for each in every for model in each))
+
+    def lacks(self, there: Iterable[str]) -> bool:
+        """Whether a model of the thesis's own six that the claim names is not there; relatives need others' weights."""
+        return bool({model for model in self.models if model in MODELS} - set(there) - {BASELINE})
 
 
 Rule = Callable[[Study, Claim], Found]  # AnalysisError says what the study lacks

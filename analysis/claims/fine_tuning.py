@@ -83,19 +83,27 @@ def _told(each: dict[str, Measured]) -> str:
     return "; ".join(f"{name} {bounded(found, POINTS)}" for name, found in each.items())
 
 
-def _found(each: dict[str, Measured], found: dict[str, Arm], told: str, sides: Sequence[Measured] = ()) -> Found:
+def _found(study: Study, claim: Claim, each: dict[str, Measured], found: dict[str, Arm], told: str) -> Found:
     cells = joined(list(each.values()))
     observed = f"{told} in {int((cells.value > 0).sum())} of {len(each)}"
-    return Found(tuple(sides) or (cells,), observed=observed, interval=_told(each), seeds=_seeds(found), unit=POINTS)
+    return Found(
+        (cells,), incomplete=claim.lacks(found), observed=observed, interval=_told(each), seeds=_seeds(study, found),
+        unit=POINTS,
+    )  # fmt: skip
 
 
-def _seeds(found: dict[str, Arm]) -> str:
-    return "seeds: " + ", ".join(f"{model} {len(arm)}" for model, arm in found.items()) + "; each model's own spread"
+def _seeds(study: Study, found: dict[str, Arm]) -> str:
+    """How many of each model, and where all were fine-tuned from one pre-trained network, whose luck they all have."""
+    told = []
+    for model, arm in found.items():
+        begun = {cell.name for cell in _matrix(study).cells if cell.model == model}
+        told.append(f"{model} {len(arm)}" + " of one pre-training" * (len(arm) > 1 and len(begun) == 1))
+    return f"seeds: {', '.join(told)}; each model's own spread"
 
 
 def _pseudo_gains(study: Study, claim: Claim) -> Found:
     found = _some(study, claim.options["models"])
-    return _found(_within(found, _GAIN), found, "higher with pseudo-depth")
+    return _found(study, claim, _within(found, _GAIN), found, "higher with pseudo-depth")
 
 
 def _indifferent(study: Study, claim: Claim) -> Found:
@@ -105,7 +113,10 @@ def _indifferent(study: Study, claim: Claim) -> Found:
     sides = [cells.shifted(margin), cells.turned().shifted(margin)]
     within = int((np.abs(cells.value) < margin).sum())
     observed = f"within {claim.options['margin']:g} point in {within} of {len(each)}"
-    return Found(tuple(sides), observed=observed, interval=_told(each), seeds=_seeds(found), unit=POINTS)
+    return Found(
+        sides, incomplete=claim.lacks(found), observed=observed, interval=_told(each), seeds=_seeds(study, found),
+        unit=POINTS,
+    )  # fmt: skip
 
 
 def _gain_grows(study: Study, claim: Claim) -> Found:
@@ -131,14 +142,14 @@ def _between_models(study: Study, claim: Claim, weights: dict[int, float], told:
     if not each:
         names = ", ".join(dict.fromkeys(name for pair in pairs for name in pair))
         raise AnalysisError(f"needs two of {names}, fine-tuned with either depth and tested with both")
-    return _found(each, of, told)
+    return _found(study, claim, each, of, told)
 
 
 def _every_drops(study: Study, claim: Claim) -> Found:
     found = _some(study, claim.options["models"])
     each = {f"{model}, trained with real depth": part for model, part in _within(found, _DROP_REAL).items()}
     each |= {f"{model}, trained with pseudo-depth": part for model, part in _within(found, _DROP_PSEUDO).items()}
-    return _found(each, found, "a drop")
+    return _found(study, claim, each, found, "a drop")
 
 
 def _larger_drop(study: Study, claim: Claim) -> Found:
@@ -146,7 +157,7 @@ def _larger_drop(study: Study, claim: Claim) -> Found:
     drops = joined([*_within(found, _DROP_REAL).values(), *_within(found, _DROP_PSEUDO).values()])
     if drops.seeds_df and not (drops.above_zero < 0.025).any():
         raise AnalysisError("no model drops on the other depth: no drop is the larger")
-    return _found(_within(found, _MORE), found, "the larger drop is from pseudo to real depth")
+    return _found(study, claim, _within(found, _MORE), found, "the larger drop is from pseudo to real depth")
 
 
 def _complex_best(study: Study, claim: Claim) -> Found:
@@ -168,7 +179,9 @@ def _complex_best(study: Study, claim: Claim) -> Found:
     wider = replace(told, choices=len(complex_))
     observed = f"{best.name} above {int((told.value > 0).sum())} of {len(each)}"
     seeds_text = seeds_told(list(every.values()), between(list(every.values())))
-    return Found((wider,), observed=observed, interval=_told(each), seeds=seeds_text, unit=POINTS)
+    return Found(
+        (wider,), incomplete=claim.lacks(every), observed=observed, interval=_told(each), seeds=seeds_text, unit=POINTS
+    )
 
 
 def _varies_more(study: Study, claim: Claim) -> Found:

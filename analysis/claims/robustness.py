@@ -49,7 +49,10 @@ def _simpler_lose_less(study: Study, claim: Claim) -> Found:
     told = "; ".join(f"{name} {bounded(found, POINTS)}" for name, found in each.items())
     cells = joined(list(each.values()))
     observed = f"richer loses more in {int((cells.value > 0).sum())} of {len(each)} pairs"
-    return Found((cells,), observed=observed, interval=told, seeds=seeds_told(list(arms.values()), seeds), unit=POINTS)
+    return Found(
+        (cells,), incomplete=claim.lacks(swept), observed=observed, interval=told,
+        seeds=seeds_told(list(arms.values()), seeds), unit=POINTS,
+    )  # fmt: skip
 
 
 def _better_without_noise(study: Study, claim: Claim) -> Found:

@@ -171,7 +171,9 @@ def test_a_matrix_no_better_than_the_commonest_label_is_not_compared(tmp_path: P
     def found(commonest: float, seeds: int) -> Judged:
         return judged(Study([], [], matrix(commonest, seeds)))["table3-pseudo-higher"]
 
-    assert found(0.05, 3).verdict == "reproduced" and found(0.05, 3).seeds == "seeds: m4ch 3; each model's own spread"
+    alone = found(0.05, 3)  # mdf1 and mgem, which the claim is of too, are not there
+    assert (alone.verdict, alone.why) == ("in part", "not all could be asked")
+    assert alone.seeds == "seeds: m4ch 3 of one pre-training; each model's own spread"
     assert found(0.05, 1).verdict == "open" and found(0.05, 1).why.startswith("one seed; would hold up to")
     assert "m4ch is no better than the commonest label everywhere" in found(0.5, 3).why
 
