@@ -723,18 +723,20 @@ def _noise(scene: Scene, layers: int, generator: Generator, size: float = 0.3) -
 
 
 def _scored(profile: np.ndarray, world: str, scene: Scene, generator: Generator, apart: float = 0.0,
-            bent: bool = False) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+            bent: bool = False, calm: bool = False) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Scores after and before training, (images, layers, heads, P, P), of falls with |Δ| by layer (`profile`).
 
     `apart`: a fall with distance that is there in any case. `bent`: |Δ| is replaced by a curve with its mean slope.
+    `calm`: with less noise, for shapes to show.
     """
     layers = len(profile)
-    slope = profile[None, :] + 0.25 * np.abs(profile).mean() / 0.3 * generator.normal(size=(len(scene.z), layers))
+    spread = (0.1 if calm else 0.25) * np.abs(profile).mean() / 0.3
+    slope = profile[None, :] + spread * generator.normal(size=(len(scene.z), layers))
     x = scene.delta
     if bent:
         x = np.where(x < 0.8, 2.2 * x, 1.76 - 0.5 * (x - 0.8))
-    ground = -(apart * scene.distance + 0.5 * scene.position)
-    before = ground + _noise(scene, layers, generator)
+    ground = -(apart * scene.distance + 0.5 * (0.2 if calm else 1.0) * scene.position)
+    before = ground + _noise(scene, layers, generator, 0.1 if calm else 0.3)
     if world == "nothing learned":  # a network at random has a fall of its own, which stays
         before = before - slope[:, :, None, None, None] * x[:, None, None]
         return before + _noise(scene, layers, generator, 0.05), before
@@ -777,8 +779,9 @@ def _scores(claim: Claim, world: str, generator: Generator) -> Study:
     found = []
     for seed in range(_seeds(world)):
         profile = _profile(claim, world, layers, generator)
-        bent = claim.rule in ("linear", "columns_linear") and world == "reversed"
-        after, before = _scored(profile, world, scene, generator, apart, bent)
+        calm = claim.rule in ("linear", "columns_linear")
+        bent = calm and world == "reversed"
+        after, before = _scored(profile, world, scene, generator, apart, bent, calm)
         swap = None
         if claim.rule == "swap_falls":
             effect = profile if world != "nothing learned" else 0.0
