@@ -71,12 +71,12 @@ class Study:
 
     def table(self, number: int) -> "pd.DataFrame":
         """Table 1 (size and cost), 2 (accuracy) or 3 (fine-tuning, of `matrix`)."""
-        from analysis import fine_tuning, tables
+        from analysis import accuracy, fine_tuning, tables
 
         if number == 1:
             return tables.table1(self)
         if number == 2:
-            return tables.table2(self)
+            return accuracy.table2(self)
         if number != 3:
             raise AnalysisError(f"table must be 1, 2 or 3, got {number!r}")
         if self.matrix is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import html, output, tables
+from analysis import accuracy, html, output, tables
 from analysis.claims import DEPTH, VERDICTS, Judged, judge
 from analysis.explorer import explorer_section
 from analysis.figures.headline import depth_figure
@@ -106,16 +106,16 @@ def _navigation(sections: dict[str, Html]) -> Html:
 
 def _found(study: Study, out: Path, drawings: Drawings, anchors: set[str]) -> Html:
     picture, frame = _headline(study, drawings)
-    accuracy = tables.readable2(tables.table2(study)).rename(columns={"gap to m3ch, points": "gap to m3ch"})
-    accuracy = accuracy.sort_values("depth", key=lambda depth: depth.map(depth_order), kind="stable")
-    accuracy = accuracy[["depth", "model", "top-1 %", "gap to m3ch"]]
+    table = accuracy.readable2(accuracy.table2(study)).rename(columns={"gap to m3ch, points": "gap to m3ch"})
+    table = table.sort_values("depth", key=lambda depth: depth.map(depth_order), kind="stable")
+    table = table[["depth", "model", "top-1 %", "gap to m3ch"]]
     claims = judge(study)
     output.write_frame(out / "figures" / "claims.csv", pd.DataFrame([vars(claim) for claim in claims]))
     return html.section(
         "found",
         "What was found",
         html.paragraph(_answer(frame)),
-        html.of('<div class="headline">{}<div>{}</div></div>', picture, html.table(accuracy)),
+        html.of('<div class="headline">{}<div>{}</div></div>', picture, html.table(table)),
         html.heading("The paper's claims"),
         html.paragraph(
             f"Each claim is judged by a rule, on runs with {DEPTH}-depth, from the interval beside it. Some rules were "

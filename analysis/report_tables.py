@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analysis import causal, fine_tuning, html, output, tables
+from analysis import accuracy, causal, fine_tuning, html, output, tables
 from analysis.html import Html
 from analysis.load import Study, seed_of
 from training.records import Matrix
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def tables_section(study: Study, out: Path) -> Html:
-    first, second = tables.table1(study), tables.table2(study)
+    first, second = tables.table1(study), accuracy.table2(study)
     output.write_frame(out / "figures" / "table1.csv", first)
     output.write_frame(out / "figures" / "table2.csv", second)
     chance = 100 / study.runs[0].record.shards.num_classes
@@ -23,12 +23,8 @@ def tables_section(study: Study, out: Path) -> Html:
         "tables",
         "Tables",
         html.heading("Table 2: accuracy", "table2"),
-        html.paragraph(
-            f"Chance is {chance:.1f} %. Intervals are 95 %: Wilson for accuracies, paired bootstrap over validation "
-            "samples for gaps; p is McNemar's mid-p. They say nothing about other seeds. The paper's columns are "
-            "ImageNet, other data."
-        ),
-        html.table(tables.readable2(second)),
+        html.paragraph(f"Chance is {chance:.1f} %. {accuracy.notes2(second)}"),
+        html.table(accuracy.readable2(second)),
         html.heading("Table 1: size and cost", "table1"),
         html.paragraph(tables.notes1(first)),
         html.table(tables.readable1(first)),
@@ -102,8 +98,8 @@ def _changes(dumps: "list[Dump]", field: str, out: Path) -> Html:
             html.heading("R² of depth at the last block, where it was erased after a block"),
             html.table(causal.readable_refitted(again)),
             html.caption(
-                f"{counts}. Points are changed minus unchanged, a loss below 0, with paired 95 % intervals over images."
-                " Partners that swapped depths are drawn together."
+                f"{counts}. Points are changed minus unchanged, a loss below 0, with 95 % intervals over images, each "
+                "against itself unchanged. Images that swapped depths are left out together."
             ),
             html.files(names),
         ]

@@ -1,4 +1,4 @@
-"""Table 1 (size and cost) and Table 2 (accuracy), with the paper's numbers beside ours where they are comparable."""
+"""Table 1, size and cost, with the paper's numbers where models are of its size; how tables say numbers."""
 
 from typing import Any
 
@@ -8,7 +8,6 @@ import pandas as pd
 import data_manifests
 from analysis.load import BASELINE, AnalysisError, Study, depth_of
 from analysis.runs import comparable_runs, final_evaluation, train_hours
-from analysis.statistics import mcnemar, paired_difference, wilson
 from training.dumps.schema import PHI_HIDDEN
 from training.records import Run
 
@@ -105,68 +104,6 @@ def outcomes(runs: list[Run], name: str = "correct1") -> np.ndarray:
     return np.stack([np.frombuffer(getattr(final_evaluation(r), name).encode(), np.uint8) - 48 for r in runs])
 
 
-def gap(runs: list[Run], partners: list[Run], name: str = "correct1") -> dict[str, Any] | None:
-    """Accuracy of `runs` minus that of `partners`, paired by seed and sample; None where no seed is in both.
-
-    Points of accuracy (0..1). The interval is over validation samples, of the mean over seeds; `p` is McNemar's mid-p
-    for one seed and None for several.
-    """
-    by_seed = {run.record.seed: run for run in partners}
-    pairs = [(run, by_seed[run.record.seed]) for run in runs if run.record.seed in by_seed]
-    if not pairs:
-        return None
-    first = outcomes([run for run, _ in pairs], name)
-    second = outcomes([partner for _, partner in pairs], name)
-    estimate = paired_difference(first.mean(0), second.mean(0))
-    p = mcnemar(int((first > second).sum()), int((first < second).sum())) if len(pairs) == 1 else None
-    return {
-        "gap": float(estimate.value),
-        "low": float(estimate.low),
-        "high": float(estimate.high),
-        "p": p,
-        "seeds": len(pairs),
-    }
-
-
-_OF_THE_PAPER = ("none", "pseudo")  # depth fields
-
-
-def table2(study: Study) -> pd.DataFrame:
-    """One row a (model, depth field): top-1, top-5, gap to m3ch with intervals, seeds, hours.
-
-    Shares 0..1, means over seeds; top1_low and top1_high are Wilson's 95 % interval over the validation samples,
-    top1_sd the spread over seeds where there are several. The paper's columns are ImageNet with pseudo-depth.
-    """
-    paper = data_manifests.load("paper")
-    grouped = groups(study)
-    baseline = grouped.get((BASELINE, "none"), [])
-    rows = []
-    for (model, depth), runs in grouped.items():
-        row: dict[str, Any] = {"model": model, "depth": depth}
-        for name, outcome in (("top1", "correct1"), ("top5", "correct5")):
-            hits = outcomes(runs, outcome)
-            low, high = wilson(round(float(hits.mean(0).sum())), hits.shape[1])
-            row |= {name: float(hits.mean()), f"{name}_low": low, f"{name}_high": high}
-            if name == "top1":
-                row["top1_sd"] = float(hits.mean(1).std(ddof=1)) if len(runs) > 1 else None
-        difference = None if model == BASELINE else gap(runs, baseline)
-        for key in ("gap", "low", "high", "p"):
-            row["gap" if key == "gap" else f"gap_{key}"] = difference[key] if difference else None
-        hours = [hour for hour in map(train_hours, runs) if hour is not None]
-        row |= {
-            "seeds": len(runs),
-            "epoch": max(final_evaluation(run).epoch for run in runs),
-            "samples": final_evaluation(runs[0]).num_samples,
-            "hours": float(np.mean(hours)) if hours else None,
-            "paper_top1": paper.get(model, {}).get("top1") if depth in _OF_THE_PAPER else None,
-            "paper_top5": paper.get(model, {}).get("top5") if depth in _OF_THE_PAPER else None,
-        }
-        rows.append(row)
-    frame = pd.DataFrame(rows)
-    measured = ["top1_sd", "gap", "gap_low", "gap_high", "gap_p", "hours", "paper_top1", "paper_top5"]
-    return frame.astype(dict.fromkeys(measured, float))
-
-
 def readable1(frame: pd.DataFrame) -> pd.DataFrame:
     """Table 1 as people read it, all text; without the paper's columns where no model is of its size."""
     shown = pd.DataFrame(
@@ -176,12 +113,12 @@ def readable1(frame: pd.DataFrame) -> pd.DataFrame:
             "over m3ch": _over(frame["model"], frame["over_m3ch"], "+,d"),
             "GMACs": [f"{value:.4g}" for value in frame["gmacs"]],
             "M over m3ch": _over(frame["model"], 1e3 * frame["gmacs_over_m3ch"], "+,.4g"),
-            "of a bias": [_text(value / 1e6 or None, ".3g") for value in frame["bias_operations"]],
+            "of a bias": [text(value / 1e6 or None, ".3g") for value in frame["bias_operations"]],
             "training": [duration(value) for value in frame["hours"]],
-            "paper parameters": [_text(value, ",d") for value in frame["paper_parameters"]],
-            "paper GMACs": [_text(value, ".2f") for value in frame["paper_gmacs"]],
+            "paper parameters": [text(value, ",d") for value in frame["paper_parameters"]],
+            "paper GMACs": [text(value, ".2f") for value in frame["paper_gmacs"]],
             "paper, M over m3ch": _over(frame["model"], 1e3 * frame["paper_gmacs_over_m3ch"], "+,.0f"),
-            "paper hours": [_text(value, "g") for value in frame["paper_hours"]],
+            "paper (ImageNet), hours": [text(value, "g") for value in frame["paper_hours"]],
         }
     )
     if frame["paper_parameters"].isna().all():
@@ -191,26 +128,7 @@ def readable1(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _over(models: pd.Series, values: pd.Series, form: str) -> list[str]:
     """Differences to m3ch, which has none to itself."""
-    return ["–" if model == BASELINE else _text(value, form) for model, value in zip(models, values, strict=True)]
-
-
-def readable2(frame: pd.DataFrame) -> pd.DataFrame:
-    """Table 2 as people read it, all text, in percent and percentage points."""
-    rows = list(frame.to_dict("records"))
-    return pd.DataFrame(
-        {
-            "model": frame["model"],
-            "depth": frame["depth"],
-            "top-1 %": [f"{percent(r['top1'])} [{percent(r['top1_low'])}, {percent(r['top1_high'])}]" for r in rows],
-            "top-5 %": [f"{percent(r['top5'])} [{percent(r['top5_low'])}, {percent(r['top5_high'])}]" for r in rows],
-            "gap to m3ch, points": [points(r["gap"], r["gap_low"], r["gap_high"]) for r in rows],
-            "p": [_p_value(r["gap_p"]) for r in rows],
-            "seeds": [_seeds(r["seeds"], r["top1_sd"]) for r in rows],
-            "training": [duration(r["hours"]) for r in rows],
-            "paper top-1": [_text(r["paper_top1"], ".1f") for r in rows],
-            "paper top-5": [_text(r["paper_top5"], ".1f") for r in rows],
-        }
-    )
+    return ["–" if model == BASELINE else text(value, form) for model, value in zip(models, values, strict=True)]
 
 
 def percent(share: float) -> str:
@@ -230,15 +148,8 @@ def duration(hours: float | None) -> str:
     return f"{hours * 3600:.0f} s" if hours < 0.1 else f"{hours * 60:.1f} min" if hours < 1 else f"{hours:.1f} h"
 
 
-def _p_value(value: Any) -> str:
-    return "<0.001" if pd.notna(value) and value < 0.001 else _text(value, ".3f")
-
-
-def _seeds(count: int, sd: float | None) -> str:
-    return "1 seed" if count == 1 else f"{count} seeds, SD {100 * (sd or 0):.1f}"
-
-
-def _text(value: Any, form: str) -> str:
+def text(value: Any, form: str) -> str:
+    """A number, or a dash where there is none."""
     if value is None or pd.isna(value):
         return "–"
     return format(int(value) if form.endswith("d") else value, form).replace("-", "−")

@@ -364,7 +364,7 @@ def write_evaluation(folder: Path, model: str, depth: str, correct1: str, finger
         loss=0.5,
         correct1=correct1,
         correct5=correct5,
-        largest_class=0.2,
+        largest_class=1 / 6,
     )
     path = folder / "evaluations" / "val-final.json"
     path.parent.mkdir(exist_ok=True)

@@ -39,8 +39,8 @@ def test_narrow_terminals_lose_columns_not_digits(
         _, shown, _ = analyze("table2", *demo)
         assert "+20.0 [+17" in shown and "m4ch" in shown
         assert "…" not in shown
-        assert ("Not shown in 80 columns: paper top-5, p" in shown) == (width == 80 and terminal)
-        assert ("paper top-5" in shown.split("Not shown")[0]) == (width == 150 or not terminal)
+        assert ("Not shown in 80 columns: paper (ImageNet), p" in shown) == (width == 80 and terminal)
+        assert ("paper (ImageNet)" in shown.split("Not shown")[0]) == (width == 150 or not terminal)
 
 
 @pytest.mark.parametrize("command", ["report", *(f"fig{number}" for number in FIGURES), "table1", "table2"])
@@ -79,7 +79,7 @@ def test_a_defect_is_not_hidden(analyze: Analyze, demo: list[Path], monkeypatch:
     def broken(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("analysis.tables.table2", broken)
+    monkeypatch.setattr("analysis.accuracy.table2", broken)
     with pytest.raises(ValueError, match="a bug"):
         analyze("table2", *demo)
 

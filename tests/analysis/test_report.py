@@ -19,7 +19,7 @@ from browsing import open_page
 
 import analysis
 import analysis.figures
-from analysis import report_figures, tables
+from analysis import accuracy, report_figures
 from analysis.load import AnalysisError, Study, command
 from analysis.manifest import commands
 from analysis.report import write_report
@@ -198,7 +198,7 @@ def test_names_in_commands_are_words_whatever_they_hold(tmp_path: Path) -> None:
     assert shlex.split(lines[-1])[-3:-2] == [str(tmp_path / "a 'matrix'")]
     (folder / "evaluations" / "val-final.json").unlink()
     with pytest.raises(AnalysisError) as refused:
-        tables.table2(analysis.load(folder))
+        accuracy.table2(analysis.load(folder))
     assert str(folder) in shlex.split(str(refused.value).partition("with train")[2])
     assert command("train", "x\ntouch HACKED", "\x1b[2J") == "train 'x\ufffdtouch HACKED' '\ufffd[2J'"
 

@@ -8,7 +8,10 @@ import pytest
 
 import analysis
 import data_manifests
-from analysis.tables import bias_operations, notes1, readable1, readable2
+from analysis.accuracy import notes2, readable2
+from analysis.claims import claims, judge
+from analysis.statistics import mcnemar
+from analysis.tables import bias_operations, groups, notes1, outcomes, readable1
 from training.config import resolve
 from training.models import MONIKERS
 from training.run_folder import count_macs
@@ -39,12 +42,39 @@ def test_seeds_are_averaged_and_paired(tmp_path: Path) -> None:
     assert readable2(study.table(2)).set_index("model").loc["m4ch", "seeds"] == "3 seeds, SD 2.0"
 
 
-def test_no_partner_of_the_seed_leaves_the_gap_open(tmp_path: Path) -> None:
+def test_one_seed_an_arm_is_images_only_with_mcnemars_p(demo: list[Path]) -> None:
+    study = analysis.load(demo)
+    frame = study.table(2).set_index(["model", "depth"])
+    assert frame["gap_seeds"].eq("").all()
+    first, second = (outcomes(groups(study)[name])[0] for name in (("mlin", "pseudo"), ("m3ch", "none")))
+    p = mcnemar(int((first > second).sum()), int((first < second).sum()))
+    assert frame.loc[("mlin", "pseudo"), "gap_p"] == pytest.approx(p)
+    shown = readable2(study.table(2))["gap to m3ch, points"].tolist()
+    assert shown[0] == "–" and all(text.endswith("] (images only)") for text in shown[1:])
+    assert "McNemar" in notes2(study.table(2)) and "pooled" not in notes2(study.table(2))
+
+
+def test_gaps_are_over_all_seeds_and_as_wide_as_the_claims(tmp_path: Path) -> None:
+    """m3ch and m4ch have seeds, mlin one: it borrows their spread; none needs a partner of its own seed."""
+    tops = {("m3ch", 0): 0.6, ("m3ch", 1): 0.64, ("m4ch", 2): 0.7, ("m4ch", 3): 0.71, ("mlin", 4): 0.66}
     runs = [
-        planted.write_run(tmp_path / "a", model="m3ch", seed=0),
-        planted.write_run(tmp_path / "b", model="m4ch", seed=1),
+        planted.write_run(tmp_path / f"{model}{seed}", model=model, seed=seed, top1=top)
+        for (model, seed), top in tops.items()
     ]
-    assert readable2(analysis.load(runs).table(2))["gap to m3ch, points"].tolist() == ["–", "–"]
+    study = analysis.load(runs)
+    frame = study.table(2).set_index("model")
+    assert frame.loc["mlin", "gap"] == pytest.approx(0.04)
+    assert frame.loc[["m4ch", "mlin"], "gap_seeds"].tolist() == ["m3ch, m4ch on pseudo"] * 2
+    with_seeds = frame.loc["mlin", "gap_high"] - frame.loc["mlin", "gap_low"]
+    alone = analysis.load([runs[0], runs[-1]]).table(2).set_index("model").loc["mlin"]
+    assert with_seeds > 3 * (alone["gap_high"] - alone["gap_low"])
+    shown = readable2(study.table(2)).set_index("model")["gap to m3ch, points"]
+    assert "images only" not in shown["mlin"]
+    assert "pooled over m3ch, m4ch on pseudo" in notes2(study.table(2)) and "McNemar" not in notes2(study.table(2))
+    for model in ("m4ch", "mlin"):
+        [claim] = [each for each in claims() if each.id == f"table2-{model}-over-m3ch"]
+        [judged] = judge(study, [claim])
+        assert judged.interval == shown[model].partition(" ")[2]
 
 
 def test_table1_shows_the_paper_at_its_size_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
