@@ -77,12 +77,13 @@ _SPECS = (
         ("literal", "gauge_fixed", "causal"),
         _by("scores_by_depth"),
         per_depth=True,
-        about="Does a patch attend less to patches at another depth? Scores before softmax by bin of |Δ|, a panel a "
-        "layer, and below them the slope per 1 z with 95 % intervals over images; in grey, on another image's depth. "
-        "Draws the last dump of every run.\n\n"
+        about="Does a patch attend less to patches at another depth? m4ch's scores before softmax by bin of |Δ|, a "
+        "panel a layer, and below them the slope per 1 z with 95 % intervals over images: given distance, by which "
+        "claims are judged, beside the paper's; in grey, given distance on another image's depth. Small, the slopes of "
+        "the other models. Draws the last dump of every run.\n\n"
         "- literal: scores as the model computes them, which is what the paper plots.\n\n"
         "- gauge_fixed: scores and |Δ| minus their mean over the keys of a query, which softmax cannot see. The CSV "
-        "`-evidence` holds controls, nulls, tests and effect sizes.\n\n"
+        "`-evidence` holds controls (the slope within pairs of positions too), nulls, tests and effect sizes.\n\n"
         "- causal: the slope by layer when an image is given another image's depth and keeps its photograph: what "
         "colour and position do cancels. Needs `train dump RUN --data D --causal 500`.",
     ),

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
-from matplotlib.patches import PathPatch
+from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
@@ -82,6 +82,8 @@ def of_dumps(dumps: "list[Dump]", quantity: Quantity) -> Drawn:
             panels += _draw_maps(figure, grid[first : first + _rows(dump), :], dump, frame, scale)
         _draw_slopes(figure.add_subplot(grid[-1, : -max(1, num_columns // 3)]), dumps, slopes, quantity)
         _draw_scale(figure, panels, scale, quantity)
+        if not everything["shown"].all():
+            _draw_hatch(figure, scale)
     frames = {"": everything, "-slopes": pd.concat(slopes, ignore_index=True)}
     return Drawn(figure, frames, _caption(dumps, quantity, everything))
 
@@ -205,6 +207,14 @@ def _draw_scale(figure: Figure, panels: list[Axes], scale: _Scale, quantity: Qua
         labels = [f"{tick:g}" for tick in ticks] + [f"1/{round(1 / scale.reference)}"]
         bar.set_ticks([*ticks, scale.reference], labels=labels)
         bar.minorticks_off()
+
+
+def _draw_hatch(figure: Figure, scale: _Scale) -> None:
+    """What hatched cells are, in the picture; in the corner that the slopes leave free."""
+    shade = scale.colours(0.35)
+    swatch = Patch(facecolor=shade, edgecolor=scale.hatch, hatch="//////", linewidth=0, label="hatched: too few pairs")
+    legend = figure.legend(handles=[swatch], loc="lower right", borderaxespad=0.2)
+    legend.set_in_layout(False)
 
 
 def _ticks(low: float, high: float, reference: float) -> list[float]:

@@ -1,8 +1,12 @@
-"""Figure 1: attention scores against the depth difference |Δ|, by layer; and what they do when depth is changed."""
+"""Figure 1: attention scores against the depth difference |Δ|, by layer; and what they do when depth is changed.
 
+m4ch's alone, as in the paper, with its own null and the slope given distance beside the paper's; other models small.
+"""
+
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
-import matplotlib
+import matplotlib.ticker
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,20 +16,26 @@ from analysis.attention import Variant, bin_rule, line_through_means, score_curv
 from analysis.causal import beside_association
 from analysis.evidence import evidence
 from analysis.figures import Drawn, caption
+from analysis.fixed_effects import distance_slopes
 from analysis.load import BASELINE, AnalysisError, Study, seed_of
 from analysis.nulls import null_slope
-from analysis.style import COLUMN, GREY, PAGE, Look, look_of, new_figure, settings, zero_line
+from analysis.style import GREY, PAGE, Look, look_of, new_figure, settings, zero_line
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
 
 _COLUMNS = 4  # panels in a row
+_LEAD = "m4ch"  # whose scores the paper draws
+_PALE: dict[Variant, str] = {
+    "literal": "over all pairs, which is what the paper fits",
+    "gauge_fixed": "within query rows",
+}
 
 
 def draw(study: Study, variant: str, depth: str | None) -> Drawn:
     """The last dump of every run of one depth field; `causal`: of those that hold changed depth."""
     dumps = study.last_dumps(depth)
-    return of_swaps(dumps) if variant == "causal" else of_dumps(dumps, cast(Variant, variant))
+    return of_swaps(dumps) if variant == "causal" else of_dumps(study, dumps, cast(Variant, variant))
 
 
 def of_swaps(dumps: "list[Dump]") -> Drawn:
@@ -35,7 +45,7 @@ def of_swaps(dumps: "list[Dump]") -> Drawn:
         raise AnalysisError("no dump holds changed depth: make one with 'train dump RUN --data SHARDS --causal 500'")
     frames = [beside_association(dump).assign(seed=seed_of(dump), run=dump.info.run) for dump in changed]
     with settings():
-        figure = new_figure(COLUMN + 1.6, 2.5)
+        figure = new_figure(PAGE, 3.2)
         axes = figure.subplots()
         for frame, dump, label in zip(frames, changed, _labels(changed), strict=True):
             look = look_of(dump.info.model)
@@ -52,56 +62,102 @@ def of_swaps(dumps: "list[Dump]") -> Drawn:
     return Drawn(figure, {"": pd.concat(frames, ignore_index=True)}, text)
 
 
-def of_dumps(dumps: "list[Dump]", variant: Variant) -> Drawn:
-    """Score against |Δ|, a panel a layer on shared scales, and the slope by layer below; frames: bins, `-slopes`.
+def of_dumps(study: Study, dumps: "list[Dump]", variant: Variant) -> Drawn:
+    """m4ch's scores against |Δ|, a panel a layer on shared scales, its slopes by layer, other models' slopes small.
 
-    Grey: slopes on another image's |Δ|. `gauge_fixed` also has a frame `-evidence`: controls and nulls.
+    Frames, of every model: bins, `-slopes`; `gauge_fixed` also has `-evidence`: controls and nulls. Without m4ch the
+    first model is drawn in its place.
 
     Points are bin means. In `literal` the thin line is the regression over pairs; in `gauge_fixed` none is drawn, since
     its slope is within query rows and the bins pool rows. mlin's bias is part of what softmax sees: its `total` scores
     are drawn, and the frames hold its `content` as well.
     """
-    labels = _labels(dumps)
-    curves, fits, proofs = [], [], []
+    models = list(dict.fromkeys(dump.info.model for dump in dumps))
+    lead = _LEAD if _LEAD in models else models[0]
+    rest = [model for model in models if model != lead]
     num_layers = dumps[0].info.num_layers
     num_rows = -(-num_layers // _COLUMNS)
+    bins, fits = _bins(dumps, variant), _fits(study, dumps, variant)
     with settings():
-        figure = new_figure(PAGE, 1.35 * num_rows + 1.75)
-        grid = figure.add_gridspec(num_rows + 1, _COLUMNS, height_ratios=[1.0] * num_rows + [1.25])
+        figure = new_figure(PAGE, 1.3 * num_rows + 1.75 + 1.15 * bool(rest))
+        heights = [1.0] * num_rows + [1.4] + [0.9] * bool(rest)
+        grid = figure.add_gridspec(len(heights), _COLUMNS, height_ratios=heights)
         panels = _layer_panels(figure, grid, num_layers)
         below = figure.add_subplot(grid[num_rows, :])
-        for dump, label in zip(dumps, labels, strict=True):
-            for part in dump.info.parts:
-                curves.append(score_curve(dump, variant, part))
-                null = null_slope(dump, "other", variant, part)
-                others = {"other": null.value, "other_low": null.low, "other_high": null.high}
-                fits.append(slopes(dump, variant, part).assign(**others, seed=seed_of(dump), run=dump.info.run))
-                if variant == "gauge_fixed":
-                    proofs.append(evidence(dump, part).assign(seed=seed_of(dump), run=dump.info.run))
-            _draw_curves(panels, dump, curves[-1], fits[-1], variant)
-            _draw_slopes(below, fits[-1], look_of(dump.info.model), label)
-            _draw_null(below, fits[-1], first=dump is dumps[0])
+        for dump in dumps:
+            if dump.info.model == lead:
+                _draw_curves(panels, dump, _of(bins, dump), _of(fits, dump), variant)
         for first in panels[::_COLUMNS]:
             first.set_ylabel("score" if variant == "literal" else "score − row mean")
+        _draw_lead(below, [dump for dump in dumps if dump.info.model == lead], fits, variant)
         _finish_slopes(below, num_layers)
-    bins = pd.concat(curves, ignore_index=True)
-    frames = {"": bins, "-slopes": pd.concat(fits, ignore_index=True)}
-    if proofs:
+        below.set_title(f"{lead}, all heads: slope on |Δ|", pad=2)
+        if rest:
+            small = grid[num_rows + 1, :].subgridspec(1, max(_COLUMNS, len(rest)))
+        for place, model in enumerate(rest):
+            axes = figure.add_subplot(small[place], sharey=below)
+            _draw_small(axes, [dump for dump in dumps if dump.info.model == model], fits, num_layers)
+            axes.tick_params(labelleft=place == 0)
+    frames = {"": bins, "-slopes": fits}
+    text = _caption(dumps, lead, variant, bins)
+    if variant == "gauge_fixed":
+        proofs = [
+            evidence(dump, part).assign(seed=seed_of(dump), run=dump.info.run)
+            for dump in dumps
+            for part in dump.info.parts
+        ]
         frames["-evidence"] = pd.concat(proofs, ignore_index=True)
-    text = _caption(dumps, variant, bins) + "".join(map(_what_content_does, proofs))
-    return Drawn(figure, frames, text + (_what_p_is_of(frames["-evidence"]) if proofs else ""))
+        text += "".join(map(_what_content_does, proofs)) + _what_p_is_of(frames["-evidence"])
+    return Drawn(figure, frames, text)
 
 
-def _caption(dumps: "list[Dump]", variant: Variant, bins: pd.DataFrame) -> str:
+def _bins(dumps: "list[Dump]", variant: Variant) -> pd.DataFrame:
+    curves = [
+        score_curve(dump, variant, part).assign(seed=seed_of(dump), run=dump.info.run)
+        for dump in dumps
+        for part in dump.info.parts
+    ]
+    return pd.concat(curves, ignore_index=True)
+
+
+def _fits(study: Study, dumps: "list[Dump]", variant: Variant) -> pd.DataFrame:
+    """Slopes by layer, as the variant has them and given distance, on an image's own |Δ| and on another's (`other`)."""
+    found = []
+    for dump in dumps:
+        for part in dump.info.parts:
+            null = null_slope(dump, "other", variant, part)
+            more = {"other": null.value, "other_low": null.low, "other_high": null.high}
+            key = (
+                ("distance slopes", dump.path) if part == dump.info.parts[-1] else ("distance slopes", part, dump.path)
+            )
+            both = study.once(key, partial(distance_slopes, dump, part)).estimate()
+            for place, name in enumerate(("given_distance", "other_given_distance")):
+                ends = {"": both.value, "_low": both.low, "_high": both.high}
+                more |= {f"{name}{end}": values[place] for end, values in ends.items()}
+            found.append(slopes(dump, variant, part).assign(**more, seed=seed_of(dump), run=dump.info.run))
+    return pd.concat(found, ignore_index=True)
+
+
+def _of(frame: pd.DataFrame, dump: "Dump") -> pd.DataFrame:
+    """Of all that the model's softmax sees, its bias included."""
+    own = (frame["run"] == dump.info.run) & (frame["model"] == dump.info.model) & (frame["seed"] == seed_of(dump))
+    return frame[own & (frame["part"] == dump.info.parts[-1])]
+
+
+def _caption(dumps: "list[Dump]", lead: str, variant: Variant, bins: pd.DataFrame) -> str:
     content, (min_pairs, min_images) = bins[bins["part"] == "content"], bin_rule(dumps[0].info.num_images)
     score = "score" if variant == "literal" else "score minus its mean over a query's keys"
     text = (
-        f"Head-mean {score} by bin of |Δ| ({caption.of_dumps(dumps)}); below, slopes over pairs of patches with 95 % "
-        f"intervals over images. {int((~content['shown']).sum())} of {len(content)} bins are hidden (under "
-        f"{min_pairs:,} pairs or {min_images} images, or |Δ| ≥ 4)."
+        f"{lead}: head-mean {score} by bin of |Δ|, a panel a layer ({caption.of_dumps(dumps)}). Below, its slope on "
+        "|Δ| by layer with 95 % intervals over images: given distance, where every distance has a level of its own, "
+        f"and pale {_PALE[variant]}. Grey: the slope given distance on another image's |Δ|, the null. "
+        f"{int((~content['shown']).sum())} of {len(content)} bins are hidden (under {min_pairs:,} pairs or "
+        f"{min_images} images, or |Δ| ≥ 4)."
     )
-    text += " Grey: slopes of the same scores on another image's |Δ|, the null: it has what images share by position."
-    if {BASELINE} < {dump.info.model for dump in dumps}:
+    models = {dump.info.model for dump in dumps}
+    if models > {lead}:
+        text += " Small: the same slopes of the other models, on the same scale."
+    if BASELINE in models:
         text += f" {BASELINE} never saw depth: its slope is what colour and position alone give."
     if any(dump.info.first_attention_layer for dump in dumps):
         text += (
@@ -170,9 +226,36 @@ def _draw_curves(panels: list[Axes], dump: "Dump", curve: pd.DataFrame, fit: pd.
             axes.plot(ends, line, color=look.colour, linestyle=look.dash, linewidth=0.9)
 
 
-def _draw_slopes(axes: Axes, fit: pd.DataFrame, look: Look, label: str) -> None:
-    value = fit["slope"].to_numpy()
-    bars = np.abs(np.stack([value - fit["low"].to_numpy(), fit["high"].to_numpy() - value]))
+def _draw_lead(axes: Axes, dumps: "list[Dump]", fits: pd.DataFrame, variant: Variant) -> None:
+    pale = "over pairs (the paper's)" if variant == "literal" else "within query rows"
+    for dump, name in zip(dumps, _labels(dumps), strict=True):
+        own, look = _of(fits, dump), look_of(dump.info.model)
+        seed = name.removeprefix(dump.info.model)
+        _draw_slopes(axes, own, look, f"given distance{seed}", "given_distance")
+        axes.plot(
+            own["layer"], own["slope"], color=look.colour, linestyle=":", marker="x", alpha=0.6, label=f"{pale}{seed}"
+        )
+        _draw_null(axes, own, first=dump is dumps[0])
+
+
+def _draw_small(axes: Axes, dumps: "list[Dump]", fits: pd.DataFrame, num_layers: int) -> None:
+    look = look_of(dumps[0].info.model)
+    for dump in dumps:
+        own = _of(fits, dump)
+        _draw_slopes(axes, own, look, "", "given_distance")
+        axes.plot(own["layer"], own["slope"], color=look.colour, linestyle=":", marker="x", markersize=2.4, alpha=0.6)
+        _draw_null(axes, own, first=False)
+    zero_line(axes)
+    axes.set_title(dumps[0].info.model, pad=2)
+    axes.set_xlim(0.6, num_layers + 0.4)
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4, integer=True))
+    axes.set_xlabel("layer")
+
+
+def _draw_slopes(axes: Axes, fit: pd.DataFrame, look: Look, label: str, name: str = "slope") -> None:
+    low, high = ("low", "high") if name == "slope" else (f"{name}_low", f"{name}_high")
+    value = fit[name].to_numpy()
+    bars = np.abs(np.stack([value - fit[low].to_numpy(), fit[high].to_numpy() - value]))
     axes.errorbar(
         fit["layer"],
         value,
@@ -187,11 +270,11 @@ def _draw_slopes(axes: Axes, fit: pd.DataFrame, look: Look, label: str) -> None:
 
 
 def _draw_null(axes: Axes, fit: pd.DataFrame, first: bool) -> None:
-    label = "another image's depth" if first else None
-    band = fit[["other_low", "other_high"]].to_numpy().T
+    label = "another image's depth,\ngiven distance" if first else None
+    band = fit[["other_given_distance_low", "other_given_distance_high"]].to_numpy().T
     if np.isfinite(band).all():
         axes.fill_between(fit["layer"], *band, color=GREY, alpha=0.25, linewidth=0, zorder=0)
-    axes.plot(fit["layer"], fit["other"], color=GREY, linewidth=0.8, zorder=1, label=label)
+    axes.plot(fit["layer"], fit["other_given_distance"], color=GREY, linewidth=0.8, zorder=1, label=label)
 
 
 def _finish_slopes(axes: Axes, num_layers: int) -> None:

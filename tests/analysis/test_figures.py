@@ -17,6 +17,7 @@ from PIL import Image
 import analysis
 from analysis import output, style
 from analysis.figures import FIGURES, caption
+from analysis.fixed_effects import distance_slopes
 from analysis.load import MODELS, AnalysisError
 from pipeline.errors import UserError
 
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("number", [1, 5])
 def test_figures_have_a_panel_a_layer_or_quantity(demo: list[Path], number: int, variant: str) -> None:
     figure = analysis.load(demo).figure(number, variant=variant)
-    assert len(figure.axes) == {1: 5, 5: 2}[number]
+    assert len(figure.axes) == {1: 5 + 2, 5: 2}[number]  # and a small one for each other model
     assert figure.get_size_inches()[0] == pytest.approx(6.9)
     style.close(figure)
 
@@ -113,22 +114,39 @@ def test_figure1_causal_is_the_slope_of_swaps_and_zero_without_depth(tmp_path: P
         FIGURES[1].drawn(analysis.load(tmp_path / "none.zarr"), "causal")
 
 
-def test_layers_of_two_branches_stay_empty(tmp_path: Path) -> None:
+def test_figure1_is_m4chs_with_the_slope_given_distance_and_its_null(tmp_path: Path) -> None:
+    """Panels hold m4ch alone; below, the slope given distance beside the paper's; other models small, on one scale."""
     scores = planted.falling([0.6, 0.9, 0.4, 0.2])
-    paths = [planted.write_dump(tmp_path / f"{model}.zarr", scores, model=model) for model in ("m4ch", "mdf1")]
-    drawn = FIGURES[1].drawn(analysis.load(paths))
+    paths = [planted.write_dump(tmp_path / f"{model}.zarr", scores, model=model) for model in ("m3ch", "m4ch", "mdf1")]
+    study = analysis.load(paths)
+    drawn = FIGURES[1].drawn(study)
     style.close(drawn.figure)
-    assert len(drawn.figure.axes) == 5
-    colours = [{line.get_color() for line in axes.lines} for axes in drawn.figure.axes[:4]]
-    both = {style.look_of(model).colour for model in ("m4ch", "mdf1")}
-    assert [both <= found for found in colours] == [False, False, True, True]
+    *panels, below, m3ch, mdf1 = drawn.figure.axes
+    assert len(panels) == 4 and [axes.get_title() for axes in (m3ch, mdf1)] == ["m3ch", "mdf1"]
+    assert all({line.get_color() for line in axes.lines} == {style.look_of("m4ch").colour} for axes in panels)
+    assert below.get_ylim() == m3ch.get_ylim() == mdf1.get_ylim()
+    (dump,) = (dump for dump in study.dumps if dump.info.model == "m4ch")
+    given, null = distance_slopes(dump).value
+    lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in below.lines if len(line.get_xdata()) == 4}
+    np.testing.assert_allclose(lines["another image's depth,\ngiven distance"], null)
+    np.testing.assert_allclose(lines["over pairs (the paper's)"], [-0.6, -0.9, -0.4, -0.2], atol=0.05)
+    assert any(np.array_equal(line.get_ydata(), given) for line in below.lines)
     slopes = drawn.frames["-slopes"]
-    assert slopes.loc[slopes["model"] == "mdf1", "layer"].tolist() == [3, 4]
-    np.testing.assert_allclose(slopes.loc[slopes["model"] == "mdf1", "slope"], [-0.4, -0.2], atol=0.05)
-    lines = [line for line in drawn.figure.axes[2].lines if line.get_color() == style.look_of("mdf1").colour]
-    x, y = lines[-1].get_xdata(), lines[-1].get_ydata()
-    assert (y[1] - y[0]) / (x[1] - x[0]) == pytest.approx(-0.4, abs=0.05)  # the third layer's own line
-    assert "later layers only" in drawn.caption
+    np.testing.assert_allclose(slopes.loc[slopes["model"] == "m4ch", "given_distance"], given)
+    small = slopes[slopes["model"] == "mdf1"]  # which has no scores in its two blocks of two branches
+    assert small["layer"].tolist() == [3, 4]
+    np.testing.assert_allclose(small["slope"], [-0.4, -0.2], atol=0.05)
+    assert "on the same scale" in drawn.caption and drawn.caption.startswith("m4ch: ")
+    alone = FIGURES[1].drawn(analysis.load(paths[0]))
+    style.close(alone.figure)
+    assert len(alone.figure.axes) == 5 and alone.caption.startswith("m3ch: ")
+
+
+def test_maps_say_what_hatched_cells_are(tmp_path: Path) -> None:
+    drawn = FIGURES[10].drawn(analysis.load(planted.write_dump(tmp_path / "d.zarr", planted.falling(planted.BETAS))))
+    style.close(drawn.figure)
+    assert not drawn.frames[""]["shown"].all()
+    assert [text.get_text() for each in drawn.figure.legends for text in each.get_texts()] == ["hatched: too few pairs"]
 
 
 def test_a_full_disk_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +272,11 @@ def test_every_model_has_its_own_look() -> None:
 
 def test_analysis_runs_with_torch_absent(demo: list[Path], tmp_path: Path) -> None:
     code = (
-        "import sys; sys.modules['torch'] = None\n"
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.partition('.')[0] == 'torch': raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
         f"sys.argv = ['analyze', 'fig1', {str(demo[0])!r}, '--out', {str(tmp_path)!r}]\n"
         "from analysis.cli import main\n"
         "main()\n"
