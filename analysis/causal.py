@@ -56,6 +56,16 @@ def swap_jackknife(dump: "Dump") -> Jackknife:
     return without_each(rows, lambda sums: ratio(sums[..., 0], sums[..., 1]))
 
 
+def top1_jackknife(dump: "Dump", change: str) -> Jackknife:
+    """(1,) top-1 under one change minus unchanged, a share: below 0 for a loss; as in `outcomes`."""
+    _check(dump)
+    if not dump.info.labelled or change not in dump.info.interventions:
+        raise AnalysisError(f"{dump.path} holds no {change} of labelled images: make it again with 'train dump RUN'")
+    correct = dump["causal/outcomes"][:, dump.info.interventions.index(change), dump.info.outcomes.index("correct")]
+    terms = rows_of_mean(correct.astype(float)[:, None] - dump["causal/base"].astype(float)[:, None])
+    return without_each(partners_together(terms) if change == "swap" else terms, mean_of_sums)
+
+
 def beside_association(dump: "Dump") -> pd.DataFrame:
     """One row a layer: the slope of a swap, and the gauge-fixed slope over pairs of the same scores."""
     swap, seen = swap_slopes(dump), layer_slopes(dump, "gauge_fixed", dump.info.parts[-1])

@@ -45,8 +45,14 @@ def report(
     matrix: Annotated[
         Path | None, typer.Option("--matrix", help="matrix.json of `train matrix`, or its folder: adds Table 3.")
     ] = None,
+    digits: Annotated[
+        Path | None,
+        typer.Option(
+            "--digits", help="JSON of tests/benchmarks/digits.py: judges the introduction's claim about training anew."
+        ),
+    ] = None,
 ) -> None:
-    """One page with everything: verdicts on the paper's claims, tables, figures, heads, examples, limits, manifest.
+    """One page with everything: an answer, tables, figures, heads, examples, the paper's claims, limits, manifest.
 
     Writes OUT/index.html, which opens from disk without a network, and OUT/figures/ with PDF, SVG, PNG and CSV. Runs
     must share their shards; each needs an evaluation (`train evaluate`), and for the figures a dump (`train dump`; its
@@ -64,7 +70,7 @@ def report(
     def tracked(steps: Steps) -> Steps:
         return track(steps, "report", console=console, transient=True, disable=not console.is_terminal)
 
-    page = write_report(load(runs, matrix), out, tracked)
+    page = write_report(load(runs, matrix, digits), out, tracked)
     console.print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)", highlight=False)
 
 

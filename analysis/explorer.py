@@ -9,6 +9,7 @@ the layer's largest, the residual linearly. `analysis/explorer.js` draws it.
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -174,6 +175,52 @@ def pack(dumps: "list[Dump]", budget: int = BUDGET_BYTES) -> dict[str, Any]:
             for number, dump in enumerate(dumps)
         ],
     }
+
+
+@dataclass(frozen=True)
+class Example:
+    """One patch of one image as several models attend from it; grids are (rows, columns)."""
+
+    key: str
+    rgb: np.ndarray  # (height, width, 3)
+    depth: np.ndarray  # z, not finite where unknown
+    query: int  # the patch, counted along rows
+    attention: dict[str, np.ndarray]  # model -> mean over heads and layers, of the query to each patch
+
+
+def example_of(dumps: "list[Dump]") -> Example:
+    """Of the images that all hold raw scores of, the one whose depth varies most; its query is the patch whose depth
+    differs most from its neighbours'.
+    """
+    keys = [_raw_keys(dump) for dump in dumps]
+    common = [key for key in keys[0] if all(key in others for others in keys[1:])]
+    first = dumps[0]
+    depths = [_patch_depth(first, keys[0].index(key)) for key in common]
+    image = int(np.argmax([np.std(depth[np.isfinite(depth)]) if np.isfinite(depth).any() else -1 for depth in depths]))
+    depth = depths[image]
+    attention = {}
+    query = int(np.argmax(_away_from_neighbours(depth)))
+    for dump, of_dump in zip(dumps, keys, strict=True):
+        weights = attention_of(total_scores(dump, of_dump.index(common[image])), dump.info.num_patches)
+        attention[dump.info.model] = weights.mean(0)[query].reshape(dump.info.grid)
+    rgb = first.read("raw/rgb", keys[0].index(common[image]))
+    return Example(common[image], rgb, depth, query, attention)
+
+
+def _patch_depth(dump: "Dump", image: int) -> np.ndarray:
+    depth = dump.read(f"raw/patch_depth/{dump.info.patch_depth}", image)
+    return np.asarray(depth, np.float64).reshape(dump.info.grid)
+
+
+def _away_from_neighbours(depth: np.ndarray) -> np.ndarray:
+    """(patches,) |z - mean z of the up to four beside it|, -1 where either is unknown."""
+    known = np.isfinite(depth)
+    padded, there = np.pad(np.where(known, depth, 0.0), 1), np.pad(known.astype(float), 1)
+    beside = [(slice(0, -2), slice(1, -1)), (slice(2, None), slice(1, -1))]
+    beside += [(columns, rows) for rows, columns in beside]
+    sums, counts = sum(padded[place] for place in beside), sum(there[place] for place in beside)
+    away = np.abs(np.where(known, depth, 0.0) - sums / np.maximum(counts, 1))
+    return np.asarray(np.where(known & (counts > 0), away, -1.0)).ravel()
 
 
 def _size(examples: list[dict[str, Any]]) -> int:

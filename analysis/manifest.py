@@ -45,13 +45,17 @@ def _of_runs(study: Study) -> list[str]:
     shards = study.runs[0].record.shards
     items = []
     if len({run.record.seed for run in study.runs}) == 1:
-        items.append("1 seed: intervals cover validation samples and images, not the luck of one training run.")
+        items.append(
+            "1 seed: intervals cover validation samples and images, not the luck of one training run. Claims that need "
+            "it are open."
+        )
     if shards.source != "imagenet":
         items.append(
             f"The data are {shards.source}, not ImageNet: the paper's accuracies are shown for orientation only."
         )
     items.append(
-        f"Claims are in our words and judged on {DEPTH}-depth, from dumps of the lowest seed's last checkpoint."
+        f"Claims are in our words and judged on {DEPTH}-depth, from every seed's last checkpoint, over what the "
+        "untrained model or another image's depth would give."
     )
     items += [f"Runs differ in {difference}." for difference in recipe_differences(study.runs)]
     modes = sorted({dump.info.patch_depth for dump in study.dumps})

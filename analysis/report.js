@@ -1,4 +1,4 @@
-// Tabs, links into hidden tabs, and where the reader is. Without this script every panel is visible under its heading.
+// Tabs, links into hidden tabs, what scrolls sideways, and where the reader is. Without this script every panel is visible under its heading.
 document.documentElement.classList.add("scripted");
 for (const group of document.querySelectorAll("[data-tabs]")) {
   const panels = [...group.querySelectorAll(":scope > .panel")];
@@ -36,6 +36,7 @@ for (const group of document.querySelectorAll("[data-tabs]")) {
     if (!target) return;
     for (let panel = target; panel; panel = panel.parentElement) {
       if (panel.classList.contains("panel")) panel.dispatchEvent(new Event("reveal"));
+      if (panel.localName === "details") panel.open = true;
     }
     target.scrollIntoView();
   };
@@ -45,6 +46,13 @@ for (const group of document.querySelectorAll("[data-tabs]")) {
     if (link && link.hash === location.hash) reveal(); // the address stays, so no hashchange
   });
   reveal();
+}
+{
+  const told = new ResizeObserver((entries) => {
+    for (const { target } of entries) target.classList.toggle("overflows", target.scrollWidth > target.clientWidth + 1);
+  });
+  for (const each of document.querySelectorAll(".scroll")) told.observe(each);
+  addEventListener("beforeprint", () => document.querySelectorAll("details.claims").forEach((each) => (each.open = true)));
 }
 {
   const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));

@@ -1,5 +1,6 @@
 """The report's sections of tables: size and accuracy, fine-tuning, and what changing depth does to answers."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,23 +9,25 @@ import pandas as pd
 from analysis import accuracy, causal, fine_tuning, html, output, tables
 from analysis.html import Html
 from analysis.load import Study, seed_of
+from pipeline import files
 from training.records import Matrix
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
 
 
-def tables_section(study: Study, out: Path) -> Html:
+def tables_section(study: Study, out: Path, gained: Callable[[], Html]) -> Html:
+    """`gained` draws what each model is above RGB alone."""
     first, second = tables.table1(study), accuracy.table2(study)
     output.write_frame(out / "figures" / "table1.csv", first)
     output.write_frame(out / "figures" / "table2.csv", second)
-    chance = 100 / study.runs[0].record.shards.num_classes
     return html.section(
         "tables",
         "Tables",
         html.heading("Table 2: accuracy", "table2"),
-        html.paragraph(f"Chance is {chance:.1f} %. {accuracy.notes2(second)}"),
+        html.paragraph(accuracy.notes2(second)),
         html.table(accuracy.readable2(second)),
+        gained(),
         html.heading("Table 1: size and cost", "table1"),
         html.paragraph(tables.notes1(first)),
         html.table(tables.readable1(first)),
@@ -103,4 +106,35 @@ def _changes(dumps: "list[Dump]", field: str, out: Path) -> Html:
             ),
             html.files(names),
         ]
+    )
+
+
+_PNG, _MOST_SHEETS, _MOST_BYTES = b"\x89PNG\r\n\x1a\n", 24, 8_000_000
+
+
+def sheets_section(study: Study, out: Path) -> Html:
+    """Contact sheets of the shards and sheets of what fine-tuned runs label, copied beside the page; else nothing."""
+    found: dict[str, tuple[str, Path]] = {}
+    for number, shards in enumerate(dict.fromkeys(run.record.shards.path for run in study.runs), 1):
+        found[f"contact-sheet-{number}.png"] = (f"contact sheet of {shards}", Path(shards) / "contact-sheet.png")
+    folder = study.matrix_path if study.matrix_path is None or study.matrix_path.is_dir() else study.matrix_path.parent
+    sheets = sorted(folder.glob("**/evaluations/*.png"))[:_MOST_SHEETS] if folder else []
+    for number, path in enumerate(sheets, 1):
+        found[f"evaluation-sheet-{number}.png"] = (f"{path.parent.parent.name}, {path.stem}", path)
+    links = []
+    for name, (what, path) in found.items():
+        try:
+            content = files.read_bytes(path, most=_MOST_BYTES)
+        except (OSError, ValueError):
+            continue  # not made, on another machine, or no picture of ours
+        if content.startswith(_PNG):
+            output.write(out / "figures" / name, content)
+            links.append(html.of('<li><a href="figures/{}">{}</a></li>', name, what))
+    if not links:
+        return Html()
+    return html.section(
+        "sheets",
+        "Sheets to look at",
+        html.paragraph("What the models were shown, and what fine-tuned ones make of test images; copies, as PNG."),
+        html.of("<ul>{}</ul>", html.join(links)),
     )

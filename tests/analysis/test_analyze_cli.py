@@ -111,3 +111,14 @@ def test_help_is_quick_and_lists_commands() -> None:
     code = "import sys, analysis.cli; print(sorted({'torch', 'matplotlib', 'pandas', 'zarr'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_digits_are_read_or_refused_in_a_line(analyze: Analyze, demo: list[Path], tmp_path: Path) -> None:
+    for content in ("{", '{"measured": []}', '{"measured": [{"model": "m4ch"}]}'):
+        path = tmp_path / "digits.json"
+        path.write_text(content)
+        code, _, errors = analyze("report", demo[0], "--digits", path, "--out", tmp_path / "out")
+        assert code == 1 and errors.count("\n") == 1 and str(path) in errors
+    code, _, errors = analyze("report", demo[0], "--digits", tmp_path / "none.json", "--out", tmp_path / "out")
+    assert code == 1 and errors.count("\n") == 1 and "none.json" in errors
+    assert not (tmp_path / "out").exists()

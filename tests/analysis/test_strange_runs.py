@@ -23,6 +23,7 @@ import analysis
 from analysis import report_figures
 from analysis.claims import judge
 from analysis.figures import FIGURES
+from analysis.html import Html
 from analysis.load import Study
 from analysis.manifest import limitations, manifest
 from analysis.report import _header, write_report
@@ -79,7 +80,7 @@ def read(folder: Path) -> Study:
 
 def pieces(study: Study, out: Path) -> str:
     """What the page says of a study, but for its drawings."""
-    sections = [_header(study), tables_section(study, out), limitations(study), manifest(study)]
+    sections = [_header(study), tables_section(study, out, Html), limitations(study), manifest(study)]
     assert study.matrix is not None
     sections.append(table3_section(study.matrix, out))
     judge(study)
