@@ -65,7 +65,9 @@ def notices(study: Study) -> list[str]:
     if low and len(low) == len(there):
         every = "Both models are" if len(low) == 2 else f"All {_number(len(low))} models are"
         every = f"{low[0]} is" if len(low) == 1 else every
-        found.append(f"{every} at chance: nothing below can be reproduced.")
+        found.append(
+            f"{every} at chance: nothing that is claimed of {'it' if len(low) == 1 else 'them'} can be reproduced."
+        )
     elif low:
         are = "is" if len(low) == 1 else "are"
         found.append(
@@ -133,7 +135,7 @@ def _grouped(number: int, same: list[Judged], models: dict[str, str]) -> str:
     """Of claims with one verdict: what they say, and why where that is not plain; once if it is the same for all."""
     if len({claim.why for claim in same}) > 1:  # what has no reason of its own comes last, lest it seem to share one
         same = sorted(same, key=lambda claim: not claim.why)
-    reasons = [re.split(r"[;:] ", claim.why)[0] for claim in same]
+    reasons = [re.sub(r".* (is|are) at chance$", "at chance", re.split(r"[;:] ", claim.why)[0]) for claim in same]
     if number == 1 and len(same) > 1:
         reasons = [
             reason.replace(f"of {models[claim.id]} ", "of each ") for reason, claim in zip(reasons, same, strict=True)

@@ -10,10 +10,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.causal import top1_jackknife
-from analysis.contrast import Arm, contrast
 from analysis.explorer import comparable_examples, example_of
 from analysis.figures import Drawn, caption
 from analysis.load import BASELINE, AnalysisError, Study, model_order, seed_of
+from analysis.statistics import Jackknife
 from analysis.style import COLUMN, new_figure, settings, zero_line
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _ACROSS = 4  # panels of the strip in a row
 
 
 def changed_answers(study: Study, field: str) -> Drawn:
-    """Change of top-1, a group of bars a model, over all its seeds; m3ch reads no depth: 0 where it was not tried."""
+    """Change of top-1, a group of bars a model, mean over its seeds; m3ch reads no depth: 0 where it was not tried."""
     dumps = [dump for each in study.panel_sets(field) for dump in each]
     changed = [dump for dump in dumps if dump.info.num_causal and dump.info.labelled]
     if not changed:
@@ -66,8 +66,10 @@ def changed_answers(study: Study, field: str) -> Drawn:
     seeds = caption.seeds_a_model((dump.info.model, seed_of(dump)) for dump in changed)
     text = (
         f"What happens to top-1 when an image keeps its photograph and is given other depth than its own ({images}, "
-        f"{seeds}, {field} depth; 95 % intervals over images, and over seeds where a model has several)."
+        f"{seeds}, {field} depth; 95 % intervals over images alone)."
     )
+    if frame["of_seeds"].map(len).max() > 1:
+        text += " Bars are means over seeds; circles: single seeds."
     if BASELINE not in {dump.info.model for dump in changed} and BASELINE in models:
         text += f" {BASELINE} reads no depth: 0 by construction."
     return Drawn(figure, {"": frame}, text)
@@ -77,7 +79,7 @@ def _rows(model: str, changed: "list[Dump]") -> list[dict[str, object]]:
     """One a change; seeds of other images than the first's are left out."""
     of_model = [dump for dump in changed if dump.info.model == model]
     if not of_model:
-        none = {"value": 0.0, "low": 0.0, "high": 0.0, "seeds": 0, "num_images": 0}
+        none = {"value": 0.0, "low": 0.0, "high": 0.0, "of_seeds": [], "num_images": 0}
         return [{"model": model, "change": "swap", **none}]
     keys = of_model[0].keys()[: of_model[0].info.num_causal]
     alike = [dump for dump in of_model if dump.keys()[: dump.info.num_causal] == keys]
@@ -85,9 +87,11 @@ def _rows(model: str, changed: "list[Dump]") -> list[dict[str, object]]:
     for change in _CHANGES:
         having = [dump for dump in alike if change in dump.info.interventions]
         if having:
-            found = contrast([(1.0, Arm.of(model, [top1_jackknife(dump, change) for dump in having]))]).estimate()
+            each = [top1_jackknife(dump, change) for dump in having]
+            mean = Jackknife(np.mean([one.value for one in each], 0), np.mean([one.without for one in each], 0))
+            found, of_seeds = mean.estimate(), [float(one.value[0]) for one in each]
             ends = {"value": found.value[0], "low": found.low[0], "high": found.high[0]}
-            rows.append({"model": model, "change": change, **ends, "seeds": len(having), "num_images": len(keys)})
+            rows.append({"model": model, "change": change, **ends, "of_seeds": of_seeds, "num_images": len(keys)})
     return rows
 
 
@@ -107,6 +111,11 @@ def _draw(axes: "Axes", frame: pd.DataFrame, models: list[str], there: list[str]
             named.add(change)
             if np.isfinite([low, high]).all():
                 axes.plot([low, high], [top + place] * 2, color="#D55E00", linewidth=1.0)
+            if len(row["of_seeds"]) > 1:
+                seeds = 100 * np.array(row["of_seeds"])
+                axes.plot(
+                    seeds, [top + place] * len(seeds), "o", color="white", markeredgecolor="#D55E00", markersize=3
+                )
             if change == own[0]:
                 text = f"{value:+.0f}".replace("-", "−") if round(value) else "0"
                 edge = np.nanmin([low, value, 0.0])

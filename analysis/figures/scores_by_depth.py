@@ -79,8 +79,8 @@ def of_dumps(study: Study, dumps: "list[Dump]", variant: Variant) -> Drawn:
     num_rows = -(-num_layers // _COLUMNS)
     bins, fits = _bins(dumps, variant), _fits(study, dumps, variant)
     with settings():
-        figure = new_figure(PAGE, 1.3 * num_rows + 1.75 + 1.15 * bool(rest))
-        heights = [1.0] * num_rows + [1.4] + [0.9] * bool(rest)
+        figure = new_figure(PAGE, 1.3 * num_rows + 1.75 + 1.35 * bool(rest))
+        heights = [1.0] * num_rows + [1.4] + [1.1] * bool(rest)
         grid = figure.add_gridspec(len(heights), _COLUMNS, height_ratios=heights)
         panels = _layer_panels(figure, grid, num_layers)
         below = figure.add_subplot(grid[num_rows, :])
