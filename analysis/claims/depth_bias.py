@@ -7,7 +7,7 @@ because they get no gradient.
 from dataclasses import replace
 
 import numpy as np
-from scipy.stats import rankdata
+import pandas as pd
 
 from analysis.claims.claim import UNTRAINED, Claim, Rule
 from analysis.claims.scores import Terms, peaked
@@ -149,7 +149,7 @@ def _phi_early_stronger(study: Study, claim: Claim) -> Found:
     strength, began = _strength(delta, phi), _strength(delta, first)
 
     def correlation(each: np.ndarray) -> np.ndarray:
-        ranks = rankdata(each, axis=1)
+        ranks = pd.DataFrame(each).rank(axis=1).to_numpy()
         order = np.arange(each.shape[1])
         spread = ranks.std(1) * order.std()
         across = ((ranks - ranks.mean(1, keepdims=True)) * (order - order.mean())).mean(1)

@@ -32,8 +32,11 @@ def joined(parts: Sequence[Measured]) -> Measured:
 def bounded(found: Measured, unit: float = 1.0) -> str:
     """`+5.2 [+3.1, +7.4]` of a single cell."""
     within = found.estimate()
-    each = [signed(unit * float(np.ravel(value)[0]), unit) for value in (within.value, within.low, within.high)]
-    return f"{each[0]} [{each[1]}, {each[2]}]"
+    value, *bounds = (unit * float(np.ravel(each)[0]) for each in (within.value, within.low, within.high))
+    if np.isnan(value):
+        return "undefined"
+    interval = "" if np.isnan(bounds).any() else f" [{signed(bounds[0], unit)}, {signed(bounds[1], unit)}]"
+    return signed(value, unit) + interval
 
 
 def span(found: Measured) -> str:
@@ -41,8 +44,12 @@ def span(found: Measured) -> str:
     if found.value.size == 1:
         return bounded(found)
     within = found.estimate()
-    text = f"{signed(found.value.min())} to {signed(found.value.max())}"
-    return f"{text}; bounds {signed(within.low.min())} to {signed(within.high.max())}"
+    if np.isnan(found.value).all():
+        return "undefined"
+    text = f"{signed(np.nanmin(found.value))} to {signed(np.nanmax(found.value))}"
+    if np.isnan(within.low).all():
+        return text
+    return f"{text}; bounds {signed(np.nanmin(within.low))} to {signed(np.nanmax(within.high))}"
 
 
 def signed(value: float | np.ndarray, unit: float = 1.0) -> str:

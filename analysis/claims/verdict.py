@@ -70,7 +70,7 @@ def verdict(found: Found, rules: Rules) -> tuple[Verdict, str]:
         if (there := effect(found)).any() and explains[there].all():
             return "contradicted", f"{name} explains it"
     contrary = some_fail if rules.every else (fails < LEVEL).all()
-    return ("contradicted", "") if contrary else ("open", "")
+    return ("contradicted", _opposite(found)) if contrary else ("open", "")
 
 
 def _of_peaks(found: Found, rules: Rules) -> tuple[Verdict, str]:
@@ -82,6 +82,14 @@ def _of_peaks(found: Found, rules: Rules) -> tuple[Verdict, str]:
     if (shares >= PEAK).all():
         return ("in part", "not all could be asked") if found.incomplete else ("reproduced", "")
     return ("contradicted", "") if (shares <= 1 - PEAK).any() else ("open", "")
+
+
+def _opposite(found: Found) -> str:
+    """What lies on the other side: a reference where the effect itself does not."""
+    if any((part.below_zero < LEVEL).any() for part in found.sides):
+        return ""
+    of = [name for name, part in found.beyond.items() if (part.below_zero < LEVEL).any()]
+    return f"{' and '.join(of)} {'has' if len(of) == 1 else 'have'} more of it" if of else ""
 
 
 def effect(found: Found) -> np.ndarray:

@@ -445,7 +445,7 @@ def _phi(claim: Claim, world: str, generator: Generator) -> Study:
             if claim.rule == "phi_early_stronger":
                 last = (2 + 0.5 * sd * own) * np.abs(DELTA)
             if claim.rule == "phi_draws":
-                last = first + 0.5 * sd * own * np.abs(DELTA) + 0.3 * DELTA
+                last = first + 0.5 * sd * own * np.abs(DELTA)
         phi = [np.concatenate([each, np.zeros((1, len(DELTA)))]) for each in (first, last)]
         logs.append(
             {epoch: {"phi": each.tolist(), "phi_grid": DELTA.tolist()} for epoch, each in zip((0, 5), phi, strict=True)}
