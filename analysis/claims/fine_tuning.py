@@ -98,7 +98,7 @@ def _seeds(study: Study, found: dict[str, Arm]) -> str:
     for model, arm in found.items():
         begun = {cell.name for cell in _matrix(study).cells if cell.model == model}
         told.append(f"{model} {len(arm)}" + " of one pre-training" * (len(arm) > 1 and len(begun) == 1))
-    return f"seeds: {', '.join(told)}; each model's own spread"
+    return f"{', '.join(told)}; each model's own spread"
 
 
 def _pseudo_gains(study: Study, claim: Claim) -> Found:

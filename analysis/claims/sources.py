@@ -119,7 +119,7 @@ def seeds_told(arms: Sequence[Arm], pooled: Between | None = None) -> str:
     each = ", ".join(f"{arm.name} {len(arm)}" for arm in {arm.name: arm for arm in arms}.values())
     names = list(known.of)
     whose = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"seeds: {each}; spread pooled over {whose} (df {known.df:g})"
+    return f"{each}; spread pooled over {whose} (df {known.df:g})"
 
 
 def list_of(values: np.ndarray) -> str:

@@ -52,7 +52,7 @@ def test_one_seed_is_open_and_two_of_any_model_tell_the_luck_of_all(tmp_path: Pa
     more = planted.as_model(planted.write_run(tmp_path / "again", seed=1, top1=0.704), "mlin")
     found = judged(analysis.load([*one, more]))["table2-m4ch-over-m3ch"]
     assert found.verdict == "reproduced"
-    assert found.seeds == "seeds: m4ch 1, m3ch 1; spread pooled over mlin on pseudo (df 1)"
+    assert found.seeds == "m4ch 1, m3ch 1; spread pooled over mlin on pseudo (df 1)"
     apart = planted.as_model(planted.write_run(tmp_path / "apart", seed=1, top1=0.8), "mlin")
     assert judged(analysis.load([*one, apart]))["table2-m4ch-over-m3ch"].verdict == "open"
 
@@ -173,7 +173,7 @@ def test_a_matrix_no_better_than_the_commonest_label_is_not_compared(tmp_path: P
 
     alone = found(0.05, 3)  # mdf1 and mgem, which the claim is of too, are not there
     assert (alone.verdict, alone.why) == ("in part", "not all could be asked")
-    assert alone.seeds == "seeds: m4ch 3 of one pre-training; each model's own spread"
+    assert alone.seeds == "m4ch 3 of one pre-training; each model's own spread"
     assert found(0.05, 1).verdict == "open" and found(0.05, 1).why.startswith("one seed; would hold up to")
     assert "m4ch is no better than the commonest label everywhere" in found(0.5, 3).why
 
