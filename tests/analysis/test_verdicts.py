@@ -29,10 +29,6 @@ TWO_SIDED = (
     "phi_turns",
     "distance_stronger",
 )
-# Of claims that differ in a model's name alone, one is drawn here; the benchmark draws all.
-SAME = ("table2-mmlp-over-m3ch", "table2-mdf1-over-m3ch", "table2-mgem-over-m3ch", "table2-mlin-over-m3ch",
-        "table2-m4ch-over-mlin", "table2-mlin-over-mmlp", "table2-mgem-ties-m4ch", "figure13-mgem-falls",
-        "figure13-mgem-linear", "figure13-mdf1-linear", "figure9-m4ch-lowest")  # fmt: skip
 
 
 def judged(claim: Claim, world: str, number: int) -> str:
@@ -40,12 +36,14 @@ def judged(claim: Claim, world: str, number: int) -> str:
     return row.verdict
 
 
-@pytest.mark.parametrize("name", [name for name in CLAIMS if name not in SAME])
+@pytest.mark.parametrize("name", CLAIMS)
 def test_verdicts_are_those_that_a_world_allows(name: str) -> None:
+    """Of nothing but luck one draw in forty may look like something: the draws were not chosen, so one of five may."""
     claim = CLAIMS[name]
     for world in worlds.worlds_of(claim):
         found = [judged(claim, world, FIRST + number) for number in range(DRAWS)]
-        assert set(found) <= set(worlds.allowed(claim, world)), (world, found)
+        false = [word for word in found if word not in worlds.allowed(claim, world)]
+        assert len(false) <= world.startswith(verdicts.NOTHING), (world, found)
         if world == "true":
             assert "reproduced" in found
         if world == "reversed" and claim.rule != "printed":
