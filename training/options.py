@@ -1,6 +1,7 @@
 """What the commands of `train` have in common: options, the console, tables, what is said of a lack of memory."""
 
 import re
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -109,7 +110,11 @@ def meter(label: str, total: int) -> AbstractContextManager[Callable[[int], None
 
 
 def explained(error: Exception) -> Exception | None:
-    """What to say where memory or a worker is lacking, not the code at fault."""
+    """What to say where memory or a worker is lacking, not the code at fault.
+
+    torch's handler raises once more for the next worker that ends, wherever this is then: from here on it is not asked.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if not isinstance(error, RuntimeError):
         return None
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
