@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 from unittest.mock import patch
@@ -14,7 +15,9 @@ import torch
 from running import command, fails_in_one_line
 from runs import SMALL, arguments, assert_same_run, kill, patched, start, wait_for, without_timings
 
+from pipeline import errors
 from training import checkpoint, records
+from training.options import explained
 
 ACCUMULATED = (*SMALL, "runtime.micro_batch=8")
 
@@ -355,6 +358,29 @@ def test_a_killed_worker_ends_the_run_in_one_line(rooms, tmp_path):
     assert "worker" in error
     assert "Traceback" not in error
     assert len(error.strip().splitlines()) == 1, error
+
+
+def test_a_second_dead_worker_does_not_break_the_line_that_tells_of_the_first(monkeypatch, capsys):
+    """torch 2.15's handler (torch/utils/data/_utils/signal_handling.py) raises in the main thread for every worker
+    that ends, wherever that thread is: while the first is being told of, too.
+    """
+
+    def told_of_a_worker(number, frame):
+        raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed.")
+
+    def complain(error):
+        os.kill(os.getpid(), signal.SIGCHLD)
+        print(f"error: {error}", file=sys.stderr)
+
+    before = signal.signal(signal.SIGCHLD, told_of_a_worker)
+    monkeypatch.setattr(errors, "complain", complain)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            errors.main(lambda: os.kill(os.getpid(), signal.SIGCHLD), explained)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert stopped.value.code == 1
+    assert "a loader worker, process 12, was killed (Killed)" in capsys.readouterr().err
 
 
 def a_child_of(pid: int) -> int:
