@@ -8,7 +8,8 @@ import pandas as pd
 
 import data_manifests
 from analysis.claims.accuracy import gap_of
-from analysis.contrast import Arm, between
+from analysis.claims.sources import accuracy_arm, luck_of_accuracy
+from analysis.contrast import between
 from analysis.load import BASELINE, Study
 from analysis.runs import final_evaluation, recipe_of, train_hours
 from analysis.statistics import mcnemar, wilson
@@ -35,15 +36,13 @@ def gaps(study: Study) -> dict[tuple[str, str], Gap]:
     baseline = grouped.get((BASELINE, "none"))
     if not baseline:
         return {}
-    return {name: _gap(grouped, name, baseline) for name in grouped if name[0] != BASELINE}
+    return {name: _gap(study, name, runs, baseline) for name, runs in grouped.items() if name[0] != BASELINE}
 
 
-def _gap(grouped: dict[tuple[str, str], list[Run]], name: tuple[str, str], baseline: list[Run]) -> Gap:
-    runs = grouped[name]
-    ours, theirs = _arm(name, runs), _arm((BASELINE, "none"), baseline)
+def _gap(study: Study, name: tuple[str, str], runs: list[Run], baseline: list[Run]) -> Gap:
+    ours, theirs = accuracy_arm(name, runs), accuracy_arm((BASELINE, "none"), baseline)
     recipes = {recipe_of(run) for run in [*runs, *baseline]}
-    alike = [(each, of) for each, of in grouped.items() if {recipe_of(run) for run in of} == recipes]
-    luck = between([_arm(each, of) for each, of in alike] if len(recipes) == 1 else [ours, theirs])
+    luck = luck_of_accuracy(study, recipes.pop()) if len(recipes) == 1 else between([ours, theirs])
     found = gap_of(ours, theirs, luck)
     within = found.estimate()
     if luck.df:
@@ -52,10 +51,6 @@ def _gap(grouped: dict[tuple[str, str], list[Run]], name: tuple[str, str], basel
         first, second = ours.pseudo[0, :, 0], theirs.pseudo[0, :, 0]
         p = mcnemar(int((first > second).sum()), int((first < second).sum()))
     return Gap(float(within.value[0]), float(within.low[0]), float(within.high[0]), p, luck.of)
-
-
-def _arm(name: tuple[str, str], runs: list[Run]) -> Arm:
-    return Arm.of_samples(name[0] if name[1] == "none" else f"{name[0]} on {name[1]}", outcomes(runs))
 
 
 def table2(study: Study) -> pd.DataFrame:

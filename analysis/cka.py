@@ -12,6 +12,7 @@ import numpy as np
 
 from analysis.hsic import (
     adjusted_cka,
+    at_most_1,
     biased_null,
     centred,
     cka,
@@ -98,7 +99,7 @@ def compare(first: "Dump", second: "Dump") -> Compared:
         minibatch_cka(hsics[..., :3]),
         minibatch_cka(np.array(biased)),
         biased_null(d1, d2, n),
-        left_out(hsics, adjusted_cka),
+        at_most_1(left_out(hsics, adjusted_cka).estimate()),
         minibatch_cka(np.array(trimmed)),
         reasons,
     )
@@ -106,9 +107,7 @@ def compare(first: "Dump", second: "Dump") -> Compared:
 
 def block_cka(found: Compared) -> Jackknife:
     """(layers,) debiased CKA, with blocks of images left out in turn."""
-    blocks = len(found.hsics)
-    without = [cka(np.delete(found.hsics, block, 0).mean(0)) for block in range(blocks if blocks > 1 else 0)]
-    return Jackknife(cka(found.hsics.mean(0)), np.reshape(without, (-1, *found.hsics.shape[1:2])))
+    return left_out(found.hsics, cka)
 
 
 def compare_summaries(first: "Dump", second: "Dump", summary: str) -> list[Estimate | None]:

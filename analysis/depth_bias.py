@@ -4,6 +4,7 @@ A head's bias is s_h α |Δ| (mlin) or s_h φ(Δ) (mmlp) with s_h = log γ_h < 0
 last block's α and φ get no gradient in pre-training, since the logits read the class token alone and it has no bias.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,16 +115,9 @@ def phi_grid(run: Run) -> np.ndarray:
 
 def share_within(dump: "Dump", limit: float) -> np.ndarray:
     """(images,) share of an image's pairs of patches with |Δ| below `limit`; NaN where it has no pair."""
-    query, key = np.triu_indices(dump.info.num_patches, 1)
-    shares = []
-    for first in range(0, dump.info.num_images, _BLOCK):
-        rows = slice(first, min(first + _BLOCK, dump.info.num_images))
-        z = dump.read("statistics/patch_depth", rows).astype(np.float64)
-        z[~np.isfinite(z)] = np.nan
-        distance = np.abs(z[:, query] - z[:, key])
-        counted = np.isfinite(distance).sum(1)
-        shares.append(np.where(counted > 0, (distance < limit).sum(1) / np.maximum(counted, 1), np.nan))
-    return np.concatenate(shares)
+    counts = [(np.sum(delta < limit, 1), np.isfinite(delta).sum(1)) for delta in _pair_deltas(dump)]
+    within, counted = (np.concatenate(each) for each in zip(*counts, strict=True))
+    return np.where(counted > 0, within / np.maximum(counted, 1), np.nan)
 
 
 def density_of_delta(dump: "Dump") -> pd.DataFrame:
@@ -133,17 +127,25 @@ def density_of_delta(dump: "Dump") -> pd.DataFrame:
     """
     num_bins = round(DENSITY_LIMIT / DENSITY_WIDTH)
     counts, num_pairs = np.zeros(num_bins + 1), 0
-    num_images, num_patches = dump.info.num_images, dump.info.num_patches
-    query, key = np.triu_indices(num_patches, 1)
-    for first in range(0, num_images, _BLOCK):
-        z = dump.read("statistics/patch_depth", slice(first, min(first + _BLOCK, num_images))).astype(np.float64)
-        z[~np.isfinite(z)] = np.nan
-        distance = np.abs(z[:, query] - z[:, key])
-        distance = distance[np.isfinite(distance)]
-        counts += np.bincount(np.minimum(distance / DENSITY_WIDTH, num_bins).astype(int), minlength=num_bins + 1)
-        num_pairs += distance.size
+    for delta in _pair_deltas(dump):
+        known = delta[np.isfinite(delta)]
+        counts += np.bincount(np.minimum(known / DENSITY_WIDTH, num_bins).astype(int), minlength=num_bins + 1)
+        num_pairs += known.size
     each = counts[:-1] / max(num_pairs, 1) / 2 / DENSITY_WIDTH  # a pair is counted once a direction
     edges = np.linspace(-DENSITY_LIMIT, DENSITY_LIMIT, 2 * num_bins + 1)
     return pd.DataFrame(
-        {"low": edges[:-1], "high": edges[1:], "density": np.concatenate([each[::-1], each]), "num_images": num_images}
-    )
+        {
+            "low": edges[:-1], "high": edges[1:], "density": np.concatenate([each[::-1], each]),
+            "num_images": dump.info.num_images,
+        }
+    )  # fmt: skip
+
+
+def _pair_deltas(dump: "Dump") -> Iterator[np.ndarray]:
+    """(some images, pairs of patches) |Δ|, each pair once, NaN where either has no depth; images in blocks."""
+    query, key = np.triu_indices(dump.info.num_patches, 1)
+    for first in range(0, dump.info.num_images, _BLOCK):
+        rows = slice(first, min(first + _BLOCK, dump.info.num_images))
+        z = dump.read("statistics/patch_depth", rows).astype(np.float64)
+        z[~np.isfinite(z)] = np.nan
+        yield np.abs(z[:, query] - z[:, key])

@@ -50,7 +50,7 @@ def readable3(matrix: Matrix) -> pd.DataFrame:
         row = {"model": model, "fine-tuned from": name, "seed": str(seed)}
         rows.append(row | {_arrow(pair): cells.get(pair, "–") for pair in _ORDER})
         if printed := paper.get(model):
-            row = {"model": "paper", "fine-tuned from": "NYUDepthV2, other data", "seed": ""}
+            row = {"model": "paper (NYUDepthV2)", "fine-tuned from": "", "seed": ""}
             rows.append(row | {_arrow((a, b)): f"{printed[a][b]:.2f}" for a, b in _ORDER})
     return pd.DataFrame(rows)
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import stdtrit
 
-from analysis.statistics import Estimate, jackknife
+from analysis.statistics import Estimate, Jackknife, jackknife
 
 GROUPS = 10  # of images, left out in turn
 _ROUNDING = 1e-6  # of a self-HSIC: what is left of a Gram in fp32 that is regressed out of itself
@@ -86,10 +86,11 @@ def adjusted_cka(hsics: np.ndarray) -> np.ndarray:
     return cka(np.stack(left, -1))
 
 
-def left_out(hsics: np.ndarray, of_mean: Callable[[np.ndarray], np.ndarray]) -> Estimate:
-    """A function of mean HSICs, from those of blocks (blocks, ...), with the interval of blocks left out in turn."""
-    replicates = [of_mean(np.delete(hsics, block, 0).mean(0)) for block in range(len(hsics))] if len(hsics) > 1 else []
-    return _at_most_1(jackknife(of_mean(hsics.mean(0)), np.array(replicates)))
+def left_out(hsics: np.ndarray, of_mean: Callable[[np.ndarray], np.ndarray]) -> Jackknife:
+    """A function of mean HSICs, from those of blocks (blocks, ...); blocks left out in turn."""
+    value, blocks = of_mean(hsics.mean(0)), len(hsics)
+    without = [of_mean(np.delete(hsics, block, 0).mean(0)) for block in range(blocks if blocks > 1 else 0)]
+    return Jackknife(value, np.reshape(without, (-1, *np.shape(value))))
 
 
 def minibatch_cka(hsics: np.ndarray, level: float = 0.95) -> Estimate:
@@ -106,10 +107,10 @@ def minibatch_cka(hsics: np.ndarray, level: float = 0.95) -> Estimate:
     own_mean, other_mean = (np.where(usable, mean[..., column], 1.0) for column in (1, 2))
     linear = cross / np.sqrt(own_mean * other_mean) - value / 2 * (own / own_mean + other / other_mean)
     half = stdtrit(num_blocks - 1, (1 + level) / 2) * linear.std(0, ddof=1) / np.sqrt(num_blocks)
-    return _at_most_1(Estimate(value, value - half, value + half))
+    return at_most_1(Estimate(value, value - half, value + half))
 
 
-def _at_most_1(found: Estimate) -> Estimate:
+def at_most_1(found: Estimate) -> Estimate:
     """Bounds of a likeness, which can be no more than whole."""
     return Estimate(found.value, np.minimum(found.low, 1.0), np.minimum(found.high, 1.0))
 
@@ -182,7 +183,7 @@ def feature_cka(blocks: Blocks, num_groups: int) -> Estimate:
         kept = (map(np.subtract, *pair) for pair in zip(total, part, strict=True))
         without.append(cka(np.array([hsic1_of_sums(list(each)) for each in kept])))
     value = cka(np.array([hsic1_of_sums(each) for each in total]))
-    return _at_most_1(jackknife(value, np.array(without)))
+    return at_most_1(jackknife(value, np.array(without)))
 
 
 def group_edges(num_images: int, at_least: int = 1) -> list[tuple[int, int]]:

@@ -117,6 +117,10 @@ class Probes:
         """z², (layers,). As the others, with folds left out in turn."""
         return self._over_folds(lambda kept: self.error[:, kept].sum(1) / self.count[kept].sum())
 
+    def mse_control(self) -> Jackknife:
+        """Of the probe for z'."""
+        return self._over_folds(lambda kept: self.error_control[:, kept].sum(1) / self.count[kept].sum())
+
     def r2(self) -> Jackknife:
         """1 - error / that of the training mean: at 0 or below the probe reads nothing."""
         return self._over_folds(lambda kept: 1 - ratio(self.error[:, kept].sum(1), self.total[:, kept].sum(1)))

@@ -4,7 +4,7 @@ import re
 from itertools import groupby
 
 from analysis import html
-from analysis.claims import DEPTH, VERDICTS, Claim, Judged, claims
+from analysis.claims import DEPTH, VERDICTS, Judged
 from analysis.html import Html
 
 _MEANT = {
@@ -18,7 +18,6 @@ _MEANT = {
 
 def claims_section(judged: list[Judged], anchors: set[str]) -> Html:
     """`anchors` are the page's. Claims of one figure or table fold together; those of the contributions are open."""
-    notes = {claim.id: claim for claim in claims()}
     groups = [list(group) for _, group in groupby(judged, key=lambda claim: claim.shown_in)]
     words = html.join(
         (html.of("<li>{} {}</li>", badge(word), text) for word, text in _MEANT.items()),
@@ -31,7 +30,7 @@ def claims_section(judged: list[Judged], anchors: set[str]) -> Html:
             "verdict says whether the effect is seen in these runs, which are not the paper's."
         ),
         html.of('<ul class="words">{}</ul>', words),
-        html.join(_group(group, notes, anchors) for group in groups),
+        html.join(_group(group, anchors) for group in groups),
         html.files(["claims.csv"]),
     )
 
@@ -40,7 +39,7 @@ def badge(word: str) -> Html:
     return html.of('<span class="badge {}">{}</span>', word.replace(" ", "-"), word)
 
 
-def _group(group: list[Judged], notes: dict[str, Claim], anchors: set[str]) -> Html:
+def _group(group: list[Judged], anchors: set[str]) -> Html:
     place = group[0].shown_in
     found = [claim.verdict for claim in group]
     counts = html.join((html.of("{} {}", found.count(word), badge(word)) for word in VERDICTS if word in found), " ")
@@ -49,11 +48,11 @@ def _group(group: list[Judged], notes: dict[str, Claim], anchors: set[str]) -> H
     return html.of(
         '<details class="claims"{}><summary>{} <span class="counts">{}</span></summary>\n{}\n{}\n</details>',
         html.of(" open") if any(claim.contribution for claim in group) else "",
-        place, counts, link, html.join(_row(claim, notes[claim.id].note) for claim in group),
+        place, counts, link, html.join(map(_row, group)),
     )  # fmt: skip
 
 
-def _row(claim: Judged, note: str) -> Html:
+def _row(claim: Judged) -> Html:
     facts = {
         "claimed": claim.expected,
         "observed": claim.observed,
@@ -65,7 +64,7 @@ def _row(claim: Judged, note: str) -> Html:
         "precondition": claim.precondition,
         "held against": claim.reference,
         "interval over": claim.uncertainty,
-        "note": note,
+        "note": claim.note,
         "name": claim.id,
     }
     return html.of(

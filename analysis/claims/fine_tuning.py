@@ -13,7 +13,7 @@ from scipy.special import chndtr, chndtrinc
 from analysis.claims.claim import DEPTH, Claim, Rule
 from analysis.claims.sources import accuracy, seeds_told
 from analysis.claims.texts import bounded, joined
-from analysis.claims.verdict import Found
+from analysis.claims.verdict import LEVEL, Found
 from analysis.contrast import Arm, Between, Measured, between, contrast
 from analysis.load import BASELINE, AnalysisError, Study
 from analysis.statistics import Estimate
@@ -155,7 +155,7 @@ def _every_drops(study: Study, claim: Claim) -> Found:
 def _larger_drop(study: Study, claim: Claim) -> Found:
     found = _some(study, claim.options["models"])
     drops = joined([*_within(found, _DROP_REAL).values(), *_within(found, _DROP_PSEUDO).values()])
-    if drops.seeds_df and not (drops.above_zero < 0.025).any():
+    if drops.seeds_df and not (drops.above_zero < LEVEL).any():
         raise AnalysisError("no model drops on the other depth: no drop is the larger")
     return _found(study, claim, _within(found, _MORE), found, "the larger drop is from pseudo to real depth")
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.claims.claim import OTHER_IMAGE, UNTRAINED, Claim, Rule
-from analysis.claims.scores import Terms, found_of
+from analysis.claims.claim import Claim, Rule
+from analysis.claims.scores import Terms, found_of, halves, over_references, straight
 from analysis.claims.sources import arm_of, check_paired, dumps_of, seeds_told, trained_and_untrained
 from analysis.claims.texts import signed
 from analysis.claims.verdict import Found, there
@@ -38,9 +38,7 @@ def _slopes(study: Study, claim: Claim) -> tuple[Terms, dict[str, Terms]]:
     names, of_column = _columns(study, model)
     statistic = partial(_pooled, quantity=quantity, of_column=of_column)
     last, first = trained_and_untrained(study, model, ("columns", quantity, tuple(names)), statistic)
-    half = len(names)
-    own, other, before = last.cells(slice(half)), last.cells(slice(half, None)), first.cells(slice(half))
-    return [(-1.0, own)], {OTHER_IMAGE: [(-1.0, own.minus(other))], UNTRAINED: [(-1.0, own), (1.0, before)]}
+    return over_references(last, first)
 
 
 def _columns_fall(study: Study, claim: Claim) -> Found:
@@ -49,21 +47,11 @@ def _columns_fall(study: Study, claim: Claim) -> Found:
 
 
 def _columns_linear(study: Study, claim: Claim) -> Found:
-    """r² above its threshold, in the columns that fall at all."""
     model = claim.options["model"]
-    falls = there(found_of(*_slopes(study, claim), "distances"))
-    if not falls.any():
-        raise AnalysisError(
-            f"at no distance {model}'s score falls with |Δ| more than over its references: nothing to be linear"
-        )
     names, of_column = _columns(study, model)
-    dumps = dumps_of(study, model)
     statistic = partial(columns_linearity, of_column=of_column)
-    arm = arm_of(study, model, dumps, ("columns linearity", tuple(names)), statistic).cells(falls)
-    side = contrast([(1.0, arm)]).shifted(-claim.options["threshold"])
-    values = side.value + claim.options["threshold"]
-    observed = f"r² {values.min():.2f} to {values.max():.2f} at {int(falls.sum())} of {falls.size} distances that fall"
-    return Found((side,), incomplete=not falls.all(), observed=observed, seeds=seeds_told([arm]))
+    arm = arm_of(study, model, dumps_of(study, model), ("columns linearity", tuple(names)), statistic)
+    return straight(found_of(*_slopes(study, claim), "distances"), arm, claim, "distances")
 
 
 def _flatter(study: Study, claim: Claim) -> Found:
@@ -78,14 +66,9 @@ def _flatter(study: Study, claim: Claim) -> Found:
     steep_last, steep_first = trained_and_untrained(study, steep_model, "attention at all distances", statistic)
     flat_dumps = dumps_of(study, flat_model)
     check_paired([first, *flat_dumps])
-    flat = arm_of(study, flat_model, flat_dumps, "attention at all distances", statistic).cells(slice(1))
-    steep, other, before = steep_last.cells(slice(1)), steep_last.cells(slice(1, 2)), steep_first.cells(slice(1))
-    fall = found_of(
-        [(-1.0, steep)],
-        {OTHER_IMAGE: [(-1.0, steep.minus(other))], UNTRAINED: [(-1.0, steep), (1.0, before)]},
-        "slopes",
-    )
-    if not there(fall).all():
+    flat, _ = halves(arm_of(study, flat_model, flat_dumps, "attention at all distances", statistic))
+    steep, before = halves(steep_last)[0], halves(steep_first)[0]
+    if not there(found_of(*over_references(steep_last, steep_first), "slopes")).all():
         raise AnalysisError(
             f"{steep_model}'s attention does not fall with |Δ| beyond its references: nothing to be flat beside"
         )

@@ -1,6 +1,8 @@
 """Figures 9, 11 and 12: rules on probes, paired by fold, and on CKA, paired by block of images.
 
 Each is held against the models before training: m4ch's tokens hold depth linearly before it has learned anything.
+Probes are held against those for another image's depth too: tokens that know their position know what depth is usual
+there.
 """
 
 from functools import partial
@@ -9,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.cka import block_cka, compare
-from analysis.claims.claim import UNTRAINED, Claim, Rule
+from analysis.claims.claim import OTHER_IMAGE, UNTRAINED, Claim, Rule
 from analysis.claims.scores import found_of, peaked
 from analysis.claims.sources import check_paired, dumps_of, seeds_told, trained_and_untrained, untrained_of
 from analysis.claims.texts import joined, span
-from analysis.claims.verdict import Found
+from analysis.claims.verdict import LEVEL, Found, effect, holm
 from analysis.contrast import Arm, contrast
 from analysis.load import BASELINE, AnalysisError, Study, seed_of
 from analysis.probes import probe
@@ -33,26 +35,51 @@ def _probed(study: Study, model: str, name: str, stream: str = "tokens", width: 
     return trained_and_untrained(study, model, ("probe", name, stream, width), statistic)
 
 
-def _there(study: Study, models: list[str]) -> list[str]:
-    return [model for model in models if any(dump.info.model == model for dump in study.dumps)]
+def _others(study: Study, claim: Claim) -> list[str]:
+    """Of the models that the claimed one is compared with, those that have dumps."""
+    model, others = claim.options["model"], claim.options["others"]
+    there = [name for name in others if any(dump.info.model == name for dump in study.dumps)]
+    if not there or not any(dump.info.model == model for dump in study.dumps):
+        raise AnalysisError(f"needs dumps of {model} and of {' or '.join(others)}")
+    return there
+
+
+Versions = dict[str, dict[str, Arm]]  # model -> "" (as it is) or a reference -> what is there of it
+
+
+def _below(claim: Claim, every: Versions) -> Found:
+    """Each other model's value minus the claimed one's; and by how much more so than by each reference."""
+    model = claim.options["model"]
+    ours, others = every[model], [name for name in every if name != model]
+    sides = {name: contrast([(1.0, every[name][""]), (-1.0, ours[""])]) for name in others}
+    left = {}
+    for reference in [name for name in ours if name]:
+        each = [
+            contrast([(1.0, of[""]), (-1.0, ours[""]), (-1.0, of[reference]), (1.0, ours[reference])])
+            for of in (every[name] for name in others)
+        ]
+        left[reference] = joined(each)
+    cells = joined(list(sides.values()))
+    return Found(
+        (cells,), left, incomplete=not set(claim.models) <= set(every),
+        observed=f"{int((cells.above_zero < LEVEL).sum())} of {cells.value.size} cells",
+        interval="; ".join(f"{name} minus {model} {span(each)}" for name, each in sides.items()),
+        seeds=seeds_told([of[""] for of in every.values()]),
+    )  # fmt: skip
+
+
+def _errors(study: Study, model: str, stream: str = "tokens", width: int | None = None) -> dict[str, Arm]:
+    """Probes' MSE; of the untrained model, and of probes for another image's depth, which find what positions have."""
+    now, before = _probed(study, model, "mse", stream, width)
+    other, _ = _probed(study, model, "mse_control", stream, width)
+    return {"": now, UNTRAINED: before, OTHER_IMAGE: other}
 
 
 def _probe_below(study: Study, claim: Claim) -> Found:
-    """MSE of each other model minus that of `model`, in every layer; and by how much more than before training."""
-    model, others = claim.options["model"], _there(study, claim.options["others"])
-    if not others:
-        raise AnalysisError(f"needs dumps of {model} and of {' or '.join(claim.options['others'])}")
-    every = {name: _probed(study, name, "mse") for name in (model, *others)}
-    check_paired([dump for name in every for dump in dumps_of(study, name)])
-    ours, before = every[model]
-    sides = {name: contrast([(1.0, every[name][0]), (-1.0, ours)]) for name in others}
-    left = [contrast([(1.0, every[n][0]), (-1.0, ours), (-1.0, every[n][1]), (1.0, before)]) for n in others]
-    cells = joined(list(sides.values()))
-    observed = f"{int((cells.above_zero < 0.025).sum())} of {cells.value.size} cells"
-    told = "; ".join(f"{name} minus {model} {span(each)}" for name, each in sides.items())
-    lacking = len(others) < len(claim.options["others"])
-    return Found((cells,), {UNTRAINED: joined(left)}, incomplete=lacking, observed=observed, interval=told,
-                 seeds=seeds_told([arm for arm, _ in every.values()]))  # fmt: skip
+    names = [claim.options["model"], *_others(study, claim)]
+    every = {name: _errors(study, name) for name in names}
+    check_paired([dump for name in names for dump in dumps_of(study, name)])
+    return _below(claim, every)
 
 
 def _probe_peaks(study: Study, claim: Claim) -> Found:
@@ -60,7 +87,7 @@ def _probe_peaks(study: Study, claim: Claim) -> Found:
     last, first = _probed(study, claim.options["model"], "selectivity")
     terms = {"": [(1.0, last)], UNTRAINED: [(1.0, last), (-1.0, first)]}
     found = found_of(terms[""], {}, "layers")
-    if not (found.sides[0].above_zero < 0.025).any():
+    if not effect(found).any():
         raise AnalysisError("no layer's tokens hold an image's depth more than another's: nothing has a peak")
     return peaked(terms, np.arange(1, last.values.shape[1] + 1), claim.options["third"], found)
 
@@ -78,64 +105,64 @@ def _likeness(study: Study, model: str, untrained: bool) -> Arm:
 
 
 def _cka_below(study: Study, claim: Claim) -> Found:
-    """CKA with m3ch of each other model minus that of `model`, in the first `share_of_layers`."""
-    model, others = claim.options["model"], _there(study, claim.options["others"])
-    if not others or not _there(study, [model]):
-        raise AnalysisError(f"needs dumps of {model} and of {' or '.join(claim.options['others'])}")
-    arms = {name: [_likeness(study, name, untrained) for untrained in (False, True)] for name in (model, *others)}
-    early = slice(int(np.ceil(claim.options["share_of_layers"] * arms[model][0].values.shape[1])))
-    arms = {name: [arm.cells(early) for arm in each] for name, each in arms.items()}
-    ours, before = arms[model]
-    sides = {name: contrast([(1.0, arms[name][0]), (-1.0, ours)]) for name in others}
-    left = [contrast([(1.0, arms[n][0]), (-1.0, ours), (-1.0, arms[n][1]), (1.0, before)]) for n in others]
-    cells = joined(list(sides.values()))
-    observed = f"{int((cells.above_zero < 0.025).sum())} of {cells.value.size} cells"
-    told = "; ".join(f"{name} minus {model} {span(each)}" for name, each in sides.items())
-    lacking = len(others) < len(claim.options["others"])
-    return Found((cells,), {UNTRAINED: joined(left)}, incomplete=lacking, observed=observed, interval=told,
-                 seeds=seeds_told([each[0] for each in arms.values()]))  # fmt: skip
+    """CKA with m3ch, in the first `share_of_layers`."""
+    every: Versions = {}
+    for name in (claim.options["model"], *_others(study, claim)):
+        now, before = (_likeness(study, name, untrained) for untrained in (False, True))
+        early = slice(int(np.ceil(claim.options["share_of_layers"] * now.values.shape[1])))
+        every[name] = {"": now.cells(early), UNTRAINED: before.cells(early)}
+    return _below(claim, every)
 
 
-def _branches(study: Study, claim: Claim, name: str) -> dict[str, tuple[Arm, Arm]]:
-    """Of both branches reduced to the narrower one's width: a wider one has more to read from."""
-    model = claim.options["model"]
+def _width(study: Study, model: str) -> int:
+    """Of the narrower branch: to as many principal components both are reduced, for a wider one has more to read."""
     first = dumps_of(study, model)[0]
     if not first.info.first_attention_layer:
         raise AnalysisError(f"this {model} has no layers of two branches")
-    width = min(stream.width for stream in first.info.streams if stream.name != "tokens")
-    return {stream: _probed(study, model, name, stream, width) for stream in ("rgb", "depth")}
+    return min(stream.width for stream in first.info.streams if stream.name != "tokens")
 
 
 def _rgb_branch_below(study: Study, claim: Claim) -> Found:
-    """MSE of the depth branch minus that of the RGB branch, of as many principal components each."""
-    found = _branches(study, claim, "mse")
-    (rgb, rgb_before), (depth, depth_before) = found["rgb"], found["depth"]
-    now, before = depth.minus(rgb), depth_before.minus(rgb_before)
-    return found_of([(1.0, now)], {UNTRAINED: [(1.0, now), (-1.0, before)]}, "layers")
+    """MSE of the depth branch minus that of the RGB branch."""
+    model = claim.options["model"]
+    width = _width(study, model)
+    rgb, depth = (_errors(study, model, stream, width) for stream in ("rgb", "depth"))
+    apart = {name: depth[name].minus(rgb[name]) for name in rgb}
+    return found_of(
+        [(1.0, apart[""])],
+        {
+            UNTRAINED: [(1.0, apart[""]), (-1.0, apart[UNTRAINED])],
+            OTHER_IMAGE: [(1.0, apart[""].minus(apart[OTHER_IMAGE]))],
+        },
+        "layers",
+    )
 
 
 def _branches_flat(study: Study, claim: Claim) -> Found:
-    """Each branch's R² in every fused layer within the threshold of its first; where training made it readable at
-    all.
+    """Each branch's R² in every fused layer within the threshold of its first; where training made an image's own
+    depth readable at all.
     """
-    found = _branches(study, claim, "r2")
-    sides, told = [], []
-    for stream, (now, before) in found.items():
+    model, margin = claim.options["model"], claim.options["threshold"]
+    width = _width(study, model)
+    sides, told, arms = [], [], []
+    for stream in ("rgb", "depth"):
+        now, _ = _probed(study, model, "r2", stream, width)
         if now.values.shape[1] < 2:
-            raise AnalysisError(f"{claim.options['model']} has a single layer of two branches")
-        learned = contrast([(1.0, now), (-1.0, before)])
-        if not (np.minimum(learned.above_zero, learned.below_zero) < 0.025 / 2 / learned.value.size).any():
-            raise AnalysisError(
-                f"the {stream} branch holds depth as it did before training: nothing learned to be flat"
-            )
+            raise AnalysisError(f"{model} has a single layer of two branches")
+        selective, before = _probed(study, model, "selectivity", stream, width)
+        learned = contrast([(1.0, selective), (-1.0, before)])
+        if not holm(learned.above_zero, LEVEL).any():
+            raise AnalysisError(f"the {stream} branch holds depth no better than before training: nothing to be flat")
         steps = Arm(stream, now.values[:, 1:] - now.values[:, :1], now.pseudo[..., 1:] - now.pseudo[..., :1])
         sides.append(contrast([(1.0, steps)]))
         told.append(f"{stream}: range of R² {np.ptp(now.values.mean(0)):.2f}")
-    each, margin = joined(sides), claim.options["threshold"]
-    arms = [now for now, _ in found.values()]
+        arms.append(now)
+    each = joined(sides)
     within = f"{int((np.abs(each.value) < margin).sum())} of {each.value.size} layers within {margin:g}"
-    return Found((each.shifted(margin), each.turned().shifted(margin)), observed=within, interval="; ".join(told),
-                 seeds=seeds_told(arms))  # fmt: skip
+    return Found(
+        (each.shifted(margin), each.turned().shifted(margin)), observed=within, interval="; ".join(told),
+        seeds=seeds_told(arms),
+    )  # fmt: skip
 
 
 RULES: dict[str, Rule] = {

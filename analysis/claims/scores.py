@@ -4,8 +4,6 @@ The slope of Figure 1 is the one given distance: every distance has a level of i
 does so more than it would on another image's depth, and more than it did before training.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from analysis.attention import linearity
@@ -19,9 +17,6 @@ from analysis.fixed_effects import distance_slopes
 from analysis.load import AnalysisError, Study
 from analysis.similarity import cosine_jackknife
 
-if TYPE_CHECKING:
-    pass
-
 Terms = list[tuple[float, Arm]]
 
 
@@ -30,9 +25,23 @@ def _slopes(study: Study, model: str) -> tuple[Terms, dict[str, Terms]]:
     last, first = trained_and_untrained(
         study, model, "distance slopes", lambda dump: distance_slopes(dump, dump.info.parts[-1])
     )
-    layers = last.values.shape[1] // 2
-    own, other, before = last.cells(slice(layers)), last.cells(slice(layers, None)), first.cells(slice(layers))
-    return [(-1.0, own)], {OTHER_IMAGE: [(-1.0, own.minus(other))], UNTRAINED: [(-1.0, own), (1.0, before)]}
+    return over_references(last, first)
+
+
+def over_references(last: Arm, first: Arm) -> tuple[Terms, dict[str, Terms]]:
+    """Of slopes on an image's own |Δ| and, behind them, on another's, after training and before: the fall, and its
+    excesses.
+    """
+    own, other = halves(last)
+    return [(-1.0, own)], {
+        OTHER_IMAGE: [(-1.0, own.minus(other))],
+        UNTRAINED: [(-1.0, own), (1.0, halves(first)[0])],
+    }
+
+
+def halves(arm: Arm) -> tuple[Arm, Arm]:
+    cells = arm.values.shape[1] // 2
+    return arm.cells(slice(cells)), arm.cells(slice(cells, None))
 
 
 def found_of(fall: Terms, beyond: dict[str, Terms], what: str) -> Found:
@@ -54,17 +63,20 @@ def _falls(study: Study, claim: Claim) -> Found:
 
 
 def _linear(study: Study, claim: Claim) -> Found:
-    """r² above its threshold, in the layers that fall at all."""
     model = claim.options["model"]
-    falls = there(found_of(*_slopes(study, model), "layers"))
+    arm = arm_of(study, model, dumps_of(study, model), "linearity", linearity)
+    return straight(found_of(*_slopes(study, model), "layers"), arm, claim, "layers")
+
+
+def straight(fall: Found, r2: Arm, claim: Claim, what: str) -> Found:
+    """r² above its threshold, in the cells that fall at all."""
+    falls = there(fall)
     if not falls.any():
-        raise AnalysisError(
-            f"no layer's score falls with |Δ| more than over its references: {model} has no fall to be linear"
-        )
-    arm = arm_of(study, model, dumps_of(study, model), "linearity", linearity).cells(falls)
-    side = contrast([(1.0, arm)]).shifted(-claim.options["threshold"])
-    values = side.value + claim.options["threshold"]
-    observed = f"r² {values.min():.2f} to {values.max():.2f} in {int(falls.sum())} of {falls.size} layers that fall"
+        raise AnalysisError(f"the score falls with |Δ| over its references in no {what}: there is no fall to be linear")
+    arm, threshold = r2.cells(falls), claim.options["threshold"]
+    side = contrast([(1.0, arm)]).shifted(-threshold)
+    least, most = side.value.min() + threshold, side.value.max() + threshold
+    observed = f"r² {least:.2f} to {most:.2f} in the {int(falls.sum())} of {falls.size} {what} that fall"
     return Found((side,), incomplete=not falls.all(), observed=observed, seeds=seeds_told([arm]))
 
 

@@ -27,24 +27,30 @@ def runs_of(study: Study, model: str) -> list[Run]:
 
 
 def accuracy(study: Study, models: Sequence[str], measure: str = "correct1") -> tuple[list[Arm], Between]:
-    """Each model's outcomes on the validation samples, and the luck of seeds: of every arm of the same recipe."""
+    """Each model's outcomes on the validation samples, and the luck of seeds."""
     runs = [runs_of(study, model) for model in models]
     flat = [run for each in runs for run in each]
     if unlike := recipe_differences(flat):
         raise AnalysisError(f"{' and '.join(models)} differ in {'; '.join(unlike)}")
-    recipe = recipe_of(flat[0])
+    arms = [accuracy_arm((model, "none"), each, measure) for model, each in zip(models, runs, strict=True)]
+    return arms, luck_of_accuracy(study, recipe_of(flat[0]), measure)
+
+
+def luck_of_accuracy(study: Study, recipe: str, measure: str = "correct1") -> Between:
+    """Between seeds, pooled over every model and depth field that was trained by this recipe."""
 
     def pooled() -> Between:
-        alike = [(name, [run for run in each if recipe_of(run) == recipe]) for name, each in groups(study).items()]
-        return between([_arm(" on ".join(name), each, measure) for name, each in alike if each])
+        alike = {name: [run for run in each if recipe_of(run) == recipe] for name, each in groups(study).items()}
+        return between([accuracy_arm(name, each, measure) for name, each in alike.items() if each])
 
-    return [_arm(m, each, measure) for m, each in zip(models, runs, strict=True)], study.once(
-        ("seeds of accuracy", measure, recipe), pooled
-    )
+    found: Between = study.once(("luck of accuracy", measure, recipe), pooled)
+    return found
 
 
-def _arm(name: str, runs: list[Run], measure: str) -> Arm:
-    return Arm.of_samples(name.removesuffix(" on none"), outcomes(runs, measure))
+def accuracy_arm(name: tuple[str, str], runs: list[Run], measure: str = "correct1") -> Arm:
+    """Of a model and a depth field, `none` to leave it unsaid."""
+    model, depth = name
+    return Arm.of_samples(model if depth == "none" else f"{model} on {depth}", outcomes(runs, measure))
 
 
 def at_chance(study: Study, models: Sequence[str]) -> list[str]:

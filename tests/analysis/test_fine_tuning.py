@@ -49,7 +49,7 @@ def test_frames_hold_ours_and_the_papers(written: Path) -> None:
     assert "pseudo_values" not in frame
     assert frame.query("model == 'm3ch'")["paper_miou"].isna().all()  # the paper has no row of it
     readable = fine_tuning.readable3(fine_tuning.read_matrix(written / "matrix.json"))
-    assert readable["model"].tolist() == ["m4ch", "paper", "m3ch", "dformer-tiny", "paper"]
+    assert readable["model"].tolist() == ["m4ch", "paper (NYUDepthV2)", "m3ch", "dformer-tiny", "paper (NYUDepthV2)"]
     assert readable.iloc[0]["pseudo → real"] == "30.0 [29.0, 31.0]"
     assert readable.iloc[4]["real → real"] == "51.23"
 

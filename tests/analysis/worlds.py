@@ -6,8 +6,8 @@ standard errors or so of what is measured, so that a rule that works sees them; 
 true                    as claimed, in every cell
 reversed                the opposite, in every cell
 nothing learned         the last checkpoint is the first, but for small random steps
-another image's depth   trained on it: scores follow the mean |Δ| of a pair of positions
-confounded              scores follow distance and position alone
+another image's depth   trained on it: scores follow the mean |Δ| of a pair of positions, tokens hold another image's z
+confounded              scores follow distance and position alone, tokens the depth that is usual where they are
 at chance               as in `true`, but the models classify, or label, no better than chance
 seed luck 0.3, 1        no effect, but every training differs: SD 0.3 and 1 point, or as much in other units
 few images              as in `true`, on a tenth of the samples, and 12 images of dumps (24 of CKA, which has blocks)
@@ -697,6 +697,7 @@ class Scene:
     mean_delta: np.ndarray  # of a pair of positions, in all images there are
     distance: np.ndarray
     position: np.ndarray
+    usual: np.ndarray  # depth at each position
 
     @classmethod
     def of(cls, images: int, generator: Generator) -> "Scene":
@@ -707,7 +708,8 @@ class Scene:
         far = many[:, :1] * rows + many[:, 1:] * columns + generator.normal(0, 0.7, (400, PATCHES))
         mean = np.abs(far[:, :, None] - far[:, None]).mean(0)
         place = generator.normal(0, 0.3, (PATCHES, PATCHES))
-        return cls(z, np.abs(z[:, :, None] - z[:, None]), mean, patch_distance(GRID), place)
+        usual = 0.35 * rows
+        return cls(z, np.abs(z[:, :, None] - z[:, None]), mean, patch_distance(GRID), place, usual)
 
 
 def _images(world: str) -> int:
@@ -784,7 +786,7 @@ def _scores(claim: Claim, world: str, generator: Generator) -> Study:
         after, before = _scored(profile, world, scene, generator, apart, bent, calm)
         swap = None
         if claim.rule == "swap_falls":
-            effect = profile if world != "nothing learned" else 0.0
+            effect = profile if _signed(world) or luck(world) is not None else 0.0
             swap = -(effect + 0.25 * generator.normal(size=(len(scene.z), layers)))
         found += [
             dump(model, seed, epoch, scene.z, each, None, swap if epoch else None)
@@ -865,6 +867,17 @@ def _reading(strengths: np.ndarray, scene: Scene, generator: Generator, shared: 
     return np.asarray(outputs)
 
 
+def _misled(world: str, claimed: bool, before: np.ndarray, scene: Scene, generator: Generator) -> np.ndarray:
+    """What was learned in a second channel is the depth that is usual at a position, or some other image's."""
+    after = before + 0.03 * generator.normal(size=before.shape)
+    if claimed:
+        held = scene.usual if world == "confounded" else np.roll(scene.z, 1, 0)
+        after[..., 1] = 2.0 * np.broadcast_to(held, scene.z.shape)[:, None] + 0.5 * generator.normal(
+            size=after.shape[:-1]
+        )
+    return np.asarray(after)
+
+
 def _probed(claim: Claim, world: str, generator: Generator) -> Study:
     """How strongly tokens hold z: the claimed model more than the others, or less; at the start all alike."""
     scene, found, sign = Scene.of(_images(world), generator), [], _signed(world)
@@ -884,13 +897,12 @@ def _probed(claim: Claim, world: str, generator: Generator) -> Study:
                 own = np.maximum(start + 0.5 + generator.normal(0, 0.3 * sd, LAYERS), 0.05)
             if world == "nothing learned":
                 start = start + (0.8 if model == names[0] else 0.0)  # its input has depth in it
-            last_state = generator.bit_generator.state
             before = _reading(start, scene, generator, shared)
+            after = _reading(own, scene, generator, shared)
             if world == "nothing learned":
-                generator.bit_generator.state = last_state
-                after = _reading(start, scene, generator, shared) + 0.03 * generator.normal(size=shared.shape)
-            else:
-                after = _reading(own, scene, generator, shared)
+                after = before + 0.03 * generator.normal(size=shared.shape)
+            elif world in (SHUFFLED, "confounded"):
+                after = _misled(world, model == names[0], before, scene, generator)
             found += [dump(model, seed, epoch, scene.z, None, each) for epoch, each in ((0, before), (5, after))]
     return _with_runs(found, world, generator)
 
@@ -916,6 +928,8 @@ def _branches(claim: Claim, world: str, generator: Generator) -> Study:
         after = [_reading(each, scene, generator, shared) for each in (rgb, depth)]
         if world == "nothing learned":
             after = [each + 0.03 * generator.normal(size=each.shape) for each in before]
+        elif world in (SHUFFLED, "confounded"):
+            after = [_misled(world, k == 0, each, scene, generator) for k, each in enumerate(before)]
         for epoch, (one, other) in ((0, before), (5, after)):
             found.append(dump(model, seed, epoch, scene.z, None, one, branch=other))
     return _with_runs(found, world, generator)
