@@ -255,8 +255,9 @@ def readers(study: Path) -> Iterator[tuple[str, Path, Callable[[], object]]]:
     from analysis.fine_tuning import read_matrix
     from pipeline import shards
     from pipeline.verify import commands, verify
-    from training import checkpoint, records
+    from training import records
     from training.dumps.store import open_dump
+    from training.engine import checkpoint
 
     rooms, run_folder = study / "rooms", study / "run"
     train = rooms / "train"

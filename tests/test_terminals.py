@@ -92,7 +92,7 @@ def test_every_command_prints_on_an_ascii_terminal(study, rooms, photos):
 def test_no_number_is_cut_in_40_columns(study, rooms, monkeypatch):
     folder, run = study
     for module, words in (
-        ("training.options", ("train", "evaluate", run, "--data", rooms)),
+        ("training.commands.options", ("train", "evaluate", run, "--data", rooms)),
         ("analysis.cli", ("analyze", "table1", run)),
         (
             "pipeline.cli",
@@ -101,7 +101,9 @@ def test_no_number_is_cut_in_40_columns(study, rooms, monkeypatch):
     ):
         said = io.StringIO()
         narrow = Console(file=said, width=40, force_terminal=True, color_system=None, markup=False)
-        for place in {module, "training.measure", "training.cli"} if module.startswith("training") else {module}:
+        for place in (
+            {module, "training.commands.measure", "training.cli"} if module.startswith("training") else {module}
+        ):
             monkeypatch.setattr(import_module(place), "console", narrow, raising=False)
         assert command(*words).returncode == 0
         assert said.getvalue().strip() and "…" not in said.getvalue(), said.getvalue()

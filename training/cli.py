@@ -10,8 +10,8 @@ import typer
 
 from pipeline import errors
 from pipeline.terminal import print_table
-from training import measure, record
-from training.options import (
+from training.commands import measure, record
+from training.commands.options import (
     Data,
     DryRun,
     Profile,
@@ -25,11 +25,11 @@ from training.options import (
     told,
     written,
 )
-from training.study.command import study
+from training.commands.study import study
 
 if TYPE_CHECKING:
-    from training.run_folder import AnyConfig
-    from training.task import Task
+    from training.engine.task import Task
+    from training.runs import AnyConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -88,7 +88,7 @@ def pretrain(
 
     classes = len(shards.open_split(data, "train").index.class_names) or None
     config = resolve(preset, model, settings or [], num_classes=classes, init=init)
-    from training.pretraining import PreTraining
+    from training.tasks.classification.task import PreTraining
 
     _run(config, lambda: PreTraining(config, data), out, resume, dry_run, profile)
 
@@ -161,8 +161,8 @@ def finetune(
 
         train finetune --preset tiny --init demo/runs/m4ch-pseudo-0 --data demo/shards --out runs/rooms
     """
-    from training.segmentation.finetune import prepared
-    from training.segmentation.task import FineTuning
+    from training.tasks.segmentation.finetune import prepared
+    from training.tasks.segmentation.task import FineTuning
 
     config, start = prepared(
         data, out, preset=preset, init=init, model=model, depth=depth, head=head, rule=select, settings=settings or [],
@@ -198,7 +198,7 @@ def teacher(
 
         train teacher --data rooms --out my-teacher
     """
-    from training.teacher import train_teacher
+    from training.tasks.depth.toy_teacher import train_teacher
 
     train_teacher(data, out, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, size_px=size_px, device=device)
 
@@ -210,12 +210,12 @@ def _run(
     from training.records import Evaluation, SegmentationEvaluation
 
     if dry_run:
-        from training.dry_run import dry_run as try_out
+        from training.engine.dry_run import dry_run as try_out
 
         if table := try_out(config, task, out):
             print_table(console, table)
         return
-    from training.loop import train
+    from training.engine.loop import train
 
     result = train(config, task, out, resume=resume, console=console, profile=profile)
     if isinstance(result, Evaluation):

@@ -1,6 +1,6 @@
 """One schema for configuration: frozen pydantic models, TOML presets, `--set section.key=value`.
 
-This is pre-training's; fine-tuning's (training/segmentation/config.py) is made of the same parts. Everything but
+This is pre-training's; fine-tuning's (training/tasks/segmentation/config.py) is made of the same parts. Everything but
 `runtime` is the *study*: what the result depends on. It is hashed and must match on resume; `runtime` (device, workers,
 logging) may change.
 """

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline import shards
-from training import augment
-from training.batch import Batch
 from training.config import Config
-from training.online import OnlineDepth
-from training.segmentation.batch import SegBatch
-from training.segmentation.config import FinetuneConfig
-from training.segmentation.samples import model_inputs
+from training.loading import augment
+from training.loading.batch import Batch
+from training.tasks.classification.online import OnlineDepth
+from training.tasks.segmentation.batch import SegBatch
+from training.tasks.segmentation.config import FinetuneConfig
+from training.tasks.segmentation.samples import model_inputs
 
 
 class Objective(Protocol):

@@ -14,7 +14,7 @@ from analysis.statistics import mcnemar
 from analysis.tables import bias_operations, groups, notes1, outcomes, readable1
 from training.config import resolve
 from training.models import MONIKERS
-from training.run_folder import count_macs
+from training.runs import count_macs
 
 
 def test_table2_of_the_demo(demo: list[Path]) -> None:

@@ -54,12 +54,12 @@ from steps import machine
 from torch import Tensor
 
 from pipeline import shards
-from training.run_folder import choose_device, load_segmenter
-from training.segmentation.batch import SegBatch
-from training.segmentation.data import open_labelled, whole
-from training.segmentation.evaluate import evaluate
-from training.segmentation.scores import class_iou, confusion, counts_of
-from training.segmentation.sheet import Sheet
+from training.runs import choose_device, load_segmenter
+from training.tasks.segmentation.batch import SegBatch
+from training.tasks.segmentation.data import open_labelled, whole
+from training.tasks.segmentation.evaluate import evaluate
+from training.tasks.segmentation.scores import class_iou, confusion, counts_of
+from training.tasks.segmentation.sheet import Sheet
 
 HERE = Path(__file__).parent
 MODELS = ("m3ch", "m4ch", "mlin")

@@ -5,8 +5,8 @@
 
 Where the project is not installed, PYTHONPATH=. before it.
 
-`pass`: all statistics of a batch of images (`training.observe`: the explicit path, every layer and head, scores,
-patterns, probes, Grams of 16 images where a dump of thousands takes 250; nothing written) over the bare forward pass of
+`pass`: all statistics of a batch of images (`training.dumping.observe`: the explicit path, every layer and head,
+scores, patterns, probes, Grams of 16 images where a dump of thousands takes 250; nothing written) over the bare forward pass of
 the same images, fused attention, fp32; 16 images, which is a dump's batch. Both work in turns in one process; `ratio`
 is the median of turns, `cpu ratio` the same of CPU time, the better one beside busy neighbours. `explicit ratio` is the
 forward pass through the explicit path, which anything that looks at scores needs. Goal: 1.5. `once_s`: what is done
@@ -45,19 +45,19 @@ from rich.console import Console
 from rich.table import Table
 from steps import machine
 
-from training.augment import RGB_MEAN, RGB_STD, normalise
-from training.batch import Batch
 from training.config import Config, resolve
-from training.dump import bias_kind, streams_of
+from training.dumping.dump import bias_kind, streams_of
+from training.dumping.observe import Views, observe
 from training.dumps.pairs import BIN_WIDTH, NUM_BINS, distances, num_distances, partner
 from training.dumps.schema import DumpInfo
 from training.dumps.statistics import Statistics
 from training.dumps.store import DumpWriter, open_dump
 from training.dumps.tokens import gram_batch
+from training.loading.augment import RGB_MEAN, RGB_STD, normalise
+from training.loading.batch import Batch
 from training.models import MONIKERS
 from training.models.attention import Recorder
 from training.models.patch_depth import patch_depth
-from training.observe import Views, observe
 
 HERE = Path(__file__).parent
 GOAL = 1.5

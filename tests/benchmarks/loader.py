@@ -43,11 +43,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
 from pipeline import shards
-from training import augment, samples
-from training.augment import geometry, rand_augment
-from training.augment.mix import mix
 from training.config import Config, resolve
-from training.data import Share, TrainBatches, train_loader
+from training.loading import augment
+from training.loading.augment import geometry, rand_augment
+from training.loading.augment.mix import mix
+from training.loading.data import Share, TrainBatches, train_loader
+from training.tasks.classification import samples
 
 SHORT_SIDE, SIZE, BATCH, TURNS = 256, 224, 64, 7
 SETTINGS = [f"optim.batch_size={BATCH}", f"augment.mix_group={BATCH}", "runtime.workers=1"]

@@ -3,7 +3,7 @@
     python tests/benchmarks/segmentation.py                  # writes segmentation.json beside itself; some ten minutes
     python tests/benchmarks/segmentation.py --device cuda    # segmentation-cuda.json
 
-Where the project is not installed, PYTHONPATH=. before it. A step is `training.step.TrainingStep` of --preset
+Where the project is not installed, PYTHONPATH=. before it. A step is `training.engine.step.TrainingStep` of --preset
 dformer-nyu (forward, backward, AdamW) on random images, depth and 40 labels that already lie on the device: the models
 of the paper's Table 3 with the ham head, ViT-B/16 and the two DFormers; then m4ch with the other heads. Batch 1 in
 fp32 on a CPU, the recipe's (16, DFormer-Tiny 8) in bf16 on a GPU.
@@ -46,15 +46,15 @@ from steps import machine
 
 from pipeline import depth_codec, index, shards
 from pipeline.standardize import Moments, Standardisation
+from training.engine.ranks import Ranks
+from training.engine.share import Share
+from training.engine.step import TrainingStep
 from training.models.segmentation import Segmenter
-from training.ranks import Ranks
-from training.run_folder import choose_device, count_macs
-from training.segmentation.batch import SegBatch
-from training.segmentation.config import FinetuneConfig, resolve
-from training.segmentation.data import Part, open_labelled
-from training.segmentation.evaluate import evaluate
-from training.share import Share
-from training.step import TrainingStep
+from training.runs import choose_device, count_macs
+from training.tasks.segmentation.batch import SegBatch
+from training.tasks.segmentation.config import FinetuneConfig, resolve
+from training.tasks.segmentation.data import Part, open_labelled
+from training.tasks.segmentation.evaluate import evaluate
 
 HERE = Path(__file__).parent
 HEIGHT, WIDTH, CLASSES = 480, 640, 40

@@ -3,8 +3,8 @@
     python tests/benchmarks/steps.py                  # writes steps.json beside itself; ten minutes on 2 idle cores
     python tests/benchmarks/steps.py --device cuda    # blocks.py first, then steps-cuda.json; eight minutes in all
 
-Where the project is not installed, PYTHONPATH=. before it. A step is `training.step.TrainingStep` without MixUp and
-CutMix: normalise, forward, backward, clip, AdamW, on random batches that already lie on the device. Sizes: `small`
+Where the project is not installed, PYTHONPATH=. before it. A step is `training.engine.step.TrainingStep` without MixUp
+and CutMix: normalise, forward, backward, clip, AdamW, on random batches that already lie on the device. Sizes: `small`
 (width 384, 6 heads) and `base` (ViT-B/16), 12 blocks, 224 px, 1000 classes. Beside the variants at their default
 attention:
 
@@ -59,12 +59,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from training.config import Config, resolve
-from training.data import Batch, Share
+from training.engine.ranks import Ranks
+from training.engine.step import TrainingStep
+from training.loading.data import Batch, Share
 from training.models.attention import set_attention
 from training.models.patch_depth import patch_depth, signed_difference
-from training.ranks import Ranks
-from training.run_folder import choose_device, count_macs
-from training.step import TrainingStep
+from training.runs import choose_device, count_macs
 
 HERE = Path(__file__).parent
 WIDTHS = {"small": (384, 6), "base": (768, 12)}  # width, heads

@@ -15,7 +15,7 @@ import torch
 from forking import Forked
 from running import BIN
 
-from training import checkpoint
+from training.engine import checkpoint
 
 # Every augmentation, mixing, averaged weights and two workers: what a bit-identical resume has to carry.
 SMALL = (

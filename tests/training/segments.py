@@ -8,7 +8,7 @@ import numpy as np
 from tiny_relatives import TINY
 
 from pipeline import depth_codec, shards
-from training.segmentation.config import FinetuneConfig, resolve
+from training.tasks.segmentation.config import FinetuneConfig, resolve
 
 VITS = ("m3ch", "mlin", "mmlp", "m4ch", "mdf1", "mgem")
 RELATIVES = {

@@ -9,11 +9,11 @@ import torch
 from torchvision.transforms import v2
 
 from pipeline import depth_codec, shards
-from training import samples
-from training.augment import affine, generator, geometry, rand_augment
-from training.augment.mix import mix
-from training.batch import Batch
 from training.config import AugmentConfig, resolve
+from training.loading.augment import affine, generator, geometry, rand_augment
+from training.loading.augment.mix import mix
+from training.loading.batch import Batch
+from training.tasks.classification import samples
 
 THEIRS = v2.RandAugment(num_ops=2, magnitude=9)
 NAMES = {

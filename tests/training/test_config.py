@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from training.config import ConfigError, OptimConfig, resolve, validate
+from training.engine.optim import build_optimizer, learning_rate
 from training.models import MONIKERS
-from training.optim import build_optimizer, learning_rate
 
 
 def test_thesis_preset_is_the_papers_recipe():

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from pipeline import shards
-from training import augment, data
 from training.config import resolve
-from training.data import (
+from training.loading import augment, data
+from training.loading.data import (
     Batch,
     DataError,
     EvalBatches,
@@ -25,7 +25,7 @@ from training.data import (
     train_loader,
     worker_died,
 )
-from training.order import Order
+from training.loading.order import Order
 
 
 def orders(ends, *positions, seed=0, epoch=0, **window):
@@ -236,7 +236,7 @@ def test_a_photograph_that_does_not_decode_is_named(labelled):
 def test_every_stored_kind_of_photograph_decodes(mode, kind):
     from running import jpeg
 
-    from training import samples
+    from training.tasks.classification import samples
 
     data = jpeg((30, 20), mode, format=kind)
     extension = "rgb.jpg" if kind == "JPEG" else "rgb.png"

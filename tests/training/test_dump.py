@@ -14,10 +14,11 @@ import zarr
 import analysis
 from pipeline import shards
 from pipeline.files import WriteError
-from training import record
+from training.commands import record
 from training.config import Config, resolve
-from training.data import classes_sha256, open_shards
-from training.dump import DumpedImages, causal_numbers, dump, plan_dump, spread
+from training.dumping.dump import DumpedImages, causal_numbers, dump, plan_dump, spread
+from training.dumping.interventions import _Swap
+from training.dumping.observe import DumpFailed, _Observer
 from training.dumps.arrays import unpacked
 from training.dumps.estimate import estimated_bytes, estimated_memory
 from training.dumps.from_raw import bias_mode, biased, raw_bias, raw_depth, raw_scores, statistics_of_raw
@@ -25,10 +26,9 @@ from training.dumps.pairs import REGRESSORS, partner
 from training.dumps.schema import OUTCOMES, arrays
 from training.dumps.scores import ROWS
 from training.dumps.store import SHARD, Dump, DumpError, DumpWriter, open_dump
-from training.interventions import _Swap
+from training.loading.data import classes_sha256, open_shards
 from training.models import MONIKERS
 from training.models.vit import VisionTransformer
-from training.observe import DumpFailed, _Observer
 
 SIZE = ("model.image_size=48", "model.patch_size=8", "model.width=32", "model.depth=3", "model.heads=4")
 IMAGES = 20
@@ -454,7 +454,7 @@ def test_the_command_puts_right_what_kills_left_and_follows_no_link(tmp_path, mo
         folder.mkdir(parents=True)
     (run / "dumps" / ".best.zarr.partial").symlink_to(away)
     monkeypatch.setattr("training.records.parse", lambda *_: None)
-    monkeypatch.setattr("training.checkpoint.find", lambda *_: None)
+    monkeypatch.setattr("training.engine.checkpoint.find", lambda *_: None)
     monkeypatch.setattr(record, "_dumped", lambda *_: (_ for _ in ()).throw(DumpFailed("far enough")))
     with pytest.raises(DumpFailed, match="far enough"):
         record.dump(run, "shards", raw=0, causal=0)

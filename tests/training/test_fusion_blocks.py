@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.config import ConfigError, resolve
 from training.models.fusion.mdf1 import Mdf1Config
 from training.models.fusion.mgem import MgemConfig
-from training.run_folder import count_macs
+from training.runs import count_macs
 
 SMALL = {"image_size": 40, "patch_size": 8, "width": 48, "depth": 3, "heads": 3, "num_classes": 5}
 

@@ -13,10 +13,10 @@ from test_noise import redrawn
 from pipeline import depth_codec, index, shards
 from pipeline.standardize import Moments, Standardisation
 from training import records
-from training.augment import generator
-from training.crossing import crossing, interval, resampled_means
-from training.gap import as_record, measure, measure_inverse, open_pairs
-from training.noise import SIGMAS, Noise
+from training.loading.augment import generator
+from training.noise.crossing import crossing, interval, resampled_means
+from training.noise.gap import as_record, measure, measure_inverse, open_pairs
+from training.noise.sweep import SIGMAS, Noise
 
 CPU = torch.device("cpu")
 METRES, TEACHER = Standardisation(5.0, 0.6, "farther_is_larger"), Standardisation(2.5, 1.6, "closer_is_larger")
@@ -193,7 +193,7 @@ def test_the_command_leaves_a_record_that_a_run_is_read_with(run, pixel_04):
 
 
 def test_the_table_says_what_has_no_number(run, pixel_04, capsys):
-    from training.measure import _gap_table
+    from training.commands.measure import _gap_table
 
     for record, words in (
         (gap("m4ch", pixel_04, (0, 0.05)), ["above 0.05", "real depth moves it farther than noise of 0.05 does"]),

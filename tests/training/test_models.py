@@ -12,7 +12,7 @@ from training.models import MONIKERS
 from training.models.attention import Recorder
 from training.models.fusion.mlin import head_scale
 from training.models.patch_depth import patch_depth, signed_difference, token_depth
-from training.run_folder import count_macs
+from training.runs import count_macs
 
 TINY = ("model.image_size=32", "model.width=24", "model.depth=2", "model.heads=3")
 

@@ -10,10 +10,11 @@ import torch
 from running import command, fails_in_one_line
 
 from pipeline import shards
-from training import measure, records
+from training import records
+from training.commands import measure
 from training.config import resolve
-from training.evaluate import evaluate
-from training.noise import SIGMAS, Noise, NoiseError, noisy, parse_sigmas, sweep
+from training.noise.sweep import SIGMAS, Noise, NoiseError, noisy, parse_sigmas, sweep
+from training.tasks.classification.evaluate import evaluate
 
 CPU = torch.device("cpu")
 SMALL = ("model.width=32", "model.depth=2", "data.depth=raw", "runtime.workers=0", "runtime.device=cpu")

@@ -16,8 +16,9 @@ from running import command, fails_in_one_line
 from runs import SMALL, arguments, assert_same_run, kill, patched, start, wait_for, without_timings
 
 from pipeline import errors
-from training import checkpoint, records
-from training.options import explained
+from training import records
+from training.commands.options import explained
+from training.engine import checkpoint
 
 ACCUMULATED = (*SMALL, "runtime.micro_batch=8")
 
@@ -93,7 +94,7 @@ def test_a_replaced_checkpoint_is_never_without_a_whole_one(tmp_path):
 def test_a_run_that_evaluates_to_no_finite_loss_stops_with_its_lines_readable(rooms, tmp_path):
     out = tmp_path / "mlin"
     body = """
-    if module.__name__ == "training.evaluate":
+    if module.__name__ == "training.tasks.classification.evaluate":
         inner = module.judge
         module.judge = lambda *given: (*inner(*given)[:2], float("nan"))
     """
@@ -116,7 +117,7 @@ where, what = os.environ["DIE_AT"].split()
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-if module.__name__ == "training.step" and where == "_accumulate":
+if module.__name__ == "training.engine.step" and where == "_accumulate":
     inner, call, seen = module.TrainingStep._accumulate, module.TrainingStep.__call__, [-1, 0]
     def counted(self, pieces, step, *rest):
         seen[:] = [step, 0]
@@ -127,14 +128,14 @@ if module.__name__ == "training.step" and where == "_accumulate":
         seen[1] += 1
         return inner(self, *rest)
     module.TrainingStep.__call__, module.TrainingStep._accumulate = counted, accumulate
-if module.__name__ == "training.loop" and where == "_end_epoch":
+if module.__name__ == "training.engine.loop" and where == "_end_epoch":
     note = module._Training._take_note
     def take_note(self, epoch, *rest):
         note(self, epoch, *rest)
         if epoch == int(what):
             die()
     module._Training._take_note = take_note
-if module.__name__ == "training.checkpoint":
+if module.__name__ == "training.engine.checkpoint":
     if where == "save":
         write = module.torch.save
         def torn(state, file):
@@ -195,7 +196,7 @@ def test_a_signal_during_an_evaluation_is_heeded_and_the_evaluation_made_up_for(
 
     before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
-        with patch("training.pretraining.evaluate", asked):
+        with patch("training.tasks.classification.task.evaluate", asked):
             done = command("train", *arguments(rooms, out))
     finally:
         for name, handler in before.items():

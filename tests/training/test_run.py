@@ -16,9 +16,9 @@ from test_gap import pairs
 from analysis.explorer import pack
 from pipeline import shards
 from training import records
-from training.augment import generator
 from training.dumps.schema import arrays
 from training.dumps.store import open_dump
+from training.loading.augment import generator
 
 
 def test_a_run_leaves_what_the_contract_says(run, rooms):
@@ -146,7 +146,7 @@ def test_ranks_make_no_dump(run, rooms, monkeypatch):
 
 
 def test_a_dump_that_sigterm_ends_leaves_nothing(run, rooms, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.dump.observe", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("training.dumping.dump.observe", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     done = command("train", "dump", run, "--data", rooms, "--images", 5, "--out", tmp_path / "d.zarr")
     assert done.returncode == 128 + signal.SIGTERM

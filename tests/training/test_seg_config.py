@@ -8,10 +8,10 @@ from segments import RELATIVES, VITS, config_of
 from torch import nn
 
 from training.config import ConfigError
+from training.engine.optim import build_optimizer, learning_rate
 from training.models.segmentation import Segmenter
-from training.optim import build_optimizer, learning_rate
-from training.segmentation.config import FinetuneConfig, resolve, validate
-from training.segmentation.grouping import freeze
+from training.tasks.segmentation.config import FinetuneConfig, resolve, validate
+from training.tasks.segmentation.grouping import freeze
 
 EVERY = (*VITS, *RELATIVES)
 
@@ -38,7 +38,7 @@ def test_the_nyu_preset_is_the_recipe(name):
 
 def test_what_a_preset_says_of_a_model_holds_unless_asked_otherwise(tmp_path, monkeypatch):
     """Not the model's own default, which happens to be the same number."""
-    from training.segmentation import config as module
+    from training.tasks.segmentation import config as module
 
     (tmp_path / "finetune").mkdir()
     (tmp_path / "finetune" / "odd.toml").write_text(

@@ -16,18 +16,18 @@ from sklearn.metrics import jaccard_score
 from torch import nn
 
 from pipeline import shards
-from training.augment import RGB_MEAN, RGB_STD
-from training.checkpoint import Checkpoint, CheckpointInfo
+from training.engine.checkpoint import Checkpoint, CheckpointInfo
+from training.engine.log import write_json
+from training.engine.ranks import Ranks
+from training.engine.share import DataError, Share
+from training.loading.augment import RGB_MEAN, RGB_STD
+from training.loading.order import Order
 from training.models.segmentation import Segmenter
-from training.order import Order
-from training.ranks import Ranks
 from training.records import SegmentationEvaluation, read_evaluation
-from training.run_log import write_json
-from training.segmentation import scores
-from training.segmentation.data import Part, carved, open_labelled, train_loader, whole
-from training.segmentation.evaluate import as_evaluation, evaluate, resized_depth, segmented
-from training.segmentation.sheet import Sheet, class_colours
-from training.share import DataError, Share
+from training.tasks.segmentation import scores
+from training.tasks.segmentation.data import Part, carved, open_labelled, train_loader, whole
+from training.tasks.segmentation.evaluate import as_evaluation, evaluate, resized_depth, segmented
+from training.tasks.segmentation.sheet import Sheet, class_colours
 
 CPU = torch.device("cpu")
 

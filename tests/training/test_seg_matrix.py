@@ -11,9 +11,9 @@ from scipy.stats import t as student
 from sklearn.metrics import jaccard_score
 
 from training.records import Matrix, RecordError, SegmentationEvaluation, SegmentationScores, load_run, parse
-from training.segmentation.matrix import MatrixError, Row, matrix
-from training.segmentation.scores import Counts, counts_of
-from training.segmentation.table3 import tables
+from training.tasks.segmentation.matrix import MatrixError, Row, matrix
+from training.tasks.segmentation.scores import Counts, counts_of
+from training.tasks.segmentation.table3 import tables
 
 CLASSES, IMAGES, PIXELS = 4, 30, 200
 

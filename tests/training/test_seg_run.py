@@ -16,8 +16,9 @@ from segments import FAST, words
 
 from pipeline import job, shards
 from pipeline.sources.nyu import Nyu
-from training import checkpoint, records
-from training.segmentation.start import Start
+from training import records
+from training.engine import checkpoint
+from training.tasks.segmentation.start import Start
 
 HAM = (*FAST, "head.channels=8", "head.width=8", "head.rank=4")
 FRESH = (*HAM, "model.image_size=48", "model.width=24", "model.depth=2", "model.heads=3")
@@ -180,7 +181,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tuned_once, rooms, 
 
 
 SLOWING = """
-if module.__name__ == "training.step":
+if module.__name__ == "training.engine.step":
     call = module.TrainingStep.__call__
     def slow(self, pieces, number, *rest):
         time.sleep(1 if number >= 6 else 0)

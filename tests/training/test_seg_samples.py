@@ -12,8 +12,8 @@ from PIL import Image
 from segments import config_of, members
 
 from pipeline import shards
-from training.augment import RGB_MEAN, RGB_STD
-from training.segmentation.samples import GREYS_R, eval_batch, model_inputs, prepared, train_batch
+from training.loading.augment import RGB_MEAN, RGB_STD
+from training.tasks.segmentation.samples import GREYS_R, eval_batch, model_inputs, prepared, train_batch
 
 ROWS, COLUMNS = 40, 60
 

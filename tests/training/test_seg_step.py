@@ -8,15 +8,15 @@ import torch
 from segments import config_of
 
 from pipeline import shards
+from training.engine.ranks import Ranks
+from training.engine.share import Share
+from training.engine.step import TrainingStep
 from training.models.segmentation import Segmenter
-from training.ranks import Ranks
-from training.run_folder import choose_device
-from training.segmentation.batch import SegBatch
-from training.segmentation.data import open_labelled, train_loader, whole
-from training.segmentation.grouping import freeze
-from training.segmentation.samples import model_inputs
-from training.share import Share
-from training.step import TrainingStep
+from training.runs import choose_device
+from training.tasks.segmentation.batch import SegBatch
+from training.tasks.segmentation.data import open_labelled, train_loader, whole
+from training.tasks.segmentation.grouping import freeze
+from training.tasks.segmentation.samples import model_inputs
 
 CROP = (32, 48)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from training.models.segmentation import Segmenter
-from training.segmentation.config import resolve
-from training.segmentation.evaluate import segmented
+from training.tasks.segmentation.config import resolve
+from training.tasks.segmentation.evaluate import segmented
 
 
 @pytest.mark.parametrize(

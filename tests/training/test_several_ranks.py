@@ -11,10 +11,11 @@ import torch
 from running import command, fails_in_one_line, spawn
 from runs import SMALL, arguments, assert_same_run, final_state, patched, start, wait_for, without_timings
 
-from training import checkpoint, records
+from training import records
 from training.config import resolve
-from training.ranks import RanksError, started
-from training.share import DataError, Share
+from training.engine import checkpoint
+from training.engine.ranks import RanksError, started
+from training.engine.share import DataError, Share
 
 # Two ranks of one piece hold the mixing groups that one rank of two pieces holds.
 ALONE = (*SMALL, "runtime.micro_batch=16")
@@ -101,7 +102,7 @@ def test_a_non_finite_loss_on_one_rank_stops_both_and_names_its_samples(rooms, t
 
 
 SLOWING = """
-if module.__name__ == "training.step":
+if module.__name__ == "training.engine.step":
     call = module.TrainingStep.__call__
     def slow(self, pieces, number, *rest):
         time.sleep(1 if number >= 3 else 0)
@@ -110,7 +111,7 @@ if module.__name__ == "training.step":
 """
 
 SPOILING = """
-if module.__name__ == "training.step" and os.environ["RANK"] == "1":
+if module.__name__ == "training.engine.step" and os.environ["RANK"] == "1":
     call, inner, step = module.TrainingStep.__call__, module.TrainingStep._accumulate, [0]
     def counted(self, pieces, number, *rest):
         step[0] = number

@@ -10,10 +10,11 @@ import torch
 from running import command, fails_in_one_line
 from runs import SMALL, arguments, final_state, without_timings
 
-from training import checkpoint, records
+from training import records
 from training.config import resolve
-from training.online import OnlineDepth
-from training.optim import WeightAverage
+from training.engine import checkpoint
+from training.engine.optim import WeightAverage
+from training.tasks.classification.online import OnlineDepth
 
 PLAIN = ("model.width=32", "model.depth=2", "optim.epochs=1", "optim.batch_size=32", "data.depth=raw",
          "runtime.workers=0", "runtime.log_every=2")  # fmt: skip
@@ -82,7 +83,7 @@ def test_online_depth_is_the_teachers_standardised_and_farther_is_larger(random_
 
     config = resolve("tiny", "m4ch", [f"data.teacher={random_teacher}", "data.teacher_stats=[2.0, 0.5]"])
     rgb = np.random.default_rng(0).integers(0, 255, (56, 56, 3), dtype=np.uint8)
-    from training.augment import RGB_MEAN, RGB_STD, normalise
+    from training.loading.augment import RGB_MEAN, RGB_STD, normalise
 
     ours = OnlineDepth(config, torch.device("cpu"))(
         normalise(torch.from_numpy(rgb).permute(2, 0, 1)[None], RGB_MEAN, RGB_STD)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from training.config import resolve
-from training.data import open_shards, train_loader
-from training.ranks import Ranks
-from training.run_folder import choose_device
-from training.share import Share
-from training.step import NonFinite, TrainingStep
+from training.engine.ranks import Ranks
+from training.engine.share import Share
+from training.engine.step import NonFinite, TrainingStep
+from training.loading.data import open_shards, train_loader
+from training.runs import choose_device
 
 # Changes whenever order, augmentation, initialisation, model, loss or optimizer do. A change that means to change none
 # of them must leave these numbers alone; one that means to says why, and puts the new ones here.

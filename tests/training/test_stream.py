@@ -13,8 +13,8 @@ from running import command
 
 from pipeline import shards
 from training.config import resolve
-from training.data import DataError, Share, TrainBatches, eval_loader, open_shards, train_loader
-from training.stream import StreamedBatches
+from training.loading.data import DataError, Share, TrainBatches, eval_loader, open_shards, train_loader
+from training.loading.stream import StreamedBatches
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from pipeline import job, scenes, shards, teachers
 from pipeline.sources.toyrooms import ToyRooms
-from training import depth_metrics, teacher
+from training.tasks.depth import metrics as depth_metrics
+from training.tasks.depth import toy_teacher as teacher
 
 CONSOLE = Console(quiet=True)
 

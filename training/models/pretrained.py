@@ -26,7 +26,7 @@ from training.models.fusion.mgem import MgemConfig
 from training.models.layouts import is_plain, num_blocks, refuse_odd_tensors, refuse_other_architectures
 from training.models.positions import resampled
 from training.models.vit import ModelError, VisionTransformer, VitConfig, load_checked
-from training.models.weights import Weights, read
+from training.weights import Weights, read
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline import files
 from training.config import ConfigError, Section, Several, check_moniker, validated
-from training.noise import Kind
+from training.noise.sweep import Kind
 from training.study.stages import STAGES
 
 _MOST_BYTES = 1 << 20

@@ -4,18 +4,18 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from training.checkpoint import Checkpoint, CheckpointInfo, steps_of
 from training.config import Config
-from training.dry_run import Estimate, estimate
-from training.dump import plan_dump
+from training.dumping.dump import plan_dump
 from training.dumps.estimate import estimated_bytes
-from training.pretraining import PreTraining
-from training.ranks import Ranks
-from training.run_folder import choose_device
+from training.engine.checkpoint import Checkpoint, CheckpointInfo, steps_of
+from training.engine.dry_run import Estimate, estimate
+from training.engine.ranks import Ranks
+from training.engine.task import Machine
+from training.runs import choose_device
 from training.study.plan import TABLE3, Plan
 from training.study.stages import StudyRun, asked
 from training.study.summary import there_now
-from training.task import Machine
+from training.tasks.classification.task import PreTraining
 
 NOT_ESTIMATED = (
     "not estimated: hours of evaluations, dumps, noise, gap and fine-tuning; disk of fine-tuned runs and logs"

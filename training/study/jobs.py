@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from training.loop import Stopped
+from training.engine.loop import Stopped
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 

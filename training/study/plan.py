@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 from pipeline import files, shards
 from training.config import Config, ConfigError, resolve
-from training.data import check_classes, classes_sha256, open_shards
-from training.gap import open_pairs
+from training.engine.resume import refuse_changes
+from training.loading.data import check_classes, classes_sha256, open_shards
+from training.noise.gap import open_pairs
 from training.records import RunRecord, parse
-from training.resume import refuse_changes
-from training.run_folder import AnyConfig, TrainingError, check_classes_fit
-from training.segmentation.config import FinetuneConfig
+from training.runs import AnyConfig, TrainingError, check_classes_fit
 from training.study.config import Runs, StudyFile
 from training.study.stages import STAGES, StudyRun, is_finished, is_there
 from training.study.tuning import Row, Table3
+from training.tasks.segmentation.config import FinetuneConfig
 
 TABLE3 = "table3"
 

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline import files
 from pipeline.errors import UserError
-from training import checkpoint, measure, record
+from training.commands import measure, record
+from training.commands.options import console
 from training.config import Config
-from training.data import open_shards
-from training.dump import counts
+from training.dumping.dump import counts
 from training.dumps.store import DumpError, open_dump
-from training.gap import open_pairs
-from training.loop import train
-from training.noise import SIGMAS
-from training.options import console
-from training.pretraining import PreTraining
+from training.engine import checkpoint
+from training.engine.loop import train
+from training.engine.resume import finished
+from training.loading.data import open_shards
+from training.noise.gap import open_pairs
+from training.noise.sweep import SIGMAS
 from training.records import AnyEvaluation, Gap, NoiseSweep, RecordError, read_evaluation
-from training.resume import finished
+from training.tasks.classification.task import PreTraining
 
 if TYPE_CHECKING:
     from training.study.config import StudyFile

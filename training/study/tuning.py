@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 from pipeline import shards
 from pipeline.shards import Split
-from training import measure
-from training.options import console
+from training.commands import measure
+from training.commands.options import console
 from training.records import Matrix, parse
-from training.segmentation.config import FinetuneConfig, resolve
-from training.segmentation.data import open_labelled
-from training.segmentation.matrix import DEPTHS
-from training.segmentation.table3 import Recipe, fine_tuned
 from training.study.config import NO_DEPTH, MatrixOptions
 from training.study.stages import StudyRun
+from training.tasks.segmentation.config import FinetuneConfig, resolve
+from training.tasks.segmentation.data import open_labelled
+from training.tasks.segmentation.matrix import DEPTHS
+from training.tasks.segmentation.table3 import Recipe, fine_tuned
 
 
 class Row(NamedTuple):

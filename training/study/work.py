@@ -24,8 +24,8 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline import files
 from pipeline.errors import UserError
-from training.loop import Stopped
-from training.options import console, explained
+from training.commands.options import console, explained
+from training.engine.loop import Stopped
 from training.study.plan import Plan, Unit
 
 _FOLDER = ".study"

@@ -1,0 +1,148 @@
+"""Training samples from shards at a URL, streamed whole through webdataset: few long reads instead of many short ones.
+
+Guarantees, weaker than those of local shards (training/loading/data.py):
+- Pass e of a worker reads its part of the shards' permutation by (seed, e), dealt out over ranks and workers, from
+  beginning to end. Over all workers of all ranks pass e has every sample exactly once. Workers with fewer samples begin
+  their next pass earlier, so a step near an epoch's end may hold samples of two passes, and "epoch" is exact for each
+  worker alone.
+- A buffer of BUFFER samples a worker shuffles each pass, by (seed, e, rank, worker), and runs empty at its end.
+- The stream is deterministic for equal numbers of ranks and workers, resumed or not. Other numbers give another order:
+  a resume that changes them repeats some samples of the pass it falls into and misses others. A sample's pixels depend
+  on (seed, e, key) alone, mixing groups on their number.
+- A resume decodes nothing of what was seen, and reads only the shards that the buffer held samples of or later ones.
+- Every member is checked against its shard's JSON (key, length, CRC-32), and so is the number of samples: a cut tar,
+  which tar readers take for a short one, is an error that names it.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import IO, Any
+
+import numpy as np
+import webdataset
+from numpy.typing import NDArray
+from torch.utils.data import IterableDataset, get_worker_info
+
+from pipeline import shards
+from training.config import Config
+from training.engine.share import DataError, Share
+from training.loading.augment import generator
+from training.loading.batch import Batch
+from training.loading.order import Order
+from training.tasks.classification.samples import fields_of, leaves_draws, train_batch
+
+BUFFER = 1000  # samples a worker holds as they are stored, undecoded
+
+
+class StreamedBatches(IterableDataset[Batch]):
+    """A rank's batches of these `numbers` (step * share.pieces + piece), dealt to workers in turn."""
+
+    def __init__(
+        self, split: shards.Split, config: Config, share: Share, numbers: range, buffer_size: int = BUFFER
+    ) -> None:
+        self.split, self.config, self.share, self.numbers, self.buffer_size = split, config, share, numbers, buffer_size
+        self.leaves_draws = leaves_draws(config)
+        streams = share.world_size * max(1, config.runtime.workers)
+        if streams > len(split.ends):
+            raise DataError(
+                f"{split.store} has {len(split.ends)} shards, too few to stream to {streams} workers: lower "
+                "runtime.workers, copy the shards to a local folder, or make more with --samples-per-shard"
+            )
+
+    def __iter__(self) -> Iterator[Batch]:
+        info, start = get_worker_info(), self.numbers.start
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        lane = (start + worker) % workers  # the worker that would make these batches had there been no resume
+        seen = len(range(lane, start, workers)) * self.share.piece
+        samples = self._samples(self.share.rank * workers + lane, self.share.world_size * workers, seen)
+        for number in self.numbers[worker::workers]:
+            first = self.share.first(*divmod(number, self.share.pieces))
+            some = islice(samples, self.share.piece)
+            yield train_batch(some, self.share.piece, self.config, first, self.leaves_draws)
+
+    def _samples(self, stream: int, streams: int, skip: int) -> Iterator[tuple[int, shards.Members]]:
+        order, sizes = Order(self.split.ends, self.config.seed), np.diff(self.split.ends, prepend=0)
+        epoch = 0
+        while True:
+            mine = order.shards_of(epoch)[0][stream::streams]
+            count = int(sizes[mine].sum())
+            if skip < count:
+                rng = generator(self.config.seed, "buffer", epoch, stream, streams)
+                for members in self._shuffled(mine, sizes[mine], rng, skip):
+                    yield epoch, members
+            skip, epoch = max(0, skip - count), epoch + 1
+
+    def _shuffled(
+        self, numbers: NDArray[np.int64], sizes: NDArray[np.int64], rng: np.random.Generator, skip: int
+    ) -> Iterator[shards.Members]:
+        """The samples of these shards through the buffer, from the `skip`-th that leaves it."""
+        count = int(sizes.sum())
+        held = min(self.buffer_size, count)
+        exchanged = count - held  # so often a sample leaves and the next one takes its place; then all leave
+        leaving = rng.integers(held, size=exchanged, dtype=np.uint32)
+        last = rng.permutation(held)
+        buffer = np.arange(held)  # samples by their number in this pass
+        replayed = min(skip, exchanged)
+        buffer[leaving[:replayed]] = np.arange(held, held + replayed)  # the last of equal places stays
+        wanted = set(buffer[last[skip - replayed :]].tolist())
+        reading = self._read(numbers, sizes, wanted, held + replayed)
+        samples = dict(next(reading) for _ in range(len(wanted)))
+        for turn in range(replayed, exchanged):
+            place = leaving[turn]
+            yield samples.pop(int(buffer[place]))
+            number, members = next(reading)
+            buffer[place], samples[number] = number, members
+        for place in last[skip - replayed :]:
+            yield samples.pop(int(buffer[place]))
+
+    def _read(
+        self, numbers: NDArray[np.int64], sizes: NDArray[np.int64], wanted: set[int], rest: int
+    ) -> Iterator[tuple[int, shards.Members]]:
+        """The `wanted` samples and all from `rest` on, in order; shards without any of them are not opened."""
+        for shard, size, end in zip(numbers.tolist(), sizes.tolist(), np.cumsum(sizes).tolist(), strict=True):
+            here = range(end - size, end)
+            if end > rest or not wanted.isdisjoint(here):
+                for number, members in zip(here, self._read_shard(shard, size), strict=True):
+                    if number >= rest or number in wanted:
+                        yield number, members
+
+    def _read_shard(self, shard: int, size: int) -> Iterator[shards.Members]:
+        """All `size` samples of a shard, each checked."""
+        fields = fields_of(self.config.data.depth)
+        _, table, _ = self.split.locate(int(self.split.ends[shard]) - 1)
+        tar = f"{self.split.store}/{self.split.index.shards[shard].name}.tar"
+        samples = _tar_samples(tar)
+        for place in range(size):
+            key = table.key(place)
+            found = next(samples, {})
+            if found.get("__key__") != key:
+                raise shards.ShardError(
+                    f"{tar} is damaged: it must hold {size} samples, but {key}, number {place}, "
+                    f"{'is not where it should be' if found else 'is missing'}: run precompute-depth verify"
+                )
+            members = shards.Members(key, tar, index=self.split.index)
+            for extension, (_, length, crc) in table.extents(place).items():
+                if extension.split(".")[0] in fields:
+                    members.add(extension, found.get(extension, b""), length, crc)
+            members.check_has(fields)
+            yield members
+        if next(samples, None) is not None:
+            raise shards.ShardError(f"{tar} is damaged: it holds more than its {size} samples")
+
+
+def _tar_samples(url: str) -> Iterator[dict[str, Any]]:
+    """webdataset's reading of one tar; whatever it or the storage raises becomes one line that names the tar."""
+    webdataset.gopen_schemes[url.split("://")[0]] = _open
+    try:
+        yield from webdataset.tarfile_samples([{"url": url}])
+    except FileNotFoundError:
+        raise shards.ShardError(f"{url} does not exist but the index lists it: run precompute-depth verify") from None
+    except Exception as error:  # every protocol has its own
+        reason = " ".join(str(error.args[0] if error.args else error).split()) or repr(error)
+        raise shards.ShardError(f"{url} cannot be read: {reason}") from error
+
+
+def _open(url: str, mode: str = "rb", bufsize: int = 8192, **kwargs: Any) -> IO[bytes]:
+    import fsspec
+
+    return fsspec.open(url, mode).open()

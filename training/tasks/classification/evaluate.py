@@ -1,0 +1,153 @@
+"""Top-1 and top-5 of a model on a split, every sample counted once."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline import shards
+from training.config import Config
+from training.engine.ranks import Ranks
+from training.engine.share import DataError
+from training.loading.augment import RGB_MEAN, RGB_STD, normalise
+from training.loading.data import eval_loader
+from training.models.vit import VisionTransformer
+from training.records import EvalLine, Evaluation
+
+EVAL_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Per sample, in the split's order; shares follow."""
+
+    correct1: list[bool]
+    correct5: list[bool]
+    largest_class: float  # share of the samples
+    loss: float  # mean cross-entropy, no smoothing
+    seconds: float
+
+    @property
+    def top1(self) -> float:
+        return sum(self.correct1) / len(self.correct1)
+
+    @property
+    def top5(self) -> float:
+        return sum(self.correct5) / len(self.correct5)
+
+    @property
+    def score(self) -> float:
+        return self.top1
+
+    def line(self, step: int, epoch: int) -> EvalLine:
+        return EvalLine(
+            step=step, epoch=epoch, top1=self.top1, top5=self.top5, loss=self.loss,
+            num_samples=len(self.correct1), seconds=self.seconds,
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        return f"top-1 {self.top1:.1%}  top-5 {self.top5:.1%}  loss {self.loss:.3f}"
+
+
+@torch.no_grad()
+def evaluate(
+    model: VisionTransformer,
+    split: shards.Split,
+    config: Config,
+    depth_field: str,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[None]],
+    *,
+    ranks: Ranks = Ranks(),
+    teacher: Callable[[Tensor], Tensor] | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+    between: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """The whole split, shared between ranks, each sample once; the same outcome on every rank.
+
+    `teacher` gives depth of normalised RGB where the split's is not used. `advance` is told of every batch's size;
+    `between` is called between batches, as often on every rank, and may raise.
+    """
+    start = time.perf_counter()
+    model.eval()
+    batch_size = min(EVAL_BATCH, math.ceil(len(split) / ranks.world_size))
+    loader = eval_loader(split, config, depth_field, batch_size, ranks.rank, ranks.world_size)
+    mine: dict[int, tuple[list[bool], list[bool], float]] = {}
+    labels: Counter[int] = Counter()
+    for _ in range(math.ceil(math.ceil(len(split) / batch_size) / ranks.world_size)):
+        between()
+        if (batch := next(loader, None)) is None:
+            continue  # the last round has no batch left for every rank
+        on_device = batch.to(device)
+        rgb = normalise(on_device.rgb, RGB_MEAN, RGB_STD)
+        depth = teacher(rgb) if teacher else on_device.depth
+        with autocast():
+            logits = model(rgb, depth).float()
+        mine[batch.first] = judge(logits, on_device.label)
+        labels.update(batch.label.tolist())
+        advance(len(batch.keys))
+    gathered = ranks.gather((mine, labels))
+    everyone = {first: found for part, _ in gathered for first, found in part.items()}
+    ordered = [everyone[first] for first in sorted(everyone)]
+    correct1 = [hit for found in ordered for hit in found[0]]
+    correct5 = [hit for found in ordered for hit in found[1]]
+    assert len(correct1) == len(split), "an evaluation must count every sample once"
+    model.train()
+    loss = sum(found[2] for found in ordered) / len(split)
+    largest = largest_class(sum((counts for _, counts in gathered), Counter()))
+    return Outcome(correct1, correct5, largest, loss, time.perf_counter() - start)
+
+
+def as_evaluation(
+    outcome: Outcome,
+    config: Config,
+    split: shards.Split,
+    depth_field: str,
+    name: str,
+    epoch: int,
+    other_depth: Sequence[str] = (),
+) -> Evaluation:
+    refuse_diverged(outcome.loss, f"{config.model.name}, {name}")
+    return Evaluation(
+        model=config.model.name,
+        checkpoint=name,
+        epoch=epoch,
+        data=split.data,
+        split=split.index.split,
+        fingerprint=split.index.fingerprint,
+        depth_field=depth_field,
+        num_samples=len(split),
+        top1=outcome.top1,
+        top5=outcome.top5,
+        loss=outcome.loss,
+        correct1="".join("01"[hit] for hit in outcome.correct1),
+        correct5="".join("01"[hit] for hit in outcome.correct5),
+        largest_class=outcome.largest_class,
+        other_depth=list(other_depth),
+    )
+
+
+def refuse_diverged(loss: float, which: str) -> None:
+    """A result without a finite loss would be no result: whoever reads it would have to guess why."""
+    if not math.isfinite(loss):
+        raise DataError(
+            f"the loss of {which} is {loss}: its weights have diverged. Choose an earlier one with --checkpoint epoch-N"
+        )
+
+
+def largest_class(labels: Counter[int]) -> float:
+    """The share of samples that are right if the most frequent class is the answer to all."""
+    return max(labels.values()) / labels.total()
+
+
+def judge(logits: Tensor, label: Tensor) -> tuple[list[bool], list[bool], float]:
+    """Of logits (batch, classes): right with the first guess, within five, and the summed cross-entropy."""
+    loss = F.cross_entropy(logits, label, reduction="sum").item()
+    hits = logits.topk(min(5, logits.shape[1]), 1).indices == label[:, None]
+    return hits[:, 0].tolist(), hits.any(1).tolist(), loss

@@ -1,0 +1,158 @@
+"""From the bytes of samples to a batch: decoded, seen through one box, written straight into the batch's tensors.
+
+One decoder per format everywhere, training, evaluation and dumps alike. Depth is decoded within the box alone.
+"""
+
+import math
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from pipeline import shards
+from training.config import Config
+from training.loading.augment import generator, geometry, rand_augment
+from training.loading.batch import Batch
+
+
+def fields_of(depth_field: str, labelled: bool = True) -> tuple[str, ...]:
+    """The members that a sample needs."""
+    return ("rgb", *(() if depth_field == "online" else (depth_field,)), *(("cls",) if labelled else ()))
+
+
+def _jpeg_operator() -> Any:
+    """torchvision's, faster than Pillow and of the same libjpeg-turbo: the tests hold them to the same pixels.
+
+    Its library is loaded alone: importing torchvision takes two seconds, and the operator's Python wrapper warns since
+    0.29 that it will go. Where it is gone, None, and Pillow takes over.
+    """
+    package = find_spec("torchvision")
+    folder = Path(package.origin).parent if package and package.origin else Path()
+    for library in sorted(folder.glob("image*.so")):
+        with suppress(OSError):  # of another torch
+            torch.ops.load_library(str(library))
+    return getattr(torch.ops.image, "decode_jpeg", None)
+
+
+_decode_jpeg = _jpeg_operator()
+_RGB = 3  # torchvision.io.ImageReadMode.RGB
+
+
+def decode_rgb(extension: str, data: bytes) -> Tensor:
+    """uint8 (3, height, width), a pixel's channels side by side in memory."""
+    if extension == "rgb.jpg" and _decode_jpeg is not None:
+        return _decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB)
+    return torch.from_numpy(np.array(shards.decode_member(extension, data))).permute(2, 0, 1)
+
+
+class _Canvas:
+    """The tensors of a batch to be, filled sample by sample."""
+
+    def __init__(self, count: int, size: int, depth_field: str, channels_last: bool = False) -> None:
+        order = torch.channels_last if channels_last else torch.contiguous_format
+        self.rgb = _sendable((count, 3, size, size), torch.uint8, order)
+        if depth_field == "online":
+            self.depth = torch.full((1, 1, 1, 1), torch.nan).expand(count, 1, size, size)
+        else:
+            self.depth = _sendable((count, 1, size, size), torch.float32, torch.contiguous_format)
+        self.label = torch.empty(count, dtype=torch.int64)
+        self.keys: list[str] = []
+
+    def batch(self, first: int, draws: Tensor | None = None) -> Batch:
+        return Batch(self.rgb, self.depth, self.label, self.keys, first, draws)
+
+
+def _sendable(shape: tuple[int, ...], dtype: torch.dtype, order: torch.memory_format) -> Tensor:
+    """An uninitialised tensor; in a loader's worker in shared memory, as default_collate's, which spares a copy."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype, memory_format=order)
+    strides = torch.empty(shape, dtype=dtype, memory_format=order, device="meta").stride()
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape, strides)
+
+
+def train_batch(
+    samples: Iterable[tuple[int, shards.Members]], count: int, config: Config, first: int, leave_draws: bool
+) -> Batch:
+    """`count` samples, each with its epoch: random crop and flip; RandAugment, or its draws where they are left."""
+    size, augment = config.model.image_size, config.augment
+    # As it comes from resizing, where nothing else is done here: model_inputs makes it contiguous on the device.
+    canvas = _Canvas(count, size, config.data.depth, channels_last=leave_draws)
+    numbers = np.empty((count, geometry.CROP_NUMBERS + 1 + 2 * augment.rand_augment_ops))
+    for place, (epoch, members) in enumerate(samples):
+        numbers[place] = generator(config.seed, epoch, members.key).random(numbers.shape[1])
+        uniform = numbers[place, : geometry.CROP_NUMBERS + 1].tolist()
+        rgb = members.decode("rgb", decode_rgb)
+        height, width = rgb.shape[1:]
+        box = geometry.random_box(height, width, augment, uniform, uniform[-1] < augment.flip)
+        canvas.rgb[place] = geometry.resize(geometry.crop(rgb, box), "rgb", (size, size))
+        if config.data.depth != "online":
+            z = members.decode(config.data.depth, _Within(box, height, width))
+            canvas.depth[place] = geometry.resize(z, "depth", (size, size))
+        _finish(canvas, place, members)
+    if augment.rand_augment_ops == 0:
+        return canvas.batch(first)
+    uniform_draws = numbers[:, geometry.CROP_NUMBERS + 1 :].reshape(count, augment.rand_augment_ops, 2)
+    draws = rand_augment.draw(uniform_draws, augment.rand_augment_magnitude, size)
+    if leave_draws:
+        return canvas.batch(first, draws)
+    rand_augment.apply(canvas.rgb, [canvas.depth] if config.data.depth != "online" else [], draws)
+    return canvas.batch(first)
+
+
+def eval_batch(samples: Iterable[shards.Members], count: int, config: Config, depth_field: str, first: int) -> Batch:
+    """`count` samples: the short side resized, the centre cropped; labels are -1 where they are read without."""
+    size, share = config.model.image_size, config.augment.eval_crop
+    canvas = _Canvas(count, size, depth_field)
+    for place, members in enumerate(samples):
+        canvas.rgb[place] = geometry.centre(members.decode("rgb", decode_rgb), "rgb", size, share)
+        if depth_field != "online":
+            canvas.depth[place] = geometry.centre(members.decode(depth_field, _whole), "depth", size, share)
+        _finish(canvas, place, members)
+    return canvas.batch(first)
+
+
+def eval_depth(samples: Iterable[shards.Members], config: Config, depth_field: str) -> Tensor:
+    """The depth alone that `eval_batch` gives: (samples, 1, size, size)."""
+    size, share = config.model.image_size, config.augment.eval_crop
+    found = [geometry.centre(members.decode(depth_field, _whole), "depth", size, share) for members in samples]
+    return torch.stack(found)
+
+
+def leaves_draws(config: Config) -> bool:
+    """Whether workers leave RandAugment to the device (`runtime.augment`; auto: where that is a GPU)."""
+    where, device = config.runtime.augment, config.runtime.device
+    if where != "auto":
+        return where == "device"
+    return device == "cuda" or (device == "auto" and torch.cuda.is_available())
+
+
+def _finish(canvas: _Canvas, place: int, members: shards.Members) -> None:
+    canvas.label[place] = members.decode("cls") if "cls" in members.data else -1
+    canvas.keys.append(members.key)
+
+
+def _whole(extension: str, data: bytes) -> Tensor:
+    return torch.from_numpy(shards.decode_depth(data))[None]
+
+
+@dataclass(frozen=True)
+class _Within:
+    """Decodes the box of a depth member of the RGB's size."""
+
+    box: geometry.Box
+    height: int
+    width: int
+
+    def __call__(self, extension: str, data: bytes) -> Any:
+        z = shards.decode_depth(data, self.box.window)
+        if z.shape != (self.box.height, self.box.width):
+            raise ValueError(f"depth must be of the RGB's size {self.height}x{self.width}, its box is {z.shape}")
+        return torch.from_numpy(z)[None]

@@ -1,0 +1,110 @@
+"""What fine-tuning begins with: a run or an export of ours, any plain ViT, or the DFormer authors' weights."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from training import weights
+from training.config import ConfigError
+from training.models import MONIKERS, pretrained
+from training.models.ham import LightHam
+from training.models.pretrained import Report, Row
+from training.models.relatives.checkpoints import load_authors
+from training.models.segmentation import Segmenter
+from training.models.vit import VisionTransformer, VitConfig, check_fits
+from training.records import RunRecord, parse
+
+AUTHORS = "dformer-greys"  # the input convention of their weights
+
+
+@dataclass(frozen=True)
+class Start:
+    """`origin` is what is known of it, for run.json. Without `source` every weight starts fresh.
+
+    `found` are its weights, where they have been read; else `load` reads them.
+    """
+
+    source: str | None
+    model: dict[str, Any]  # the backbone's config as far as the source tells it
+    found: weights.Weights | None
+    origin: dict[str, Any] | None
+    allow_missing: Sequence[str] = ()  # patterns of weights, for files of the DFormer authors
+    allow_unexpected: Sequence[str] = ()
+
+    @classmethod
+    def read(cls, source: str | None, moniker: str | None) -> "Start":
+        """Find out what `--init` names; ConfigError or ModelError where it and `--model` do not fit."""
+        if source is None:
+            if moniker is None:
+                raise ConfigError("--model must be given where there is no --init to start from")
+            return cls(None, {"name": moniker}, None, None)
+        if moniker is not None and moniker not in MONIKERS:
+            return cls(source, {"name": moniker, "inputs": AUTHORS}, None, None)
+        found = weights.read(source)
+        if found.config is None:
+            if moniker is None:
+                raise ConfigError(f"--model must be given: {source} is a file of weights and does not say what it is")
+            return cls(source, {"name": moniker}, found, None)
+        if moniker not in (None, found.config.name):
+            raise ConfigError(f"--model {moniker} must be {found.config.name} as {source} is: leave it out")
+        check_fits(found.config.build, found.state, found.where)
+        return cls(source, found.config.model_dump(mode="json"), found, _origin(found))
+
+    def load(self, model: Segmenter) -> Report:
+        """Put the weights into the model's backbone (and head, of the authors' segmentation checkpoints)."""
+        assert self.source is not None
+        backbone = model.backbone
+        if not isinstance(backbone, VisionTransformer):
+            head = model.decode_head
+            assert isinstance(head, LightHam)
+            return load_authors(backbone, head, self.source, self.allow_missing, self.allow_unexpected)  # type: ignore[arg-type]
+        found = self.found or weights.read(self.source)
+        # At the source's own grid: the position embedding is resampled once.
+        config = backbone.config.model_copy(update={"image_size": _grid_of(found, backbone.config)})
+        plain = config.build()  # type: ignore[attr-defined]
+        report = pretrained.load(plain, found, self.source)
+        plain.regrid(backbone.grid)
+        backbone.load_state_dict({k: v for k, v in plain.state_dict().items() if not k.startswith("head.")})
+        rows = [_regridded(row, plain, backbone) for row in report.rows if row.what != "head"]
+        for what, part in (("pyramid", model.pyramid), ("decode head", model.decode_head)):
+            if part is not None:
+                tensors = list(part.parameters())
+                rows.append(Row(what, "fresh", len(tensors), sum(p.numel() for p in tensors)))
+        return Report(report.source, report.sha256, tuple(rows), report.note)
+
+
+def _regridded(row: Row, plain: VisionTransformer, backbone: VisionTransformer) -> Row:
+    before, now = plain.config.grid, backbone.grid
+    if row.what != "position embedding" or before == now:
+        return row
+    detail = f"{before[0]}x{before[1]} to {now[0]}x{now[1]}"
+    return Row(
+        row.what, "adapted", row.tensors, backbone.pos_embed.numel(), ", ".join(filter(None, (row.detail, detail)))
+    )
+
+
+def _origin(found: weights.Weights) -> dict[str, Any] | None:
+    """The run they come from, as far as tables need it."""
+    if found.run is None:
+        return None
+    record = parse(RunRecord, found.run / "run.json")
+    return {
+        "run": record.name,
+        "checkpoint": found.checkpoint,
+        "study_hash": record.study_hash,
+        "seed": record.seed,
+        "depth_field": record.shards.depth_field,
+        "source": record.shards.source,
+        "teacher": record.shards.teacher,
+    }
+
+
+def _grid_of(found: weights.Weights, config: VitConfig) -> int:
+    """The image size whose grid a file's position embedding is on; the config's where it is not known or not square."""
+    table = found.state.get("pos_embed")
+    side = (
+        math.isqrt(max(0, table.shape[1] - 1)) if found.config is None and table is not None and table.ndim == 3 else 0
+    )
+    known = table is not None and side > 0 and side**2 == table.shape[1] - 1
+    return side * config.patch_size if known else config.image_size

@@ -1,0 +1,156 @@
+"""Weights from elsewhere, read and told apart: timm's, a file, a run of ours, an exported model of ours."""
+
+import argparse
+import hashlib
+import pickle
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from training import records
+from training.engine import checkpoint
+from training.export import WEIGHTS, is_export, model_config, read_export
+from training.models import ModelConfig
+from training.models.layouts import renamed, unwrapped
+from training.models.vit import ModelError
+
+SOURCES = "timm:NAME, a weights file (.pth, .pt, .bin, .safetensors), a run (RUN or RUN:epoch-<n>) or an exported model"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict under our names. `config` is known of our own models, `heads` of ours and of timm's."""
+
+    where: str  # for messages
+    state: dict[str, Tensor]
+    sha256: str  # of the file; of names and values for timm's
+    config: ModelConfig | None = None
+    heads: int | None = None
+    note: str = ""  # what a person should know
+    run: Path | None = None  # the run folder, of a run's
+    checkpoint: str = ""  # as it was asked for
+
+
+def read(source: str) -> Weights:
+    """Find and read `source`; ModelError says in one line why not."""
+    if source.startswith("timm:"):
+        return _timm(source.removeprefix("timm:"))
+    path = Path(source)
+    if path.is_file():
+        return _file(path)
+    folder, name = path, "latest"
+    if not path.exists() and ":" in source:
+        before, _, name = source.rpartition(":")
+        folder = Path(before)
+    if (folder / "run.json").is_file():
+        return _run(folder, name)
+    if path.is_dir() and is_export(path):
+        config, state = read_export(path)
+        return Weights(source, state, sha256_of(path / WEIGHTS), config, config.heads)
+    kind = "a folder of another kind" if path.is_dir() else "nothing there"
+    raise ModelError(f"init must be {SOURCES}, got {source!r}: {kind}")
+
+
+def content_of(path: Path) -> Any:
+    """What a weights file holds, read without running its code; ModelError says in one line why not."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of pickles it then refuses and of tensors that we refuse
+            if path.suffix == ".safetensors":
+                return load_file(path)
+            # timm's training checkpoints keep their command line; a Namespace holds values and runs nothing.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        if re.search("unsupported global|TorchScript archive", str(error), re.IGNORECASE):
+            raise ModelError(
+                f"{path} holds Python objects besides weights, and loading those can run code: "
+                "save its state dict alone, or as .safetensors"
+            ) from None
+        # torch's own first line recommends to load without its safeguard
+        pickled = isinstance(error, pickle.UnpicklingError)
+        reason = "nothing that torch reads safely" if pickled else _first_line(error)
+        raise ModelError(
+            f"{path} is damaged or no weights file ({reason}): fetch it again, or save its state dict as .safetensors"
+        ) from None
+
+
+def _file(path: Path) -> Weights:
+    state = renamed(unwrapped(content_of(path), str(path)))
+    note = "A file of weights does not say how many heads they have: the model's number is taken."
+    return Weights(str(path), state, sha256_of(path), note=note)
+
+
+def _run(folder: Path, name: str) -> Weights:
+    try:
+        record = records.parse(records.RunRecord, folder / "run.json")
+        if record.task != "classification":
+            raise ModelError(f"{folder} is a fine-tuned run, whose weights start nothing: give a run of train pretrain")
+        saved = checkpoint.load(checkpoint.find(folder, name))
+        if saved.info.study_hash != record.study_hash:
+            raise ModelError(f"{saved.folder} belongs to another run than {folder}: restore this run's own checkpoints")
+    except (records.RecordError, checkpoint.CheckpointError) as error:
+        raise ModelError(str(error)) from None
+    if record.task != "classification":
+        raise ModelError(f"{folder} is fine-tuned: give the pre-trained run that it began with")
+    config = model_config(record.config.get("model"), str(folder / "run.json"))
+    return Weights(
+        str(saved.folder), saved.weights, saved.info.sha256, config, config.heads, run=folder, checkpoint=name
+    )
+
+
+def _timm(name: str) -> Weights:
+    import timm
+
+    where = f"timm:{name}"
+    if not timm.is_model(name.split(".")[0]):
+        raise ModelError(f"{where}: timm {timm.__version__} has no such model; timm.list_models('vit_*') lists them")
+    try:
+        theirs = timm.create_model(name, pretrained=True)
+    except Exception as error:  # the hub client's, the network library's or timm's own
+        raise ModelError(
+            f"{where} could not be fetched ({_first_line(error)}): "
+            "try again with a network, or download the weights and give the file"
+        ) from None
+    return weights_of_timm(theirs, where)
+
+
+def weights_of_timm(theirs: nn.Module, where: str) -> Weights:
+    """A timm model's weights; ModelError where it computes something else than our ViT from the same weights."""
+    import timm
+
+    if not isinstance(theirs, timm.models.VisionTransformer):
+        raise ModelError(f"{where} must be one of timm's Vision Transformers, got a {type(theirs).__name__}")
+    block = theirs.blocks[0]
+    activation = getattr(getattr(block, "mlp", None), "act", None)
+    if not isinstance(activation, nn.GELU) or activation.approximate != "none":
+        raise ModelError(f"{where} must use GELU, got {activation}: choose another model")
+    if theirs.global_pool != "token":
+        raise ModelError(f"{where} must classify by its class token, got pooling {theirs.global_pool!r}")
+    eps = getattr(theirs.norm, "eps", None)
+    if eps != 1e-6:
+        raise ModelError(f"{where} must have LayerNorms with eps 1e-6, got {eps}: choose another model")
+    digest = hashlib.sha256()
+    state = theirs.state_dict()
+    for key in sorted(state):
+        digest.update(key.encode() + state[key].detach().cpu().contiguous().numpy().tobytes())
+    trained = getattr(theirs, "pretrained_cfg", {})  # a timm registry model has one
+    note = ""
+    if "mean" in trained:
+        note = f"Its images were normalised by mean {trained['mean']} and std {trained['std']}; ours are by ImageNet's."
+    return Weights(where, state, digest.hexdigest(), heads=block.attn.num_heads, note=note)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160].rstrip(" .:")
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
