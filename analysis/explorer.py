@@ -271,7 +271,7 @@ def total_scores(dump: "Dump", image: int) -> np.ndarray:
     scores = dump.read("raw/scores_pre_bias", image).astype(np.float32)[:, :, info.num_prefix :]
     depth = raw_depth(dump, bias_mode(info), slice(image, image + 1))
     for layer in range(len(scores)):
-        bias = raw_bias(dump, layer, depth)
+        bias = raw_bias(dump, layer, depth, slice(image, image + 1))
         if bias is not None:
             scores[layer] += bias.head_scale[:, None, None] * bias.table[0, info.num_prefix :]
     return scores

@@ -125,7 +125,7 @@ def _centred_scores(dump: "Dump", part: str, layer: int, seen: np.ndarray) -> np
         images = slice(first, min(first + _IMAGES_AT_ONCE, len(seen)))
         scores = raw_scores(dump, layer, images)
         if part == "total":
-            scores = biased(scores, raw_bias(dump, layer, raw_depth(dump, bias_mode(info), images)))
+            scores = biased(scores, raw_bias(dump, layer, raw_depth(dump, bias_mode(info), images), images))
         mean = scores[:, :, info.num_prefix :, info.num_prefix :].mean(1)
         valid = seen[images].astype(np.float64)
         weight = valid[:, :, None] * valid[:, None] * (1 - np.eye(valid.shape[1]))

@@ -101,9 +101,7 @@ def test_no_number_is_cut_in_40_columns(study, rooms, monkeypatch):
     ):
         said = io.StringIO()
         narrow = Console(file=said, width=40, force_terminal=True, color_system=None, markup=False)
-        for place in (
-            {module, "training.commands.measure", "training.cli"} if module.startswith("training") else {module}
-        ):
+        for place in {module, "training.commands.evaluate"} if module.startswith("training") else {module}:
             monkeypatch.setattr(import_module(place), "console", narrow, raising=False)
         assert command(*words).returncode == 0
         assert said.getvalue().strip() and "…" not in said.getvalue(), said.getvalue()

@@ -1,11 +1,13 @@
 """One schema for configuration: frozen pydantic models, TOML presets, `--set section.key=value`.
 
-This is pre-training's; fine-tuning's (training/tasks/segmentation/config.py) is made of the same parts. Everything but
-`runtime` is the *study*: what the result depends on. It is hashed and must match on resume; `runtime` (device, workers,
-logging) may change.
+What all tasks have in common; a task's own schema (training/tasks/*/config.py) adds model, data and the rest.
+Everything but `runtime` is the *study*: what the result depends on. It is hashed and must match on resume; `runtime`
+(device, workers, logging) may change.
 """
 
 import difflib
+import math
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,20 +16,18 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from pipeline.errors import UserError
-from training.models import MONIKERS, ModelConfig
 from training.records import study_hash
 
 PRESETS = Path(__file__).parent / "presets"
+_TAGS = {"name", "kind"}  # that tell the forms of a section apart
 _Value = TypeVar("_Value")
 _Schema = TypeVar("_Schema", bound=BaseModel)
 Pair = Annotated[tuple[_Value, _Value], Strict(False)]  # TOML and JSON know lists only
 Several = Annotated[tuple[_Value, ...], Strict(False)]
-Alpha = Annotated[float, Field(ge=0, le=1000)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Often = Annotated[int, Field(gt=0, le=10**9)]
 Samples = Annotated[int, Field(gt=0, le=10_000_000)]
 Epoch = Annotated[int, Field(ge=0, le=1_000_000)]
-DepthField = Literal["pseudo", "real", "raw", "exact", "online"]
 
 
 class ConfigError(UserError):
@@ -38,57 +38,54 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
-class DataConfig(Section):
-    """`online` is what the paper did: the teacher sees every augmented and mixed batch, inside the training loop."""
+class CosineSchedule(Section):
+    """From warmup_factor * lr linearly to lr over optim.warmup_epochs, then on a half cosine to min_lr."""
 
-    depth: DepthField = "pseudo"  # which depth of the shards the model sees; "online" reads none
-    teacher: str = "depth-anything/Depth-Anything-V2-Small-hf"  # for online: a hub id, a folder, or toy
-    teacher_stats: Annotated[
-        tuple[Annotated[float, Field(ge=-1e6, le=1e6)], Annotated[float, Field(ge=1e-6, le=1e6)]], Strict(False)
-    ] = (2.5785, 1.6296)  # for online: mean, std (the paper's)
+    kind: Literal["cosine"] = "cosine"
+    min_lr: float = Field(1e-6, ge=0, le=100)
+    warmup_factor: float = Field(0.01, gt=0, le=1)
+    every: Literal["step", "epoch"] = "step"  # how often the learning rate changes
+
+    def rate(self, optim: "OptimConfig", epoch: float) -> float:
+        """At the fractional `epoch`, of which the whole part counts where the rate changes every epoch."""
+        if self.every == "epoch":
+            epoch = math.floor(epoch)
+        if epoch < optim.warmup_epochs:
+            return optim.lr * (self.warmup_factor + (1 - self.warmup_factor) * epoch / optim.warmup_epochs)
+        progress = (epoch - optim.warmup_epochs) / max(optim.epochs - optim.warmup_epochs, 1e-9)
+        return self.min_lr + (optim.lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-class AugmentConfig(Section):
-    """Geometry acts on RGB and depth alike, photometry on RGB only."""
+class PolySchedule(Section):
+    """From 0 linearly to lr over optim.warmup_epochs, then lr * (1 - epoch / epochs)^power, every step its own rate.
 
-    crop_scale: Pair[float] = (0.08, 1.0)  # RandomResizedCrop, share of the area
-    crop_ratio: Pair[Annotated[float, Field(ge=0.01, le=100)]] = (3 / 4, 4 / 3)
-    flip: float = Field(0.5, ge=0, le=1)
-    rand_augment_ops: int = Field(0, ge=0, le=16)
-    rand_augment_magnitude: int = Field(9, ge=0, le=30)
-    mixup_alpha: Alpha = 0.0  # with cutmix_alpha > 0 as well: a coin flip per group
-    cutmix_alpha: Alpha = 0.0
-    mix_group: Samples = 1  # consecutive samples that are mixed with each other
-    eval_crop: float = Field(0.875, ge=0.05, le=1)  # evaluation resizes to image_size / eval_crop, then centre-crops
+    The warm-up does not delay the fall.
+    """
 
-    @model_validator(mode="after")
-    def _ranges(self) -> "AugmentConfig":
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"augment.crop_scale must be two rising shares above 0 and up to 1, got {self.crop_scale}")
-        if self.crop_ratio[0] > self.crop_ratio[1]:
-            raise ValueError(f"augment.crop_ratio must be two rising numbers, got {self.crop_ratio}")
-        return self
+    kind: Literal["poly"] = "poly"
+    power: float = Field(0.9, gt=0, le=10)
 
-    @property
-    def mixes(self) -> bool:
-        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+    def rate(self, optim: "OptimConfig", epoch: float) -> float:
+        if epoch < optim.warmup_epochs:
+            return optim.lr * epoch / optim.warmup_epochs
+        return optim.lr * (1 - min(epoch / optim.epochs, 1.0)) ** self.power
+
+
+Schedule = Annotated[CosineSchedule | PolySchedule, Field(discriminator="kind")]
 
 
 class OptimConfig(Section):
-    """AdamW with linear warm-up and cosine decay."""
+    """AdamW. The learning rate follows the section `schedule`."""
 
     epochs: int = Field(300, gt=0, le=1_000_000)
+    steps_per_epoch: Often | None = None  # an epoch is a pass over the data, or so many steps
     batch_size: Samples = 192  # global
     lr: float = Field(1e-3, gt=0, le=100)
-    min_lr: float = Field(1e-6, ge=0, le=100)
     betas: Pair[Beta] = (0.9, 0.999)
     weight_decay: float = Field(0.05, ge=0, le=100)
-    decay_1d: bool = False  # the thesis decays biases, norms and scalars as well
+    decay_1d: bool = False  # whether biases, norms and scalars are decayed too
     warmup_epochs: float = Field(10, ge=0)
-    warmup_factor: float = Field(0.01, gt=0, le=1)
-    schedule: Literal["step", "epoch"] = "step"  # how often the learning rate changes
-    grad_clip: float = Field(1.0, gt=0, le=1e9)
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    grad_clip: float | None = Field(1.0, gt=0, le=1e9)
     ema_decay: float = Field(0.0, ge=0, lt=1)  # > 0: an average of the weights, which is then what is evaluated
 
 
@@ -109,43 +106,19 @@ class RuntimeConfig(Section):
 
 
 class Study(Section):
-    """What both schemas have."""
+    """What every task's schema has; it adds `model`, which has a name, and `data`, which names a depth field."""
 
     preset: str
     init: str | None = None  # weights to start from: timm:NAME, a checkpoint file, a run or an exported model
     seed: int = Field(0, ge=0, le=2**62)
+    model: Any
+    data: Any
+    optim: OptimConfig = OptimConfig()
+    schedule: Schedule = CosineSchedule()
     runtime: RuntimeConfig = RuntimeConfig()
 
-    def study(self) -> dict[str, Any]:
-        """What the result depends on."""
-        return self.model_dump(mode="json", exclude={"runtime"})
-
-    def study_hash(self) -> str:
-        return study_hash(self.study())
-
-
-class Config(Study):
-    model: ModelConfig
-    data: DataConfig = DataConfig()
-    augment: AugmentConfig = AugmentConfig()
-    optim: OptimConfig = OptimConfig()
-
     @model_validator(mode="after")
-    def _whole_groups(self) -> "Config":
-        if self.augment.mixes and self.augment.mix_group < 2:
-            raise ValueError(
-                f"augment.mix_group must be at least 2 where samples are mixed with each other, got "
-                f"{self.augment.mix_group}: set it to a divisor of optim.batch_size {self.optim.batch_size}"
-            )
-        if self.augment.mixes and self.optim.batch_size % self.augment.mix_group:
-            raise ValueError(
-                f"optim.batch_size {self.optim.batch_size} must be a multiple of "
-                f"augment.mix_group {self.augment.mix_group}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _warm_up_ends(self) -> "Config":
+    def _warm_up_ends(self) -> "Study":
         if self.optim.warmup_epochs > self.optim.epochs:
             raise ValueError(
                 f"optim.warmup_epochs must be at most optim.epochs {self.optim.epochs}, got {self.optim.warmup_epochs}"
@@ -155,56 +128,63 @@ class Config(Study):
     @property
     def mix_group(self) -> int:
         """Consecutive samples that must stay together."""
-        return self.augment.mix_group if self.augment.mixes else 1
+        return 1
+
+    def study(self) -> dict[str, Any]:
+        """What the result depends on."""
+        return self.model_dump(mode="json", exclude={"runtime"})
+
+    def study_hash(self) -> str:
+        return study_hash(self.study())
 
 
-def preset(name: str, folder: Path = PRESETS) -> dict[str, Any]:
-    """What a preset file of `folder` says; ConfigError lists what there is."""
+def preset(name: str, task: str) -> dict[str, Any]:
+    """What a preset of a task says, `preset` being its name: ours by name, or anybody's TOML file by its path."""
+    folder = PRESETS / task
     names = sorted(path.stem for path in folder.glob("*.toml"))
-    if name not in names:
-        raise ConfigError(f"--preset must be one of {', '.join(names)}, got {name!r}")
-    return tomllib.loads((folder / f"{name}.toml").read_text("utf-8"))
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    if path.parent == folder and name not in names:
+        raise ConfigError(f"--preset must be one of {', '.join(names)}, or a TOML file, got {name!r}")
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:  # TOML's, and of bytes that are no text
+        raise ConfigError(f"--preset {path} must be TOML, got {(str(error) or 'too deep').splitlines()[0]}") from None
+    except OSError as error:
+        raise ConfigError(f"--preset {path} cannot be read ({error.strerror}): give a TOML file") from None
+    return values | {"preset": path.stem}
 
 
-def check_moniker(model: str, monikers: Sequence[str] = MONIKERS) -> None:
+def check_moniker(model: str, monikers: Sequence[str]) -> None:
     if model not in monikers:
         raise ConfigError(f"--model must be one of {', '.join(monikers)}, got {model!r}")
 
 
-def resolve(
-    name: str,
-    model: str,
-    settings: Sequence[str] = (),
-    num_classes: int | None = None,
-    init: str | None = None,
-) -> Config:
-    """The preset, then what it says of this model (`[models.<moniker>]`), then `--set section.key=value`."""
-    values = preset(name)
-    check_moniker(model)
-    own = values.pop("models", {}).get(model, {})
-    values["preset"], values["init"] = name, init
-    values["model"] = {**values.get("model", {}), **own, "name": model}
-    if num_classes is not None:
-        values["model"]["num_classes"] = num_classes
-    for setting in settings:
-        apply(values, setting, Config)
-    return validate(values)
+_MOVED = {"min_lr": "min_lr", "warmup_factor": "warmup_factor", "schedule": "every", "power": "power"}
 
 
-def validate(values: dict[str, Any]) -> Config:
-    """A Config of plain values; ConfigError names the first key at fault."""
-    return validated(values, Config)
+def brought_up(values: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration in today's form: until schema 4 of run.json, `optim` held what `schedule` holds.
+
+    What came since has the value that such a run had without a word.
+    """
+    optim, model = values.get("optim"), values.get("model")
+    if "schedule" in values or not isinstance(optim, dict) or not isinstance(model, dict):
+        return values
+    schedule = {"kind": "poly" if "power" in optim else "cosine"}
+    schedule |= {now: optim[before] for before, now in _MOVED.items() if before in optim}
+    optim = {"steps_per_epoch": None, "decay_1d": False} | {k: v for k, v in optim.items() if k not in _MOVED}
+    return values | {"model": {"freeze": "none"} | model, "optim": optim, "schedule": schedule}
 
 
 def validated(values: dict[str, Any], schema: type[_Schema]) -> _Schema:
-    """The same of any schema."""
+    """A configuration of plain values; ConfigError names the first key at fault."""
     try:
         return schema.model_validate(values)
     except ValidationError as error:
         errors = error.errors()  # a misspelt key before what is missing for it
         first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
-        moniker = values.get("model", {}).get("name") if isinstance(values.get("model"), dict) else None
-        path = [str(part) for place, part in enumerate(first["loc"]) if (place, part) != (1, moniker)]
+        chosen = _chosen(values.get(str(first["loc"][0])) if first["loc"] else None)
+        path = [str(part) for place, part in enumerate(first["loc"]) if (place, part) != (1, chosen)]
         key = ".".join(path)
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"unknown key '{key}'{_nearest(key, values, schema)}") from None
@@ -213,11 +193,16 @@ def validated(values: dict[str, Any], schema: type[_Schema]) -> _Schema:
         raise ConfigError(f"{key} {_constraint(first['msg'])}, got {_short(first['input'])}") from None
 
 
+def _chosen(section: Any) -> str | None:
+    """Which of several forms of a section is meant: a model by its name, a schedule by its kind."""
+    return (section.get("name") or section.get("kind")) if isinstance(section, dict) else None
+
+
 def _constraint(message: str) -> str:
     """Pydantic's message as what the key must be."""
     if message == "Field required":
         return "must be given"
-    return message.replace("Input should", "must").replace("Tuple should", "must")
+    return re.sub(r"^\w+ should", "must", message)
 
 
 def apply(values: dict[str, Any], setting: str, schema: type[BaseModel]) -> None:
@@ -269,14 +254,20 @@ def _keys(values: dict[str, Any], schema: type[BaseModel]) -> dict[str, list[str
     for name, field in schema.model_fields.items():
         kind = field.annotation
         kinds = [k for k in get_args(kind) or (kind,) if isinstance(k, type) and issubclass(k, BaseModel)]
-        if name == "model":
-            moniker = values.get("model", {}).get("name")
-            kinds = [k for k in kinds if k.model_fields["name"].default == moniker]
-        found[name] = [key for section in kinds for key in section.model_fields if key != "name"]
+        tags: set[str] = set()
+        if len(kinds) > 1:
+            tags, chosen = _TAGS, _chosen(values.get(name))
+            kinds = [
+                k for k in kinds if chosen in (k.model_fields[tag].default for tag in tags & k.model_fields.keys())
+            ]
+        found[name] = [key for section in kinds for key in section.model_fields if key not in tags]
     return found
 
 
 def _nearest(key: str, values: dict[str, Any], schema: type[BaseModel]) -> str:
     valid = [f"{name}.{k}" if k else name for name, keys in _keys(values, schema).items() for k in keys or [""]]
+    section, _, own = key.partition(".")
+    if section == "optim" and (moved := f"schedule.{_MOVED.get(own)}") in valid:
+        return f": did you mean '{moved}'?"
     close = difflib.get_close_matches(key, valid, 1, 0.4)
     return f": did you mean '{close[0]}'?" if close else f": valid keys are {', '.join(valid)}"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline import files
-from training.models import ModelConfig
+from training.models.registry import ModelConfig
 from training.models.vit import ModelError, VisionTransformer, VitConfig, built_for
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"

@@ -1,40 +1,24 @@
 """Weights from elsewhere, read and told apart: timm's, a file, a run of ours, an exported model of ours."""
 
-import argparse
 import hashlib
-import pickle
-import re
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from training import records
 from training.engine import checkpoint
 from training.export import WEIGHTS, is_export, model_config, read_export
-from training.models import ModelConfig
 from training.models.layouts import renamed, unwrapped
-from training.models.vit import ModelError
+from training.models.pretrained import Report, Weights, load
+from training.models.vit import ModelError, VisionTransformer
+from training.models.weight_files import content_of, first_line, sha256_of
 
 SOURCES = "timm:NAME, a weights file (.pth, .pt, .bin, .safetensors), a run (RUN or RUN:epoch-<n>) or an exported model"
 
 
-@dataclass(frozen=True)
-class Weights:
-    """A state dict under our names. `config` is known of our own models, `heads` of ours and of timm's."""
-
-    where: str  # for messages
-    state: dict[str, Tensor]
-    sha256: str  # of the file; of names and values for timm's
-    config: ModelConfig | None = None
-    heads: int | None = None
-    note: str = ""  # what a person should know
-    run: Path | None = None  # the run folder, of a run's
-    checkpoint: str = ""  # as it was asked for
+def initialise(model: VisionTransformer, source: str) -> Report:
+    """Load `source` into `model`: timm:NAME, a file, RUN, RUN:epoch-<n> or an exported folder. ModelError if unfit."""
+    return load(model, read(source), source)
 
 
 def read(source: str) -> Weights:
@@ -57,30 +41,6 @@ def read(source: str) -> Weights:
     raise ModelError(f"init must be {SOURCES}, got {source!r}: {kind}")
 
 
-def content_of(path: Path) -> Any:
-    """What a weights file holds, read without running its code; ModelError says in one line why not."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, of pickles it then refuses and of tensors that we refuse
-            if path.suffix == ".safetensors":
-                return load_file(path)
-            # timm's training checkpoints keep their command line; a Namespace holds values and runs nothing.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        if re.search("unsupported global|TorchScript archive", str(error), re.IGNORECASE):
-            raise ModelError(
-                f"{path} holds Python objects besides weights, and loading those can run code: "
-                "save its state dict alone, or as .safetensors"
-            ) from None
-        # torch's own first line recommends to load without its safeguard
-        pickled = isinstance(error, pickle.UnpicklingError)
-        reason = "nothing that torch reads safely" if pickled else _first_line(error)
-        raise ModelError(
-            f"{path} is damaged or no weights file ({reason}): fetch it again, or save its state dict as .safetensors"
-        ) from None
-
-
 def _file(path: Path) -> Weights:
     state = renamed(unwrapped(content_of(path), str(path)))
     note = "A file of weights does not say how many heads they have: the model's number is taken."
@@ -97,8 +57,6 @@ def _run(folder: Path, name: str) -> Weights:
             raise ModelError(f"{saved.folder} belongs to another run than {folder}: restore this run's own checkpoints")
     except (records.RecordError, checkpoint.CheckpointError) as error:
         raise ModelError(str(error)) from None
-    if record.task != "classification":
-        raise ModelError(f"{folder} is fine-tuned: give the pre-trained run that it began with")
     config = model_config(record.config.get("model"), str(folder / "run.json"))
     return Weights(
         str(saved.folder), saved.weights, saved.info.sha256, config, config.heads, run=folder, checkpoint=name
@@ -115,7 +73,7 @@ def _timm(name: str) -> Weights:
         theirs = timm.create_model(name, pretrained=True)
     except Exception as error:  # the hub client's, the network library's or timm's own
         raise ModelError(
-            f"{where} could not be fetched ({_first_line(error)}): "
+            f"{where} could not be fetched ({first_line(error)}): "
             "try again with a network, or download the weights and give the file"
         ) from None
     return weights_of_timm(theirs, where)
@@ -145,12 +103,3 @@ def weights_of_timm(theirs: nn.Module, where: str) -> Weights:
     if "mean" in trained:
         note = f"Its images were normalised by mean {trained['mean']} and std {trained['std']}; ours are by ImageNet's."
     return Weights(where, state, digest.hexdigest(), heads=block.attn.num_heads, note=note)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160].rstrip(" .:")
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

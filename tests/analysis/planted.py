@@ -154,7 +154,7 @@ def _info(
         data="shards", split="val", fingerprint=fingerprint, classes_sha256="c" * 64,
         class_names=[f"class {number}" for number in range(6)], depth_field=depth,
         standardisation={"mean": 2.5, "std": 1.6, "polarity": "closer_is_larger", "unit": "1"}, patch_depth="mean",
-        scale=0.25, bias={"mlin": "linear", "mmlp": "table"}.get(model), cls_index=0, num_prefix=1, num_layers=LAYERS,
+        scale=0.25, bias={"mlin": "linear", "mmlp": "phi"}.get(model), num_prefix=1, num_layers=LAYERS,
         first_attention_layer=first, streams=streams, num_heads=HEADS, grid=grid, image_size=64, num_images=num_images,
         num_raw=0, num_groups=min(50, num_images), gram_batch=gram_batch(num_images), dtype="float32",
         max_fused_difference=0.0,
@@ -199,7 +199,7 @@ def _write_rest(
     writer.write("statistics/labels", 0, labels if info.labelled else np.full_like(labels, -1))
     writer.write("statistics/predicted", 0, np.where(generator.uniform(size=len(labels)) < 0.7, labels, 0))
     if info.has_bias:
-        writer.write("parameters/head_scale", 0, head_scale())
+        writer.write("parameters/head_scale", 0, np.tile(head_scale(), (info.num_attention_layers, 1)))
         writer.write("parameters/alpha", 0, np.array(ALPHA[info.first_attention_layer :]))
         phi = np.zeros((info.num_attention_layers, 3, PHI_HIDDEN))
         phi[:, :, 0], phi[:, :, 1] = (1, 0, PHI[0]), (-1, 0, PHI[1])

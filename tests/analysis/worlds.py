@@ -499,7 +499,7 @@ def dump(
         study_hash=f"{model}-{seed}", checkpoint=f"epoch-{epoch}", checkpoint_sha256="0", epoch=epoch, data="shards",
         split="val", fingerprint="v", own_data=True, classes_sha256="c", class_names=[], labelled=True,
         depth_field="pseudo", standardisation={}, patch_depth="mean", scale=0.25,
-        bias="linear" if bias is not None else None, cls_index=0, num_prefix=0, num_layers=LAYERS,
+        bias="linear" if bias is not None else None, num_prefix=0, num_layers=LAYERS,
         first_attention_layer=first, streams=streams, num_heads=HEADS, grid=GRID, image_size=64, num_images=images,
         num_raw=0, num_causal=0 if swap is None else images, num_groups=images, gram_batch=gram_batch(images),
         dtype="float32", max_fused_difference=0.0, interventions=[], other_depth=[],

@@ -35,9 +35,9 @@ from rich.table import Table
 from steps import machine, made_literal
 from torch import Tensor, nn
 
-from training.config import resolve
 from training.models.fusion.mmlp import Phi
 from training.models.patch_depth import signed_difference
+from training.tasks.classification.config import resolve
 
 BATCHES = {"cpu": (1, 4, 16), "cuda": (16, 192)}
 SECONDS_A_TURN, ROUNDS = 0.25, 7

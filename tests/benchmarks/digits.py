@@ -54,7 +54,8 @@ from steps import machine
 from torch import Tensor
 
 from pipeline import shards
-from training.runs import choose_device, load_segmenter
+from training.engine.machine import Machine
+from training.runs import load
 from training.tasks.segmentation.batch import SegBatch
 from training.tasks.segmentation.data import open_labelled, whole
 from training.tasks.segmentation.evaluate import evaluate
@@ -196,16 +197,17 @@ def kinds_iou(counts: NDArray[np.int64]) -> float:
 
 
 def tested(run: Path, data: Path, sheet: Path | None) -> dict[str, Any]:
-    config, _, _, model = load_segmenter(run, "best")
+    loaded = load(run, "best", "train finetune")
+    config, model = loaded.task.config, loaded.model
     split = open_labelled(str(data), "val", "exact")
     overlap, shown = OverlapCounts(split), Sheet(list(split.index.seg_names), len(split))
-    device, autocast = choose_device(config)
+    machine = Machine.here(config)
 
     def look(batch: SegBatch, predicted: Tensor) -> None:
         overlap.look(batch, predicted)
         shown.look(batch, predicted)
 
-    outcome = evaluate(model.to(device), whole(split), config, "exact", device, autocast, look=look)
+    outcome = evaluate(model.to(machine.device), whole(split), config, "exact", machine, look=look)
     scores = overlap.scores()
     if sheet:
         shown.write(sheet, f"{run.name}: {scores['overlap_accuracy']:.1%} of overlap pixels")

@@ -6,11 +6,11 @@
 Where the project is not installed, PYTHONPATH=. before it.
 
 `pass`: all statistics of a batch of images (`training.dumping.observe`: the explicit path, every layer and head,
-scores, patterns, probes, Grams of 16 images where a dump of thousands takes 250; nothing written) over the bare forward pass of
-the same images, fused attention, fp32; 16 images, which is a dump's batch. Both work in turns in one process; `ratio`
-is the median of turns, `cpu ratio` the same of CPU time, the better one beside busy neighbours. `explicit ratio` is the
-forward pass through the explicit path, which anything that looks at scores needs. Goal: 1.5. `once_s`: what is done
-once a dump, whatever the number of images (finishing and writing the sums).
+scores, patterns, probes, Grams of 16 images where a dump of thousands takes 250; nothing written) over the bare
+forward pass of the same images, fused attention, fp32; 16 images, which is a dump's batch. Both work in turns in one
+process; `ratio` is the median of turns, `cpu ratio` the same of CPU time, the better one beside busy neighbours.
+`explicit ratio` is the forward pass through the explicit path, which anything that looks at scores needs. Goal: 1.5.
+`once_s`: what is done once a dump, whatever the number of images (finishing and writing the sums).
 
 `peer`: one pass against the plain way, for m4ch at ViT-B/16 on the same images: dump every score, pattern and block
 output as .npy, then compute some of the same numbers with numpy, an image after the other (`plain_statistics`: slopes
@@ -45,19 +45,19 @@ from rich.console import Console
 from rich.table import Table
 from steps import machine
 
-from training.config import Config, resolve
-from training.dumping.dump import bias_kind, streams_of
+from training.dumping.dump import biases_of, streams_of
 from training.dumping.observe import Views, observe
 from training.dumps.pairs import BIN_WIDTH, NUM_BINS, distances, num_distances, partner
 from training.dumps.schema import DumpInfo
 from training.dumps.statistics import Statistics
 from training.dumps.store import DumpWriter, open_dump
 from training.dumps.tokens import gram_batch
-from training.loading.augment import RGB_MEAN, RGB_STD, normalise
-from training.loading.batch import Batch
-from training.models import MONIKERS
+from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.models.attention import Recorder
 from training.models.patch_depth import patch_depth
+from training.models.registry import MONIKERS
+from training.tasks.classification.batch import Batch
+from training.tasks.classification.config import Config, resolve
 
 HERE = Path(__file__).parent
 GOAL = 1.5
@@ -70,7 +70,7 @@ def info_of(config: Config, model: Any, num_images: int) -> DumpInfo:
         model=shape.name, run="benchmark", config=config.model_dump(mode="json"), study_hash="", checkpoint="latest",
         checkpoint_sha256="", epoch=0, data="random", split="val", fingerprint="", classes_sha256="", class_names=[],
         depth_field="pseudo", standardisation={}, patch_depth="mean", scale=(shape.width // shape.heads) ** -0.5,
-        bias=bias_kind(model), cls_index=0, num_prefix=1, num_layers=shape.depth,
+        bias=biases_of(model)[0].stored if model.has_bias else None, num_prefix=1, num_layers=shape.depth,
         first_attention_layer=shape.depth - shape.num_blocks, streams=streams_of(config), num_heads=shape.heads,
         grid=shape.grid, image_size=shape.image_size, num_images=num_images, num_raw=0, num_groups=min(50, num_images),
         gram_batch=gram_batch(num_images), dtype="float32", max_fused_difference=0.0,

@@ -43,12 +43,15 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
 from pipeline import shards
-from training.config import Config, resolve
-from training.loading import augment
+from training.engine.share import Share
 from training.loading.augment import geometry, rand_augment
 from training.loading.augment.mix import mix
-from training.loading.data import Share, TrainBatches, train_loader
+from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
+from training.random_numbers import generator
 from training.tasks.classification import samples
+from training.tasks.classification.config import Config, resolve
+from training.tasks.classification.data import TrainBatches, train_loader
+from training.tasks.classification.inputs import model_inputs
 
 SHORT_SIDE, SIZE, BATCH, TURNS = 256, 224, 64, 7
 SETTINGS = [f"optim.batch_size={BATCH}", f"augment.mix_group={BATCH}", "runtime.workers=1"]
@@ -64,7 +67,7 @@ class ThesisStyle(Dataset[Any]):
                 v2.RandAugment(2, 9),
                 v2.PILToTensor(),
                 v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(augment.RGB_MEAN, augment.RGB_STD),
+                v2.Normalize(RGB_MEAN, RGB_STD),
             ]
         )
 
@@ -115,10 +118,10 @@ def arms(paths: list[Path], split: shards.Split, classes: int) -> dict[str, dict
             "thesis-style, RGB": loaded,
             "ours, RGB-D, the rest on the device": lambda turn: batches["device"][turn],
             "ours, RGB-D, RandAugment too": lambda turn: batches["worker"][turn],
-            "ours, RGB-D, RandAugment and normalised": lambda turn: augment.normalise(
-                batches["worker"][turn].rgb, augment.RGB_MEAN, augment.RGB_STD
+            "ours, RGB-D, RandAugment and normalised": lambda turn: normalise(
+                batches["worker"][turn].rgb, RGB_MEAN, RGB_STD
             ),
-            "ours, RGB-D, RandAugment, normalised and mixed": lambda turn: augment.model_inputs(
+            "ours, RGB-D, RandAugment, normalised and mixed": lambda turn: model_inputs(
                 batches["worker"][turn], config("worker", classes)
             ),
         },
@@ -148,7 +151,7 @@ def steps(split: shards.Split, classes: int) -> dict[str, float]:
         members = timed("read and check", lambda: [split.members(place, fields) for place in places])  # noqa: B023
         numbers = timed(
             "draw",
-            lambda: [augment.generator(0, 0, m.key).random(geometry.CROP_NUMBERS + 5) for m in members],  # noqa: B023
+            lambda: [generator(0, 0, m.key).random(geometry.CROP_NUMBERS + 5) for m in members],  # noqa: B023
         )
         rgb = timed("decode RGB", lambda: [m.decode("rgb", samples.decode_rgb) for m in members])  # noqa: B023
         boxes = [
@@ -178,7 +181,7 @@ def steps(split: shards.Split, classes: int) -> dict[str, float]:
         uniform = np.stack(numbers)[:, 23 : 23 + 4].reshape(BATCH, 2, 2)
         draws = rand_augment.draw(uniform, 9, SIZE)
         timed("RandAugment, RGB-D", lambda: rand_augment.apply(canvas, [z], draws))  # noqa: B023
-        normal = timed("normalise", lambda: augment.normalise(canvas, augment.RGB_MEAN, augment.RGB_STD))  # noqa: B023
+        normal = timed("normalise", lambda: normalise(canvas, RGB_MEAN, RGB_STD))  # noqa: B023
         target = torch.eye(BATCH, classes)
         timed("mix, RGB-D", lambda: mix(normal, z, target, settings.augment, 0, turn))  # noqa: B023
     return {name: round(statistics.median(values[1:]), 3) for name, values in found.items()}

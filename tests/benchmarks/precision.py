@@ -23,8 +23,8 @@ from rich.table import Table
 from pipeline import scenes
 from pipeline.standardize import Moments, Standardisation
 from pipeline.teachers import Teacher
-from training.config import resolve
 from training.models.vit import VisionTransformer
+from training.tasks.classification.config import resolve
 
 DTYPES = ("float32", "float16", "bfloat16")
 

@@ -46,15 +46,16 @@ from steps import machine
 
 from pipeline import depth_codec, index, shards
 from pipeline.standardize import Moments, Standardisation
-from training.engine.ranks import Ranks
+from training.engine.describe import count_macs
+from training.engine.machine import Machine
 from training.engine.share import Share
 from training.engine.step import TrainingStep
-from training.models.segmentation import Segmenter
-from training.runs import choose_device, count_macs
+from training.models.segmenter import Segmenter
 from training.tasks.segmentation.batch import SegBatch
 from training.tasks.segmentation.config import FinetuneConfig, resolve
 from training.tasks.segmentation.data import Part, open_labelled
 from training.tasks.segmentation.evaluate import evaluate
+from training.tasks.segmentation.task import FineTuning
 
 HERE = Path(__file__).parent
 HEIGHT, WIDTH, CLASSES = 480, 640, 40
@@ -110,18 +111,18 @@ def serve(arm: Arm, device_name: str, crop: tuple[int, int], quick: bool) -> Non
     """Answer lines on stdin: a number runs as many steps; the end of the input asks for the peak."""
     imported_kb = kernel_kb("VmRSS")
     config = config_of(arm, device_name, crop, quick)
-    device, autocast = choose_device(config)
+    machine = Machine.here(config)
     torch.manual_seed(0)
-    model = Segmenter(config.model, config.head, config.augment.crop)
+    task, device = FineTuning(config), machine.device
+    model = task.build()
     size = config.optim.batch_size
     batch = random_batch(size, *crop).to(device)
-    training = TrainingStep(config, model, device, autocast, Ranks(), Share.of(config))
-    training.model.train()
+    training = TrainingStep(task, model, machine, Share.of(config))
     training([random_batch(size, SMALL, SMALL).to(device)], 0, 1.0)
     say(
         {
             "parameters": sum(p.numel() for p in model.parameters()),
-            "gmacs": round(count_macs(config) / 1e9, 2),
+            "gmacs": round(count_macs(task) / 1e9, 2),
             "batch": size,
         }
     )
@@ -256,15 +257,16 @@ def evaluated(data: str, device_name: str, counts: Sequence[int], quick: bool) -
     settings = ["model.image_size=224", "model.patch_size=16", "augment.crop=[480, 640]", "runtime.workers=0"]
     settings += [f"runtime.device={device_name}"]
     config = resolve("tiny", {"name": "m4ch"}, settings, num_classes=MEMORY_CLASSES)
-    device, autocast = choose_device(config)
+    machine = Machine.here(config)
     torch.manual_seed(0)
+    device = machine.device
     model = Segmenter(config.model, config.head, config.augment.crop).to(device)
     split = open_labelled(data, "val", "real")
     before = kernel_kb("VmRSS")
     for count in counts:
         part = Part(split, np.arange(count))
         cpu_start = time.process_time()
-        outcome = evaluate(model, part, config, "real", device, autocast, scales=MEMORY_SCALES)
+        outcome = evaluate(model, part, config, "real", machine, scales=MEMORY_SCALES)
         on_gpu = device.type == "cuda"
         peak = torch.cuda.max_memory_allocated() if on_gpu else 1024 * (kernel_kb("VmHWM") - before)
         cpu_s = round(time.process_time() - cpu_start, 1)
@@ -295,14 +297,15 @@ def evaluation_rates(data: Path, device_name: str, count: int, quick: bool) -> d
     arm = Arm("m4ch" if quick else "dformer-tiny")
     config = config_of(arm, device_name, (HEIGHT, WIDTH), quick)
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"workers": 0})})
-    device, autocast = choose_device(config)
+    machine = Machine.here(config)
     torch.manual_seed(0)
+    device = machine.device
     model = Segmenter(config.model, config.head, config.augment.crop).to(device)
     part = Part(open_labelled(str(data), "val", "real"), np.arange(count))
     row: dict[str, Any] = {"model": arm.model, "images": count}
     for name, scales in (("single", ()), ("multi", config.test.scales)):
         start, cpu_start = time.perf_counter(), time.process_time()
-        evaluate(model, part, config, "real", device, autocast, scales=scales)
+        evaluate(model, part, config, "real", machine, scales=scales)
         synchronize(device)
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu_start
         row[f"{name}_images_per_s"] = round(count / wall, 3)

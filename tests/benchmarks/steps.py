@@ -58,13 +58,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from training.config import Config, resolve
-from training.engine.ranks import Ranks
+from training.engine.describe import count_macs
+from training.engine.machine import Machine
+from training.engine.share import Share
 from training.engine.step import TrainingStep
-from training.loading.data import Batch, Share
 from training.models.attention import set_attention
 from training.models.patch_depth import patch_depth, signed_difference
-from training.runs import choose_device, count_macs
+from training.tasks.classification.batch import Batch
+from training.tasks.classification.config import Config, resolve
+from training.tasks.classification.task import PreTraining
 
 HERE = Path(__file__).parent
 WIDTHS = {"small": (384, 6), "base": (768, 12)}  # width, heads
@@ -231,7 +233,8 @@ class Steps:
         if arm.online:
             settings += ["data.depth=online", f"data.teacher={random_teacher().name}"]
         self.config: Config = resolve("thesis", arm.moniker, settings)
-        device, autocast = choose_device(self.config)
+        machine = Machine.here(self.config)
+        device = machine.device
         torch.manual_seed(0)
         own = self.config.model.build()
         set_attention(own, arm.attention)  # type: ignore[arg-type]
@@ -241,8 +244,7 @@ class Steps:
             if "layer_scale" in name:
                 nn.init.ones_(parameter)
         share = Share.of(self.config)
-        self.training = TrainingStep(self.config, arm.change(own), device, autocast, Ranks(), share)  # type: ignore[arg-type]
-        self.training.model.train()
+        self.training = TrainingStep(PreTraining(self.config), arm.change(own), machine, share)
         self.device, self.count = device, 0
         self.batches = [random_batch(stage.batch, self.config.model.image_size).to(device) for _ in range(2)]
 
@@ -322,7 +324,7 @@ def measured(arm_name: str, stage: Stage, m3ch: Steps) -> dict[str, Any]:
     }
     if on_gpu:
         del row["cpu ratio"]
-        row["tflops"] = round(6e-12 * count_macs(arm.config) * stage.batch / step_s, 1)
+        row["tflops"] = round(6e-12 * count_macs(PreTraining(arm.config)) * stage.batch / step_s, 1)
         row["peak_gb"] = round(peak / 1e9, 2)
     return row
 

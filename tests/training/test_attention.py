@@ -9,11 +9,11 @@ import torch
 from running import ROOT
 from torch import nn
 
-from training.config import resolve
 from training.models import attention as paths
 from training.models.attention import Attention, AttentionError, choose_path, set_attention
 from training.models.fusion.mmlp import GRID, Phi
 from training.models.score_bias import LinearBias, TableBias
+from training.tasks.classification.config import resolve
 
 HEADS, TOKENS = 3, 13
 KINDS = ("none", "mlin", "mmlp")
@@ -44,7 +44,7 @@ def make_bias(kind, depths):
     if kind == "none":
         return None, []
     if kind == "mlin":
-        return LinearBias(coefficient, depths), [coefficient]
+        return LinearBias(coefficient, torch.ones((), dtype=depths.dtype, device=depths.device), depths), [coefficient]
     phi = redrawn(Phi(), depths.dtype).to(depths.device)
     return TableBias(coefficient, phi(depths)), [coefficient, *phi.parameters()]
 
@@ -216,7 +216,8 @@ def test_gradcheck(kind):
     depths = token_depths(2, 6)
     coefficient = torch.tensor([-0.3, 0.8], dtype=torch.float64, requires_grad=True)
     if kind == "mlin":
-        assert torch.autograd.gradcheck(lambda c: LinearBias(c, depths).mask(torch.float64), [coefficient])
+        slope = torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda c, a: LinearBias(c, a, depths).mask(torch.float64), [coefficient, slope])
         return
     phi = redrawn(Phi())
 

@@ -9,11 +9,13 @@ import torch
 from torchvision.transforms import v2
 
 from pipeline import depth_codec, shards
-from training.config import AugmentConfig, resolve
-from training.loading.augment import affine, generator, geometry, rand_augment
+from training.loading.augment import affine, geometry, rand_augment
+from training.loading.augment.config import AugmentConfig
 from training.loading.augment.mix import mix
-from training.loading.batch import Batch
+from training.random_numbers import generator
 from training.tasks.classification import samples
+from training.tasks.classification.batch import Batch
+from training.tasks.classification.config import resolve
 
 THEIRS = v2.RandAugment(num_ops=2, magnitude=9)
 NAMES = {

@@ -4,9 +4,10 @@ import json
 import pytest
 import torch
 
-from training.config import ConfigError, OptimConfig, resolve, validate
-from training.engine.optim import build_optimizer, learning_rate
-from training.models import MONIKERS
+from training.config import ConfigError, CosineSchedule, OptimConfig
+from training.engine.optim import build_optimizer
+from training.models.registry import MONIKERS
+from training.tasks.classification.config import resolve, validate
 
 
 def test_thesis_preset_is_the_papers_recipe():
@@ -17,18 +18,22 @@ def test_thesis_preset_is_the_papers_recipe():
     assert len(config.runtime.snapshot_epochs) == 32
 
 
+def rate(config, epoch):
+    return config.schedule.rate(config.optim, epoch)
+
+
 @pytest.mark.parametrize(("epoch", "expected"), [(0, 1e-5), (10, 1e-3), (299, 1.03e-6)])
 def test_golden_learning_rates(epoch, expected):
-    config = resolve("thesis", "m3ch").optim
-    assert learning_rate(config, epoch) == pytest.approx(expected, rel=2e-3)
-    assert learning_rate(config, epoch + 0.99) == learning_rate(config, epoch)  # steps once an epoch
+    config = resolve("thesis", "m3ch")
+    assert rate(config, epoch) == pytest.approx(expected, rel=2e-3)
+    assert rate(config, epoch + 0.99) == rate(config, epoch)  # steps once an epoch
 
 
 def test_learning_rate_per_step_is_smooth():
-    config = OptimConfig(epochs=10, warmup_epochs=2, schedule="step")
-    rates = [learning_rate(config, i / 10) for i in range(101)]
-    assert max(abs(a - b) for a, b in itertools.pairwise(rates)) < 0.06 * config.lr
-    assert rates[100] == pytest.approx(config.min_lr)
+    optim, schedule = OptimConfig(epochs=10, warmup_epochs=2), CosineSchedule()
+    rates = [schedule.rate(optim, i / 10) for i in range(101)]
+    assert max(abs(a - b) for a, b in itertools.pairwise(rates)) < 0.06 * optim.lr
+    assert rates[100] == pytest.approx(schedule.min_lr)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +48,9 @@ def test_learning_rate_per_step_is_smooth():
         (["seed.x=1"], "seed"),
         (["model.width=65"], "must be a multiple of heads"),
         (["model.image_size=60"], "must be a multiple of patch_size"),
-        (["data.depth=fake"], "data.depth must be 'pseudo', 'real', 'raw', 'exact' or 'online', got 'fake'"),
+        (["data.depth=Fake/x"], "data.depth"),
+        (["optim.min_lr=1e-5"], "unknown key 'optim.min_lr': did you mean 'schedule.min_lr'"),
+        (["schedule.power=2"], "unknown key 'schedule.power'"),
         (["model.name=mlin"], "use --model"),
         (["augment.crop_scale=[1.0, 0.1]"], "augment.crop_scale"),
         (["optim.betas=[2, 3]"], "optim.betas"),
@@ -67,7 +74,7 @@ ONE_BY_ONE = "would replace the whole section, got "
     [
         ("m3ch", "optim.lr=1e300", "optim.lr must be less than or equal to 100, got 1e+300"),
         ("m3ch", "optim.lr=true", "optim.lr must be a valid number, got True"),
-        ("m3ch", "optim.min_lr=1e300", "optim.min_lr must be less than or equal to 100, got 1e+300"),
+        ("m3ch", "schedule.min_lr=1e300", "schedule.min_lr must be less than or equal to 100, got 1e+300"),
         ("m3ch", "optim.weight_decay=1e300", "optim.weight_decay must be less than or equal to 100, got 1e+300"),
         ("m3ch", f"optim.epochs={10**30}", f"optim.epochs must be less than or equal to 1000000, got {10**30}"),
         ("m3ch", "optim.epochs=" + "9" * 5000, "optim.epochs must be a valid integer, got '9999"),

@@ -12,20 +12,14 @@ import pytest
 import torch
 
 from pipeline import shards
-from training.config import resolve
-from training.loading import augment, data
-from training.loading.data import (
-    Batch,
-    DataError,
-    EvalBatches,
-    Share,
-    TrainBatches,
-    eval_loader,
-    open_shards,
-    train_loader,
-    worker_died,
-)
+from training.engine.share import DataError, Share
+from training.loading import data
+from training.loading.data import worker_died
 from training.loading.order import Order
+from training.tasks.classification.batch import Batch
+from training.tasks.classification.config import resolve
+from training.tasks.classification.data import EvalBatches, TrainBatches, eval_loader, open_shards, train_loader
+from training.tasks.classification.inputs import model_inputs
 
 
 def orders(ends, *positions, seed=0, epoch=0, **window):
@@ -129,7 +123,7 @@ def test_ranks_and_pieces_see_the_same_pixels(rooms, where):
     for step in (0, 4):
         batch = whole[step]
         assert (batch.draws is not None) == (where == "device")
-        expected = augment.model_inputs(batch, settings)
+        expected = model_inputs(batch, settings)
         for world_size, micro_batch in ((1, 16), (2, 16), (2, 8), (4, 8), (4, 4)):
             cut = config(*MIXED, f"runtime.augment={where}", f"runtime.micro_batch={micro_batch}")
             parts, keys = [], []
@@ -138,7 +132,7 @@ def test_ranks_and_pieces_see_the_same_pixels(rooms, where):
                 assert share.pieces == 32 // world_size // micro_batch
                 batches = TrainBatches(split, cut, share)
                 for piece in range(share.pieces):
-                    parts.append(augment.model_inputs(batches[step * share.pieces + piece], cut))
+                    parts.append(model_inputs(batches[step * share.pieces + piece], cut))
                     keys += batches[step * share.pieces + piece].keys
             assert keys == batch.keys
             for one, several in zip(expected, zip(*parts, strict=True), strict=True):
@@ -152,7 +146,7 @@ def test_the_device_finishes_what_a_worker_would(rooms):
         settings = config(*MIXED, f"runtime.augment={where}")
         batch = TrainBatches(split, settings, Share.of(settings))[2]
         before = batch.rgb.clone()
-        inputs.append(augment.model_inputs(batch, settings))
+        inputs.append(model_inputs(batch, settings))
         assert torch.equal(batch.rgb, before), "a batch is not changed"
     for one, other in zip(*inputs, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
@@ -197,12 +191,12 @@ def test_online_reads_no_depth(rooms):
     assert {call.args[1] for call in decoded.call_args_list} == {"rgb", "cls"}
     [batch] = train_loader(split, settings, Share.of(settings), 0, 1)
     for there in (batch, batch.to(torch.device("cpu"))):
-        rgb, depth, _ = augment.model_inputs(there, settings)
+        rgb, depth, _ = model_inputs(there, settings)
         assert depth.shape == (32, 1, 40, 40) and depth.isnan().all()
         assert depth.untyped_storage().size() == 4, "one number for all"
     with_depth = config(*MIXED, "runtime.augment=device", "runtime.workers=0")
     [other] = train_loader(open_shards(rooms, "train", "raw"), with_depth, Share.of(settings), 0, 1)
-    torch.testing.assert_close(augment.model_inputs(other, with_depth)[0], rgb, rtol=0, atol=0)
+    torch.testing.assert_close(model_inputs(other, with_depth)[0], rgb, rtol=0, atol=0)
     assert next(eval_loader(split, settings, "online", 8)).depth.isnan().all()
 
 
@@ -236,14 +230,14 @@ def test_a_photograph_that_does_not_decode_is_named(labelled):
 def test_every_stored_kind_of_photograph_decodes(mode, kind):
     from running import jpeg
 
-    from training.tasks.classification import samples
+    from training.loading import decode
 
     data = jpeg((30, 20), mode, format=kind)
     extension = "rgb.jpg" if kind == "JPEG" else "rgb.png"
     contract = torch.from_numpy(np.array(shards.decode_member(extension, data))).permute(2, 0, 1)
-    assert torch.equal(samples.decode_rgb(extension, data), contract)
-    with patch.object(samples, "_decode_jpeg", None):
-        assert torch.equal(samples.decode_rgb(extension, data), contract)
+    assert torch.equal(decode.decode_rgb(extension, data), contract)
+    with patch.object(decode, "_decode_jpeg", None):
+        assert torch.equal(decode.decode_rgb(extension, data), contract)
 
 
 def test_a_killed_worker_is_named_in_one_line(rooms):

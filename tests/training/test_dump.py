@@ -14,8 +14,7 @@ import zarr
 import analysis
 from pipeline import shards
 from pipeline.files import WriteError
-from training.commands import record
-from training.config import Config, resolve
+from training.commands import dump as command_dump
 from training.dumping.dump import DumpedImages, causal_numbers, dump, plan_dump, spread
 from training.dumping.interventions import _Swap
 from training.dumping.observe import DumpFailed, _Observer
@@ -26,9 +25,10 @@ from training.dumps.pairs import REGRESSORS, partner
 from training.dumps.schema import OUTCOMES, arrays
 from training.dumps.scores import ROWS
 from training.dumps.store import SHARD, Dump, DumpError, DumpWriter, open_dump
-from training.loading.data import classes_sha256, open_shards
-from training.models import MONIKERS
+from training.models.registry import MONIKERS
 from training.models.vit import VisionTransformer
+from training.tasks.classification.config import Config, resolve
+from training.tasks.classification.data import classes_sha256, open_shards
 
 SIZE = ("model.image_size=48", "model.patch_size=8", "model.width=32", "model.depth=3", "model.heads=4")
 IMAGES = 20
@@ -148,11 +148,13 @@ def test_bias_is_known_from_parameters(made):
 
     for layer in range(info.num_attention_layers):
         if info.bias == "linear":
-            own = LinearBias(model.head_scale * model.alpha[layer], token_depth(tensor)).dense()
+            own = LinearBias(model.head_scale, model.alpha[layer], token_depth(tensor)).dense()
         else:
             own = TableBias(model.head_scale, model.phi[layer](token_depth(tensor))).dense()
         scores = np.zeros((3, info.num_heads, *[1 + info.num_patches] * 2))
-        np.testing.assert_allclose(biased(scores, raw_bias(dump, layer, depth)), own.detach().numpy(), atol=1e-5)
+        np.testing.assert_allclose(
+            biased(scores, raw_bias(dump, layer, depth, slice(0, 3))), own.detach().numpy(), atol=1e-5
+        )
 
 
 def test_models_that_read_center4_share_figures_with_those_that_read_no_depth(rooms, tmp_path):
@@ -167,7 +169,7 @@ def test_models_that_read_center4_share_figures_with_those_that_read_no_depth(ro
     rows = mlin["statistics/total/head_rows"]
     np.testing.assert_allclose(statistics_of_raw(mlin)["statistics/total/head_rows"], rows, rtol=5e-3, atol=0.05)
     depths = [raw_depth(mlin, mode, slice(0, 6)) for mode in ("mean", "center4")]
-    slopes = [raw_bias(mlin, 0, depth).table for depth in depths]
+    slopes = [raw_bias(mlin, 0, depth, slice(0, 1)).table for depth in depths]
     assert np.abs(slopes[0] - slopes[1]).max() > 0.01
 
 
@@ -455,15 +457,15 @@ def test_the_command_puts_right_what_kills_left_and_follows_no_link(tmp_path, mo
     (run / "dumps" / ".best.zarr.partial").symlink_to(away)
     monkeypatch.setattr("training.records.parse", lambda *_: None)
     monkeypatch.setattr("training.engine.checkpoint.find", lambda *_: None)
-    monkeypatch.setattr(record, "_dumped", lambda *_: (_ for _ in ()).throw(DumpFailed("far enough")))
+    monkeypatch.setattr(command_dump, "_dumped", lambda *_: (_ for _ in ()).throw(DumpFailed("far enough")))
     with pytest.raises(DumpFailed, match="far enough"):
-        record.dump(run, "shards", raw=0, causal=0)
+        command_dump.dump(run, "shards", raw=0, causal=0)
     assert [path.name for path in (run / "dumps").iterdir()] == ["epoch-0.zarr"]
     (run / "dumps" / "epoch-0.zarr").rmdir()
     (run / "dumps").rmdir()
     (run / "dumps").symlink_to(away)
     with pytest.raises(WriteError, match=r"dumps is a link to .*away, and nothing is written through links"):
-        record.dump(run, "shards", raw=0, causal=0)
+        command_dump.dump(run, "shards", raw=0, causal=0)
     assert [path.name for path in away.iterdir()] == ["mine"]
 
 

@@ -188,7 +188,7 @@ def info_of(num_images: int, bias: str | None = None) -> DumpInfo:
     return DumpInfo(
         model="m", run="r", config={}, study_hash="h", checkpoint="step-1", checkpoint_sha256="0", epoch=1, data="d",
         split="val", fingerprint="f", classes_sha256="c", class_names=[], depth_field="pseudo", standardisation={},
-        patch_depth="mean", scale=0.5, bias=bias, cls_index=0, num_prefix=1, num_layers=LAYERS,
+        patch_depth="mean", scale=0.5, bias=bias, num_prefix=1, num_layers=LAYERS,
         first_attention_layer=0,
         streams=[Stream(name="tokens", first_layer=0, num_layers=LAYERS, prefix=1, width=WIDTH)],
         num_heads=HEADS, grid=GRID, image_size=12, num_images=num_images, num_raw=0,
@@ -247,7 +247,7 @@ def feed(statistics: Statistics, of: dict, first: int, last: int, kind=np.asarra
 
 
 def collected(num_images: int, step: int, kind=np.asarray, of: dict | None = None) -> Store:
-    info = info_of(num_images, "table" if of and "tables" in of else None)
+    info = info_of(num_images, "phi" if of and "tables" in of else None)
     store = Store(info)
     statistics = Statistics(info, store.write, kind(np.zeros(0)))
     for first in range(0, num_images, step):
@@ -284,7 +284,7 @@ def test_a_bias_on_top_equals_a_second_pass_over_the_biased_scores(kind):
 def test_merged_parts_equal_one_pass(order, biased, kind):
     """Every sum, whichever part takes the others in; the last part has seen no image."""
     of = world(9) | (biases(9) if biased else {})
-    info = info_of(9, "table" if biased else None)
+    info = info_of(9, "phi" if biased else None)
     one, sums = collected(9, step=9, of=of), summed(info)
     stores = [Store(info) for _ in order]
     parts = [Statistics(info, store.write, kind(np.zeros(0))) for store in stores]

@@ -9,9 +9,9 @@ from torch import nn
 
 from pipeline.files import WriteError
 from training import export
-from training.config import resolve
-from training.models import MONIKERS
+from training.models.registry import MONIKERS
 from training.models.vit import ModelError
+from training.tasks.classification.config import resolve
 
 TINY = ("model.image_size=32", "model.width=24", "model.depth=2", "model.heads=3")
 

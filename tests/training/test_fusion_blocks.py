@@ -8,10 +8,12 @@ from literal_blocks import made_literal
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.config import ConfigError, resolve
+from training.config import ConfigError
+from training.engine.describe import count_macs
 from training.models.fusion.mdf1 import Mdf1Config
 from training.models.fusion.mgem import MgemConfig
-from training.runs import count_macs
+from training.tasks.classification.config import resolve
+from training.tasks.classification.task import PreTraining
 
 SMALL = {"image_size": 40, "patch_size": 8, "width": 48, "depth": 3, "heads": 3, "num_classes": 5}
 
@@ -115,7 +117,7 @@ def test_mdf1_as_the_appendix_has_it():
     torch.testing.assert_close(literal(*inputs()), ours(*inputs()), rtol=0, atol=0)
     literal(*inputs()).square().sum().backward()
     assert all((p.grad is None) == (not p.requires_grad) for p in literal.parameters())
-    assert count_macs(resolve("thesis", "mdf1", ["model.dead_tail=computed"])) == 20_283_850_752
+    assert count_macs(PreTraining(resolve("thesis", "mdf1", ["model.dead_tail=computed"]))) == 20_283_850_752
 
     twice = Mdf1Config(**SMALL, cls_copies=2).build().double()
     twice.load_state_dict(ours.state_dict())

@@ -13,10 +13,11 @@ from test_noise import redrawn
 from pipeline import depth_codec, index, shards
 from pipeline.standardize import Moments, Standardisation
 from training import records
-from training.loading.augment import generator
+from training.engine.task import At
 from training.noise.crossing import crossing, interval, resampled_means
 from training.noise.gap import as_record, measure, measure_inverse, open_pairs
 from training.noise.sweep import SIGMAS, Noise
+from training.random_numbers import generator
 
 CPU = torch.device("cpu")
 METRES, TEACHER = Standardisation(5.0, 0.6, "farther_is_larger"), Standardisation(2.5, 1.6, "closer_is_larger")
@@ -61,7 +62,7 @@ def gap(model: str, data: Path, sigmas=SIGMAS, real: str = "real") -> records.Ga
     splits = open_pairs(str(data), real)
     inverse = measure_inverse(splits, config, real)
     moved = measure(built, splits, config, real, inverse, CPU, sigmas, 0)
-    return as_record(moved, splits, config, real, inverse, sigmas, 0, "latest", 0)
+    return as_record(moved, splits, config, real, inverse, sigmas, 0, At("latest", 0))
 
 
 def found(record: records.Gap, **wanted: str) -> list[records.GapCrossing]:
@@ -193,7 +194,7 @@ def test_the_command_leaves_a_record_that_a_run_is_read_with(run, pixel_04):
 
 
 def test_the_table_says_what_has_no_number(run, pixel_04, capsys):
-    from training.commands.measure import _gap_table
+    from training.commands.gap import _gap_table
 
     for record, words in (
         (gap("m4ch", pixel_04, (0, 0.05)), ["above 0.05", "real depth moves it farther than noise of 0.05 does"]),

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from training.config import resolve
-from training.models import MONIKERS
+from training.engine.describe import count_macs
 from training.models.attention import Recorder
 from training.models.fusion.mlin import head_scale
 from training.models.patch_depth import patch_depth, signed_difference, token_depth
-from training.runs import count_macs
+from training.models.registry import MONIKERS
+from training.tasks.classification.config import resolve
+from training.tasks.classification.task import PreTraining
 
 TINY = ("model.image_size=32", "model.width=24", "model.depth=2", "model.heads=3")
 
@@ -65,7 +66,7 @@ def test_golden_sizes_at_vit_b16(moniker, parameters, macs):
     with torch.device("meta"):
         model = config.model.build()
     assert sum(p.numel() for p in model.parameters()) == parameters
-    assert count_macs(config) == macs
+    assert count_macs(PreTraining(config)) == macs
 
 
 @pytest.mark.parametrize("moniker", MONIKERS)

@@ -11,9 +11,11 @@ from running import command, fails_in_one_line
 
 from pipeline import shards
 from training import records
-from training.commands import measure
-from training.config import resolve
+from training.commands import options
+from training.engine.machine import Machine
+from training.engine.task import At
 from training.noise.sweep import SIGMAS, Noise, NoiseError, noisy, parse_sigmas, sweep
+from training.tasks.classification.config import resolve
 from training.tasks.classification.evaluate import evaluate
 
 CPU = torch.device("cpu")
@@ -36,7 +38,7 @@ def redrawn(model: str):
 def swept(model: str, rooms, noise: Noise, sigmas) -> records.NoiseSweep:
     config, built = redrawn(model)
     split = shards.open_split(rooms, "val")
-    return sweep(built, split, config, "raw", CPU, nullcontext, noise, sigmas, checkpoint="latest", epoch=0)
+    return sweep(built, split, config, "raw", Machine(CPU, nullcontext), noise, sigmas, at=At("latest", 0))
 
 
 def test_noise_is_a_function_of_seed_key_and_size():
@@ -66,7 +68,7 @@ def test_invalid_pixels_stay_invalid_and_nothing_is_added_at_sigma_0():
 @pytest.mark.parametrize("kind", ["pixel", "patch"])
 def test_sigma_0_is_the_plain_evaluation_and_others_are_not(model, kind, rooms):
     config, built = redrawn(model)
-    plain = evaluate(built, shards.open_split(rooms, "val"), config, "raw", CPU, nullcontext)
+    plain = evaluate(built, shards.open_split(rooms, "val"), config, "raw", Machine(CPU, nullcontext))
     found = swept(model, rooms, Noise(kind, 0), (0.0, 3.0))
     assert found.correct1[0] == "".join("01"[hit] for hit in plain.correct1)
     assert (found.top1[0], found.top5[0], found.loss[0]) == (plain.top1, plain.top5, plain.loss)
@@ -84,7 +86,7 @@ def test_m3ch_reads_no_depth_whatever_the_noise(rooms):
 
 def test_sigmas_are_rising_numbers():
     assert parse_sigmas(None) == SIGMAS == tuple(sorted(SIGMAS))
-    assert parse_sigmas(get_args(measure.Sigmas)[1].show_default) == SIGMAS  # what --help says
+    assert parse_sigmas(get_args(options.Sigmas)[1].show_default) == SIGMAS  # what --help says
     assert parse_sigmas("1, 0,0.5,1,-0") == (0.0, 0.5, 1.0)
     assert len(parse_sigmas(",".join(map(str, range(100))))) == 100
     for wrong in ("-1", "nan", "inf", "1e9", "", "0,,1", "a", ",".join(map(str, range(101)))):

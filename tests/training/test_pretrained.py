@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from training import export
-from training.config import resolve
 from training.engine import checkpoint
-from training.models import MONIKERS
-from training.models.pretrained import initialise, load
+from training.models.pretrained import load
+from training.models.registry import MONIKERS
 from training.models.vit import ModelError
 from training.records import study_hash
-from training.weights import weights_of_timm
+from training.tasks.classification.config import resolve
+from training.weights import initialise, weights_of_timm
 
 TINY = ("model.image_size=32", "model.width=24", "model.depth=2", "model.heads=3")
 

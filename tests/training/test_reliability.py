@@ -189,9 +189,9 @@ def test_a_signal_during_an_evaluation_is_heeded_and_the_evaluation_made_up_for(
     out = tmp_path / "mlin"
     done = None
 
-    def asked(*arguments, **options):
+    def asked(model, split, config, depth, machine, **options):
         os.kill(os.getpid(), signal.SIGTERM)
-        options["between"]()
+        machine.between()
         raise AssertionError("the evaluation went on")
 
     before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}

@@ -18,7 +18,7 @@ from pipeline import shards
 from training import records
 from training.dumps.schema import arrays
 from training.dumps.store import open_dump
-from training.loading.augment import generator
+from training.random_numbers import generator
 
 
 def test_a_run_leaves_what_the_contract_says(run, rooms):

@@ -5,7 +5,6 @@ import math
 import resource
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,13 +15,14 @@ from sklearn.metrics import jaccard_score
 from torch import nn
 
 from pipeline import shards
-from training.engine.checkpoint import Checkpoint, CheckpointInfo
 from training.engine.log import write_json
+from training.engine.machine import Machine
 from training.engine.ranks import Ranks
 from training.engine.share import DataError, Share
-from training.loading.augment import RGB_MEAN, RGB_STD
+from training.engine.task import At
+from training.loading.augment.normalise import RGB_MEAN, RGB_STD
 from training.loading.order import Order
-from training.models.segmentation import Segmenter
+from training.models.segmenter import Segmenter
 from training.records import SegmentationEvaluation, read_evaluation
 from training.tasks.segmentation import scores
 from training.tasks.segmentation.data import Part, carved, open_labelled, train_loader, whole
@@ -72,8 +72,8 @@ def config(*settings, head="linear"):
     return config_of("m4ch", "augment.crop=[32,64]", *settings, head=head)
 
 
-def measured(model, part, settings=(), **more):
-    return evaluate(model, part, config(*settings), "real", CPU, nullcontext, **more)
+def measured(model, part, settings=(), ranks=Ranks(), between=lambda: None, **more):
+    return evaluate(model, part, config(*settings), "real", Machine(CPU, nullcontext, ranks, between), **more)
 
 
 # --- counts --------------------------------------------------------------------------------------------------------
@@ -332,8 +332,8 @@ def test_the_training_stream_holds_what_was_not_set_aside(rooms):
 def evaluation_of(rooms, scales=()) -> SegmentationEvaluation:
     split = open_labelled(rooms, "val", "raw")
     chosen = config_of("m4ch", "augment.crop=[48,48]", num_classes=9, depth="raw", head="linear")
-    found = evaluate(model_of(chosen), whole(split), chosen, "raw", CPU, nullcontext, scales=scales)
-    saved = Checkpoint(Path("checkpoints/best"), CheckpointInfo(12, 3, "abc", "def"), {})
+    found = evaluate(model_of(chosen), whole(split), chosen, "raw", Machine(CPU, nullcontext), scales=scales)
+    saved = At("best", 3, "abc")
     return as_evaluation(found, chosen, split, "raw", saved, scales)
 
 
@@ -365,7 +365,7 @@ def test_the_sheet_shows_evenly_spaced_images_and_its_classes(rooms, tmp_path):
     split = open_labelled(rooms, "val", "raw")
     chosen = config_of("m4ch", "augment.crop=[48,48]", num_classes=9, depth="raw", head="linear")
     sheet = Sheet(split.index.seg_names, len(split))
-    evaluate(model_of(chosen), whole(split), chosen, "raw", CPU, nullcontext, look=sheet.look)
+    evaluate(model_of(chosen), whole(split), chosen, "raw", Machine(CPU, nullcontext), look=sheet.look)
     assert [row[0] for row in sheet.rows.values()] == [split.key(k) for k in (0, 14, 28, 41, 55, 69)]
     sheet.write(tmp_path / "sheet.png", "a title")
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]

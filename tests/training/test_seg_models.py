@@ -6,10 +6,10 @@ import torch
 from segments import RELATIVES, SIZE, VITS, config_of
 from torch import nn
 
-from training.config import resolve as resolve_pretraining
 from training.models.positions import resampled
-from training.models.segmentation import Segmenter
+from training.models.segmenter import Segmenter
 from training.models.vit import load_checked
+from training.tasks.classification.config import resolve as resolve_pretraining
 
 PAIRS = [(name, head) for name in VITS for head in ("linear", "pyramid", "ham")] + [(name, "ham") for name in RELATIVES]
 
@@ -103,7 +103,7 @@ def test_features_are_those_of_timm_at_any_grid(name):
         rgb, depth = images(height, width)
         with torch.no_grad():
             expected = theirs.forward_features(rgb)[:, 1:].mT.unflatten(2, (height // 8, width // 8))
-            torch.testing.assert_close(ours.features(rgb, depth), expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(ours.maps(rgb, depth)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_resampled_positions_are_bicubic_weights_of_the_old_grid():
@@ -157,8 +157,8 @@ def test_the_bias_of_attention_follows_rows_and_columns(name):
     with torch.no_grad():  # a patch embedding that does not see which side is left
         model.patch_embed.proj.weight.copy_((model.patch_embed.proj.weight + model.patch_embed.proj.weight.flip(3)) / 2)
         rgb, depth = images(32, 72)
-        there = model.features(rgb, depth)
-        mirrored = model.features(rgb.flip(3), depth.flip(3)).flip(3)
-        wrong = model.features(rgb.flip(3), depth).flip(3)
+        there = model.maps(rgb, depth)[0]
+        mirrored = model.maps(rgb.flip(3), depth.flip(3))[0].flip(3)
+        wrong = model.maps(rgb.flip(3), depth)[0].flip(3)
     torch.testing.assert_close(mirrored, there, rtol=1e-4, atol=1e-5)
     assert (wrong - there).abs().max() > 1e-3

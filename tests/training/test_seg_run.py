@@ -277,7 +277,7 @@ def test_mistakes_end_in_one_line_and_write_nothing(rooms, run_once, tuned_once,
         assert not out.exists()
 
     refused("has no 'pseudo' depth, it has exact, real, raw: choose one with --depth", more=("--depth", "pseudo"))
-    refused("data.depth must be 'pseudo', 'real', 'raw' or 'exact', got 'fake'", more=("--depth", "fake"))
+    refused("has no 'fake' depth", more=("--depth", "fake"))
     refused("does not exist", data=tmp_path / "none")
     refused("--model must be given", init=None)
     refused("--model must be one of m3ch", init=None, more=("--model", "m9"))

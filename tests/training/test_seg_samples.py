@@ -12,7 +12,7 @@ from PIL import Image
 from segments import config_of, members
 
 from pipeline import shards
-from training.loading.augment import RGB_MEAN, RGB_STD
+from training.loading.augment.normalise import RGB_MEAN, RGB_STD
 from training.tasks.segmentation.samples import GREYS_R, eval_batch, model_inputs, prepared, train_batch
 
 ROWS, COLUMNS = 40, 60

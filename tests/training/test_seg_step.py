@@ -8,15 +8,15 @@ import torch
 from segments import config_of
 
 from pipeline import shards
+from training.engine.machine import Machine
 from training.engine.ranks import Ranks
 from training.engine.share import Share
 from training.engine.step import TrainingStep
-from training.models.segmentation import Segmenter
-from training.runs import choose_device
 from training.tasks.segmentation.batch import SegBatch
 from training.tasks.segmentation.data import open_labelled, train_loader, whole
 from training.tasks.segmentation.grouping import freeze
 from training.tasks.segmentation.samples import model_inputs
+from training.tasks.segmentation.task import FineTuning
 
 CROP = (32, 48)
 
@@ -52,9 +52,8 @@ def parts(batch: SegBatch, size: int) -> list[SegBatch]:
 def step_of(name="m4ch", head="linear", batch_size=4, ranks=Ranks(), *settings, **share):
     config = config_of(name, f"augment.crop={list(CROP)}", f"optim.batch_size={batch_size}", *settings, head=head)
     torch.manual_seed(0)
-    model = Segmenter(config.model, config.head, CROP)
-    device, autocast = choose_device(config)
-    return TrainingStep(config, model, device, autocast, ranks, Share.of(config, ranks.rank, ranks.world_size))
+    task = FineTuning(config)
+    return TrainingStep(task, task.build(), Machine.here(config, ranks), Share.of(config, ranks.rank, ranks.world_size))
 
 
 def gradients(step: TrainingStep) -> dict[str, torch.Tensor]:
@@ -118,8 +117,8 @@ def test_training_lowers_the_loss_and_is_deterministic(rooms: Path, name):
                            num_classes=9, depth="raw")  # fmt: skip
         share = Share.of(config)
         torch.manual_seed(0)
-        model = Segmenter(config.model, config.head, config.augment.crop)
-        step = TrainingStep(config, model, *choose_device(config), Ranks(), share)
+        task = FineTuning(config)
+        step = TrainingStep(task, task.build(), Machine.here(config), share)
         loader = train_loader(whole(open_labelled(rooms, "train", "raw")), config, share, 0, 8)
         torch.manual_seed(attempt)  # what was drawn before does not matter
         losses.append([step(islice(loader, 1), number, 1 + number / 10).loss for number in range(8)])
@@ -131,7 +130,7 @@ def test_frozen_weights_stay_and_the_others_move():
     step = step_of("mlin", "ham")
     before = {name: p.clone() for name, p in step.model.named_parameters()}
     frozen = freeze(step.model)
-    step = TrainingStep(step.config, step.model, step.device, step.autocast, Ranks(), step.share)
+    step = TrainingStep(step.task, step.model, Machine.here(step.config), step.share)
     for number in range(2):
         step([batch_of(mostly_void(), number)], number, 1.0)
     for name, parameter in step.model.named_parameters():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.models.segmentation import Segmenter
+from training.models.segmenter import Segmenter
 from training.tasks.segmentation.config import resolve
 from training.tasks.segmentation.evaluate import segmented
 

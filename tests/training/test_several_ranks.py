@@ -12,10 +12,10 @@ from running import command, fails_in_one_line, spawn
 from runs import SMALL, arguments, assert_same_run, final_state, patched, start, wait_for, without_timings
 
 from training import records
-from training.config import resolve
 from training.engine import checkpoint
 from training.engine.ranks import RanksError, started
 from training.engine.share import DataError, Share
+from training.tasks.classification.config import resolve
 
 # Two ranks of one piece hold the mixing groups that one rank of two pieces holds.
 ALONE = (*SMALL, "runtime.micro_batch=16")

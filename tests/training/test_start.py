@@ -11,9 +11,9 @@ from running import command, fails_in_one_line
 from runs import SMALL, arguments, final_state, without_timings
 
 from training import records
-from training.config import resolve
 from training.engine import checkpoint
 from training.engine.optim import WeightAverage
+from training.tasks.classification.config import resolve
 from training.tasks.classification.online import OnlineDepth
 
 PLAIN = ("model.width=32", "model.depth=2", "optim.epochs=1", "optim.batch_size=32", "data.depth=raw",
@@ -83,7 +83,7 @@ def test_online_depth_is_the_teachers_standardised_and_farther_is_larger(random_
 
     config = resolve("tiny", "m4ch", [f"data.teacher={random_teacher}", "data.teacher_stats=[2.0, 0.5]"])
     rgb = np.random.default_rng(0).integers(0, 255, (56, 56, 3), dtype=np.uint8)
-    from training.loading.augment import RGB_MEAN, RGB_STD, normalise
+    from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 
     ours = OnlineDepth(config, torch.device("cpu"))(
         normalise(torch.from_numpy(rgb).permute(2, 0, 1)[None], RGB_MEAN, RGB_STD)
@@ -199,7 +199,7 @@ def test_weights_that_do_not_fit_end_in_one_line(run, rooms, tmp_path):
 def test_modern_differs_from_thesis_where_its_file_says():
     thesis, modern = (resolve(preset, "mlin") for preset in ("thesis", "modern"))
     assert thesis.optim.decay_1d and not modern.optim.decay_1d
-    assert (thesis.optim.schedule, modern.optim.schedule) == ("epoch", "step")
+    assert (thesis.schedule.every, modern.schedule.every) == ("epoch", "step")
     assert (thesis.model.patch_depth, modern.model.patch_depth) == ("center4", "mean")
     assert modern.optim.lr == pytest.approx(thesis.optim.lr * (1024 / 192) ** 0.5, rel=0.01)
     same = {"crop_scale", "crop_ratio", "flip", "rand_augment_ops", "mixup_alpha", "cutmix_alpha", "eval_crop"}

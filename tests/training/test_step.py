@@ -6,12 +6,12 @@ from itertools import islice
 import pytest
 import torch
 
-from training.config import resolve
-from training.engine.ranks import Ranks
+from training.engine.machine import Machine
 from training.engine.share import Share
 from training.engine.step import NonFinite, TrainingStep
-from training.loading.data import open_shards, train_loader
-from training.runs import choose_device
+from training.tasks.classification.config import resolve
+from training.tasks.classification.data import open_shards, train_loader
+from training.tasks.classification.task import PreTraining
 
 # Changes whenever order, augmentation, initialisation, model, loss or optimizer do. A change that means to change none
 # of them must leave these numbers alone; one that means to says why, and puts the new ones here.
@@ -32,8 +32,8 @@ def begun(rooms, moniker, *settings):
     config = resolve("tiny", moniker, [*chosen, *settings], num_classes=6)
     split, share = open_shards(rooms, "train", "raw"), Share.of(config)
     torch.manual_seed(0)
-    device, autocast = choose_device(config)
-    step = TrainingStep(config, config.model.build(), device, autocast, Ranks(), share)
+    task = PreTraining(config)
+    step = TrainingStep(task, task.build(), Machine.here(config), share)
     return step, train_loader(split, config, share, 0, 20)
 
 

@@ -12,9 +12,10 @@ import torch
 from running import command
 
 from pipeline import shards
-from training.config import resolve
-from training.loading.data import DataError, Share, TrainBatches, eval_loader, open_shards, train_loader
-from training.loading.stream import StreamedBatches
+from training.engine.share import DataError, Share
+from training.loading.stream import Streamed
+from training.tasks.classification.config import resolve
+from training.tasks.classification.data import TrainBatches, eval_loader, open_shards, train_loader
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def config(*settings):
 def streamed(split, settings, first=0, last=10_000, rank=0, world_size=1, buffer_size=30):
     share = Share.of(settings, rank, world_size)
     numbers = range(first * share.pieces, last * share.pieces)
-    return StreamedBatches(split, settings, share, numbers, buffer_size)
+    return Streamed(TrainBatches(split, settings, share), numbers, settings.runtime.workers, buffer_size)
 
 
 def keys_of(batches) -> list[str]:
@@ -107,13 +108,13 @@ def test_a_resume_goes_on_where_the_stream_was(memory, first):
 def test_a_resume_opens_only_the_shards_it_needs(memory):
     split = open_shards("memory://rooms", "train", "raw")
     opened = []
-    truth = StreamedBatches._read_shard
+    truth = Streamed._read_shard
 
     def reading(self, shard, size):
         opened.append(shard)
         return truth(self, shard, size)
 
-    with patch.object(StreamedBatches, "_read_shard", reading):
+    with patch.object(Streamed, "_read_shard", reading):
         next(iter(streamed(split, config(), 14, 15, buffer_size=10)))
     assert len(opened) <= 4, "of eight"
 

@@ -226,7 +226,7 @@ def test_a_folder_of_another_study_file_is_refused_by_the_runs_name(made, labell
     ("old", "new", "fragments"),
     [
         ("['m4ch']\ndepths", "['m5ch']\ndepths", ["runs.models must be one of m3ch", "'m5ch'"]),
-        ("depths = ['pseudo']\nseeds = [0]\nstages", "depths = ['blurred']\nseeds = [0]\nstages", ["'blurred'"]),
+        ("depths = ['pseudo']\nseeds = [0]\nstages", "depths = ['A b']\nseeds = [0]\nstages", ["must match", "'A b'"]),
         ("seeds = [0]\nstages", "seeds = [3, 3]\nstages", ["runs must name each model, depth and seed once, got 3"]),
         ("seeds = [0]\nstages", "seeds = [-1]\nstages", ["runs.0.seeds.0 must be greater than or equal to 0, got -1"]),
         ("seeds = [0]\nstages", "sedes = [0]\nstages", ["unknown key 'runs.0.sedes'", "did you mean 'runs.seeds'?"]),

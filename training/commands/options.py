@@ -1,22 +1,23 @@
 """What the commands of `train` have in common: options, the console, tables, what is said of a lack of memory."""
 
-import re
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from pipeline.errors import UserError, plain
 from pipeline.terminal import make_console, print_table
 
 if TYPE_CHECKING:
-    from pipeline.shards import Split
-    from training.records import SegmentationEvaluation
+    from pydantic import BaseModel
+
+    from training.config import Study
+    from training.engine.machine import Machine
+    from training.engine.task import Asked, Task
 
 console = make_console()
 
@@ -49,20 +50,43 @@ AcceptOther = Annotated[
 CheckpointName = Annotated[str, typer.Option("--checkpoint", help="latest, best, epoch-N or step-N.")]
 
 
-def result_table(model: str, depth: str, count: int, top1: float, top5: float) -> None:
-    table = Table("model", "depth", "samples", "top-1", "top-5")
-    table.add_row(model, depth, f"{count:,}", f"{top1:.2%}", f"{top5:.2%}")
-    print_table(console, table)
-
-
 def told(note: str) -> None:
     console.print(plain(note), soft_wrap=True)
 
 
-def foreign_name(split: "Split") -> str:
-    """What marks the files of shards that are not a run's own: their folder's name and the start of their hash."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", split.data.rstrip("/").rsplit("/", 1)[-1])[:60] or "data"
-    return f"{name}-{split.index.fingerprint[:6]}"
+Sigmas = Annotated[
+    str | None,
+    typer.Option(
+        "--sigma", metavar="LIST", show_default="0,0.05,0.1,0.2,0.3,0.5,0.75,1,1.5,2,3",
+        help="Strengths of the noise, in units of z (standard deviations of the data set's depth).",
+    ),
+]  # fmt: skip
+
+ResultOut = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for the result; default RUN/evaluations. For a run that cannot be written to."),
+]
+NoiseSeed = Annotated[int, typer.Option("--noise-seed", min=0, help="Another draw of the noise.")]
+
+
+def train_or_try(
+    kind: "type[Task[Any, Any]]", asked: "Asked", dry_run: bool, profile: bool
+) -> "BaseModel | None":  # fmt: skip
+    """What all commands that train have in common; the final evaluation, of the first rank."""
+    from training.engine import dry_run as trial
+    from training.engine.loop import train
+
+    task = kind.of(asked, told)
+    if dry_run:
+        if table := trial.dry_run(task, asked.data, asked.out):
+            print_table(console, table)
+        return None
+    result = train(task, asked.data, asked.out, resume=asked.resume, console=console, profile=profile)
+    if result is not None:
+        for table in task.tables(result):
+            print_table(console, table)
+        written(asked.out)
+    return result
 
 
 def refuse_ranks(what: str) -> None:
@@ -77,36 +101,17 @@ def written(where: object) -> None:
     console.print(f"written to {where}", soft_wrap=True)
 
 
-def segmentation_table(result: "SegmentationEvaluation") -> None:
-    table = Table("model", "depth", "images", "mIoU", "pixels right", "seen")
-    for seen, scores in (("as they are", result.single), (f"{2 * len(result.scales)} views", result.multi)):
-        if scores is not None:
-            table.add_row(
-                result.model, result.depth_field, f"{result.num_samples:,}", f"{scores.miou:.2%}",
-                f"{scores.pixel_accuracy:.2%}", seen,
-            )  # fmt: skip
-    print_table(console, table)
-    chosen = {
-        "best-on-val": ", chosen by scenes set aside from the training split",
-        "best-on-test": ", chosen by the test split",
-    }.get(result.selection, "")
-    console.print(f"checkpoint {result.checkpoint}, epoch {result.epoch}{chosen}", soft_wrap=True)
+def tell_of_precision(machine: "Machine", config: "Study") -> None:
+    from training.engine.machine import slow_precision
 
-
-def classes_table(result: "SegmentationEvaluation") -> None:
-    """IoU of each class, of the best way to predict there is, with its share of the labelled pixels."""
-    scores = result.multi or result.single
-    table = Table("class", "IoU", "of the labelled pixels", title="the sum's" if result.multi else None)
-    total = max(1, sum(map(sum, scores.confusion)))
-    for name, iou, row in zip(result.classes, scores.class_iou, scores.confusion, strict=True):
-        table.add_row(name, "–" if iou is None else f"{iou:.1%}", f"{sum(row) / total:.2%}")
-    print_table(console, table)
+    if note := slow_precision(config, machine.device):
+        told(note)
 
 
 def meter(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    from training.engine.log import meter as bar
+    from training.engine import log
 
-    return bar(console, label, total)
+    return log.meter(console, label, total)
 
 
 def explained(error: Exception) -> Exception | None:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline import shards
-from training.config import Config
 from training.dumping.interventions import Tools, intervene, interventions_of
 from training.dumping.observe import DumpFailed, Views, observe
 from training.dumps.pairs import partner
@@ -20,12 +19,14 @@ from training.dumps.statistics import Statistics
 from training.dumps.store import SHARD, DumpWriter
 from training.dumps.tokens import gram_batch
 from training.engine.checkpoint import Checkpoint
-from training.loading.augment import RGB_MEAN, RGB_STD, normalise
-from training.loading.data import classes_sha256, fields_of, load
-from training.models.score_bias import LinearBias, TableBias
+from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
+from training.loading.data import load
+from training.models.score_bias import ScoreBias
 from training.models.vit import VisionTransformer
 from training.records import RunRecord
-from training.tasks.classification.samples import eval_batch, eval_depth
+from training.tasks.classification.config import Config
+from training.tasks.classification.data import classes_sha256
+from training.tasks.classification.samples import eval_batch, eval_depth, fields_of
 
 NUM_GROUPS = 50  # of images, for jackknives
 _TOLERANCE = 1e-3  # logits of the taps' path against the fused one, fp32
@@ -103,7 +104,7 @@ def plan_dump(
     depth = split.index.depth[depth_field]
     if patch_depth not in MODES:
         raise DumpFailed(f"--patch-depth must be one of {', '.join(MODES)}, got {patch_depth!r}")
-    bias, shape = bias_kind(model), config.model
+    biases, shape = biases_of(model), config.model
     labelled = classes_sha256(split) == record.shards.classes_sha256
     info = _checked(
         model=shape.name,
@@ -125,9 +126,8 @@ def plan_dump(
         standardisation={name: getattr(depth, name) for name in ("mean", "std", "polarity", "unit")},
         patch_depth=patch_depth,
         scale=(shape.width // shape.heads) ** -0.5,
-        bias=bias,
-        cls_index=0,
-        num_prefix=getattr(shape, "cls_copies", 1),
+        bias=biases[0].stored if biases else None,
+        num_prefix=shape.num_prefix,
         num_layers=shape.depth,
         first_attention_layer=shape.depth - shape.num_blocks,
         streams=streams_of(config),
@@ -158,13 +158,11 @@ def _checked(**facts: Any) -> DumpInfo:
         ) from None
 
 
-def bias_kind(model: VisionTransformer) -> str | None:
-    """How the dump keeps the bias: by its own parameters, never by its values."""
-    if not model.has_bias:
-        return None
+def biases_of(model: VisionTransformer) -> list[ScoreBias]:
+    """Of every block, on some image; none where the model adds nothing."""
     size = model.config.image_size
-    first = model.biases(torch.zeros(1, 1, size, size, device=model.cls_token.device))[0]
-    return {LinearBias: "linear", TableBias: "table"}[type(first)]
+    found = model.biases(torch.zeros(1, 1, size, size, device=model.cls_token.device))
+    return [bias for bias in found if bias is not None]
 
 
 def matched_field(info: DumpInfo, split: shards.Split) -> str | None:
@@ -176,15 +174,11 @@ def matched_field(info: DumpInfo, split: shards.Split) -> str | None:
 def streams_of(config: Config) -> list[Stream]:
     shape = config.model
     first = shape.depth - shape.num_blocks
-    prefix = getattr(shape, "cls_copies", 1)
-    tokens = Stream(name="tokens", first_layer=first, num_layers=shape.num_blocks, prefix=prefix, width=shape.width)
-    if first == 0:
-        return [tokens]
-    branches = {"rgb": shape.stem_width, "depth": shape.width // 2}
-    return [
-        tokens,
-        *(Stream(name=n, first_layer=0, num_layers=first, prefix=0, width=w) for n, w in branches.items()),
-    ]
+    tokens = Stream(
+        name="tokens", first_layer=first, num_layers=shape.num_blocks, prefix=shape.num_prefix, width=shape.width
+    )
+    branches = shape.branches.items()
+    return [tokens, *(Stream(name=n, first_layer=0, num_layers=first, prefix=0, width=w) for n, w in branches)]
 
 
 @torch.inference_mode()
@@ -237,17 +231,7 @@ def _fused_difference(model: VisionTransformer, views: Views) -> float:
 
 
 def bias_parameters(model: VisionTransformer) -> dict[str, np.ndarray]:
-    """What analysis recomputes the bias from: head_scale with alpha (mlin) or φ's w, b, a (mmlp)."""
-    found: dict[str, Tensor] = {}
-    if model.has_bias:
-        found["head_scale"] = model.get_buffer("head_scale")
-        parameters = dict(model.named_parameters())
-        if "alpha" in parameters:
-            found["alpha"] = parameters["alpha"]
-        else:
-            layers = range(len(model.blocks))
-            weights = [("fc1.weight", (slice(None), 0)), ("fc1.bias", ()), ("fc2.weight", (0,))]
-            found["phi"] = torch.stack(
-                [torch.stack([parameters[f"phi.{i}.{name}"][place] for name, place in weights]) for i in layers]
-            )
-    return {name: tensor.detach().float().cpu().numpy() for name, tensor in found.items()}
+    """What the dump keeps of each block's bias: head_scale (blocks, heads), and what its form needs besides."""
+    every = [{"head_scale": bias.head_scale} | bias.parameters() for bias in biases_of(model)]
+    names = every[0] if every else {}
+    return {name: torch.stack([each[name] for each in every]).detach().float().cpu().numpy() for name in names}

@@ -32,7 +32,7 @@ from training.dumps.scores import ROWS
 from training.dumps.statistics import Statistics
 from training.dumps.store import DumpWriter
 from training.dumps.tokens import ProbeMoments
-from training.loading.augment import RGB_MEAN, RGB_STD, normalise
+from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.models.attention import Taps
 from training.models.patch_depth import patch_depth, signed_difference
 from training.models.vit import VisionTransformer
@@ -133,7 +133,7 @@ class _Batch:
 
     def _patches(self, depth: Tensor) -> Tensor:
         size = self.info.image_size // self.info.grid[0]
-        return patch_depth(depth.float(), size, self.info.patch_depth)  # type: ignore[arg-type]
+        return patch_depth(depth.float(), size, self.info.patch_depth)
 
     def _run(self, depth: Tensor, taps: Taps | None = None) -> Tensor:
         # The explicit path always, so that rounding is the same with and without a change.

@@ -1,5 +1,6 @@
 """What `train dump` takes from one batch of images: every statistic, and of the first images the raw tier."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,14 +8,14 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from training.dumps.schema import MODES, DumpInfo
+from training.dumps.schema import MODES, DumpInfo, Mode
 from training.dumps.scores import Bias
 from training.dumps.statistics import Statistics
 from training.dumps.store import DumpWriter
-from training.loading.augment import RGB_MEAN, RGB_STD, normalise
-from training.loading.batch import Batch
+from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.models.patch_depth import patch_depth
 from training.models.vit import VisionTransformer
+from training.tasks.classification.batch import Batch
 
 
 class DumpFailed(UserError):
@@ -38,12 +39,13 @@ def observe(model: VisionTransformer, views: Views, statistics: Statistics, writ
     info, batch = statistics.info, views.batch
     numbers = np.arange(batch.first, batch.first + len(batch.keys))
     size = info.image_size // info.grid[0]
-    modes = {mode: patch_depth(batch.depth.float(), size, mode) for mode in MODES}  # type: ignore[arg-type]
-    other = patch_depth(views.other.float(), size, info.patch_depth)  # type: ignore[arg-type]
+    modes = {mode: patch_depth(batch.depth.float(), size, mode) for mode in MODES}
+    other = patch_depth(views.other.float(), size, info.patch_depth)
     statistics.begin(numbers, modes[info.patch_depth], other, patch_colour(batch.rgb, size))
     statistics.inputs(batch.rgb.float() / 255)
     raw = _Raw(info, batch.first, len(batch.keys))
-    logits = model(normalise(batch.rgb, RGB_MEAN, RGB_STD), batch.depth, _Observer(model, statistics, raw))
+    scales = [bias.head_scale if bias else None for bias in model.biases(batch.depth[:1])]
+    logits = model(normalise(batch.rgb, RGB_MEAN, RGB_STD), batch.depth, _Observer(scales, statistics, raw))
     statistics.end()
     raw.write(writer, batch.rgb, modes)
     writer.write("statistics/labels", batch.first, batch.label.int().cpu().numpy())
@@ -59,9 +61,9 @@ def patch_colour(rgb: Tensor, patch_size: int) -> Tensor:
 class _Observer:
     """Taps that hand every tensor to the statistics as it comes and keep none; nothing is changed."""
 
-    def __init__(self, model: VisionTransformer, statistics: Statistics, raw: "_Raw") -> None:
+    def __init__(self, head_scales: Sequence[Tensor | None], statistics: Statistics, raw: "_Raw") -> None:
         self.statistics, self.raw, self.first = statistics, raw, statistics.info.first_attention_layer
-        self.head_scale = model.get_buffer("head_scale") if model.has_bias else None
+        self.head_scales = head_scales  # of each block's bias
         self._scores: Tensor
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
@@ -71,12 +73,15 @@ class _Observer:
         if kind == "attn.scores_pre_bias":
             self.raw.scores(layer, values)
             self._scores = values
-            if self.head_scale is None:
+            if self.head_scales[layer] is None:
                 self.statistics.scores(layer, values)
-        elif kind == "attn.bias" and self.head_scale is not None:
-            strongest = int(self.head_scale.abs().argmax())
-            table = values[:, strongest] / self.head_scale[strongest]
-            self.statistics.scores(layer, self._scores, Bias(self.head_scale, table))
+        elif kind == "attn.bias":
+            scale = self.head_scales[layer]
+            assert scale is not None
+            strongest = int(scale.abs().argmax())
+            table = (values[:, strongest] / scale[strongest]).nan_to_num(0.0)  # no head has any: 0 / 0
+            self.statistics.scores(layer, self._scores, Bias(scale, table))
+            self.raw.bias(table)
         elif kind == "attn.pattern":
             self.statistics.pattern(layer, values)
         else:
@@ -107,6 +112,10 @@ class _Raw:
             self._add("scores_pre_bias", _halved(kept - mean[..., None], f"scores of block {block}"))
             self._add("row_mean", mean.cpu().numpy())
 
+    def bias(self, table: Tensor) -> None:
+        if self.keep and self.info.bias == "raw":
+            self._add("bias_table", table[: self.keep].cpu().numpy())
+
     def tokens(self, stream: str, layer: int, tokens: Tensor) -> None:
         if self.keep:
             block = self.info.stream(stream).first_layer + layer + 1
@@ -115,7 +124,7 @@ class _Raw:
     def _add(self, name: str, values: np.ndarray) -> None:
         self._rows.setdefault(name, []).append(values)
 
-    def write(self, writer: DumpWriter, rgb: Tensor, modes: dict[str, Tensor]) -> None:
+    def write(self, writer: DumpWriter, rgb: Tensor, modes: dict[Mode, Tensor]) -> None:
         if not self.keep:
             return
         for name, layers in self._rows.items():

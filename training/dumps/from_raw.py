@@ -24,15 +24,19 @@ def raw_depth(dump: Dump, mode: str, images: slice) -> np.ndarray:
     return _with_gaps(dump.read(f"raw/patch_depth/{mode}", images))
 
 
-def raw_bias(dump: Dump, layer: int, depth: np.ndarray) -> Bias | None:
-    """What mlin and mmlp add to an attention layer's scores, from their parameters; None for other models. Float64.
+def raw_bias(dump: Dump, layer: int, depth: np.ndarray, images: slice) -> Bias | None:
+    """What a model with a bias adds to an attention layer's scores of these images; None for other models. Float64.
 
-    `depth` (images, P) in the mode the model reads (`bias_mode`), NaN invalid. Zero on class tokens and where a depth
-    is missing.
+    From its parameters, or its table as it was kept. `depth` (images, P) in the mode the model reads (`bias_mode`), NaN
+    invalid. Zero on class tokens and where a depth is missing.
     """
     info = dump.info
     if info.bias is None:
         return None
+    every = dump["parameters/head_scale"].astype(np.float64)
+    scale = every if every.ndim == 1 else every[layer]  # until schema 4 one for all layers
+    if info.bias == "raw":
+        return Bias(scale, dump.read("raw/bias_table", (images, layer)).astype(np.float64))
     difference = np.nan_to_num(depth[:, :, None] - depth[:, None])
     known = ~np.isnan(depth)
     pairs = known[:, :, None] & known[:, None]
@@ -42,7 +46,7 @@ def raw_bias(dump: Dump, layer: int, depth: np.ndarray) -> Bias | None:
         w, b, a = dump["parameters/phi"][layer].astype(np.float64)
         table = sum(a[k] * np.maximum(w[k] * difference + b[k], 0) for k in range(len(w)))
     table = np.pad(np.where(pairs, table, 0.0), [(0, 0), (info.num_prefix, 0), (info.num_prefix, 0)])
-    return Bias(dump["parameters/head_scale"].astype(np.float64), table)
+    return Bias(scale, table)
 
 
 def biased(scores: np.ndarray, bias: Bias | None) -> np.ndarray:
@@ -94,7 +98,7 @@ def _add_shard(dump: Dump, statistics: Statistics, images: slice) -> None:
     own = raw_depth(dump, bias_mode(info), images)
     for layer in range(info.num_attention_layers):
         scores = raw_scores(dump, layer, images)
-        bias = raw_bias(dump, layer, own)
+        bias = raw_bias(dump, layer, own, images)
         statistics.scores(layer, scores, bias)
         statistics.pattern(layer, softmax(biased(scores, bias)))
     for stream in info.streams:

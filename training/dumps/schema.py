@@ -5,7 +5,7 @@ first F have two branches (mdf1, mgem; else 0) and A = L - F plain attention; H 
 tokens); T = K + P; G groups of images (place modulo G); V folds of probes (place modulo V); B bins of |Δ|, R distances
 and X regressors (`pairs`); a stream (`Stream`) has l layers, t tokens and width D; b = `gram_batch` images to a Gram
 matrix.
-Layers count from 0 in the store (`layer_base`); figures show them from 1. "Packed" is the upper triangle, row by row.
+Layers count from 0 in the store; figures show them from 1. "Packed" is the upper triangle, row by row.
 
 | array                                 | shape                  | dtype | holds                                       |
 |---------------------------------------|------------------------|-------|---------------------------------------------|
@@ -49,9 +49,11 @@ Layers count from 0 in the store (`layer_base`); figures show them from 1. "Pack
 |   summary                             |                        |       |                                             |
 | statistics/similarity/input/grams,    | as of a stream, l = 1  | f4    | the same of the photographs' pixels, 0..1   |
 |   diagonals                           |                        |       |                                             |
-| parameters/head_scale                 | (H,)                   | f4    | s_h of a bias                               |
-| parameters/alpha                      | (A,)                   | f4    | mlin                                        |
-| parameters/phi                        | (A, 3, hidden)         | f4    | mmlp: w, b, a of φ(Δ) = Σ a ReLU(w Δ + b)   |
+| parameters/head_scale                 | (A, H)                 | f4    | s_h of a bias; (H,) until schema 4          |
+| parameters/alpha                      | (A,)                   | f4    | of a `linear` bias, mlin's                  |
+| parameters/phi                        | (A, 3, hidden)         | f4    | of a `phi` bias, mmlp's: w, b, a of         |
+|                                       |                        |       | φ(Δ) = Σ a ReLU(w Δ + b)                    |
+| raw/bias_table                        | (M, A, T, T)           | f4    | of a `raw` bias: its table                  |
 | raw/scores_pre_bias                   | (M, A, H, T, T)        | f2    | QK^T/sqrt(head dim) minus its row mean      |
 | raw/row_mean                          | (M, A, H, T)           | f4    | that row mean                               |
 | raw/resid_post/<stream>               | (M, l, t, D)           | f2    | block outputs                               |
@@ -75,7 +77,7 @@ Its groups and folds go by place in the half.
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
@@ -86,11 +88,13 @@ from training.dumps.pairs import DISTANCE_PAIRS, NUM_BINS, REGRESSORS, num_dista
 from training.dumps.scores import COSINES, DISTANCE_ROWS, PATTERN_ROWS, ROWS
 from training.dumps.tokens import NUM_FOLDS, gram_batch
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+OLDEST_SCHEMA = 4  # that is read
 KEY_BYTES = 96
-MODES = ("mean", "center4")
+Mode = Literal["mean", "center4"]  # how the depth of a patch is made of its pixels
+MODES: tuple[Mode, ...] = get_args(Mode)
 OUTCOMES = ("correct", "kl", "logit_mae", "changed")  # KL(unchanged || changed) in nats; prediction is another
-PHI_HIDDEN = 32
+PHI_HIDDEN = 32  # the paper's width of φ
 
 # A dump may be somebody else's: names become anchors, file names and words of shell lines, numbers become memory.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -194,12 +198,10 @@ class DumpInfo(BaseModel):
     depth_field: Name
     other_depth: list[Text] = []  # in what it differs from the depth that the run was trained with
     standardisation: Standardisation
-    patch_depth: str = Field(pattern=r"^(mean|center4)$")  # mode of the patch depth behind the statistics
+    patch_depth: Mode  # mode of the patch depth behind the statistics
     scale: FiniteFloat  # scores are scale * QK^T
-    bias: Literal["linear", "table"] | None  # mlin's, mmlp's
-    cls_index: int | None = Field(ge=0, lt=64)
+    bias: Literal["linear", "phi", "raw"] | None  # in which form it is kept
     num_prefix: int = Field(ge=0, le=64)  # class tokens; patches follow
-    layer_base: Literal[0] = 0
     num_layers: NumLayers
     first_attention_layer: NumLayers  # layers before it have two branches
     streams: list[Stream] = Field(max_length=3)
@@ -213,9 +215,18 @@ class DumpInfo(BaseModel):
     num_causal: NumImages = 0
     interventions: list[Intervention] = Field(default=[], max_length=10_000)
     dtype: Name  # of the forward pass
-    tf32: bool = False
     # Largest |logit| difference between the taps' path and the fused one, first batch.
     max_fused_difference: FiniteFloat = Field(ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _brought_up(cls, values: Any) -> Any:
+        """What schema 4 wrote."""
+        if not isinstance(values, dict) or values.get("schema_version") != OLDEST_SCHEMA:
+            return values
+        gone = ("cls_index", "layer_base", "tf32")
+        kept = {name: value for name, value in values.items() if name not in gone}
+        return kept | ({"bias": "phi"} if kept.get("bias") == "table" else {})
 
     @model_validator(mode="after")
     def _holds_together(self) -> "DumpInfo":
@@ -371,11 +382,14 @@ def _of_tokens(info: DumpInfo) -> dict[str, Spec]:
 def _of_parameters(info: DumpInfo) -> dict[str, Spec]:
     if info.bias is None:
         return {}
-    name, shape = ("alpha", ()) if info.bias == "linear" else ("phi", (3, PHI_HIDDEN))
-    return {
-        "parameters/head_scale": Spec(shape=(info.num_heads,), dtype="f4"),
-        f"parameters/{name}": Spec(shape=(info.num_attention_layers, *shape), dtype="f4"),
-    }
+    layers = info.num_attention_layers
+    scale = (info.num_heads,) if info.schema_version == OLDEST_SCHEMA else (layers, info.num_heads)
+    shapes: dict[str, tuple[int, ...]] = {"head_scale": scale}
+    if info.bias == "linear":
+        shapes["alpha"] = (layers,)
+    elif info.bias == "phi":
+        shapes["phi"] = (layers, 3, PHI_HIDDEN)
+    return {f"parameters/{name}": Spec(shape=shape, dtype="f4") for name, shape in shapes.items()}
 
 
 def _raw(info: DumpInfo) -> dict[str, Spec]:
@@ -386,6 +400,8 @@ def _raw(info: DumpInfo) -> dict[str, Spec]:
         "row_mean": ((m, layers, heads, tokens), "f4"),
         "rgb": ((m, info.image_size, info.image_size, 3), "u1"),
     }
+    if info.bias == "raw":
+        shapes["bias_table"] = ((m, layers, tokens, tokens), "f4")
     for stream in info.streams:
         shape = (m, stream.num_layers, stream.prefix + info.num_patches, stream.width)
         shapes[f"resid_post/{stream.name}"] = (shape, "f2")

@@ -29,7 +29,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from pipeline import files
 from pipeline.errors import UserError
-from training.dumps.schema import KEY_BYTES, SCHEMA_VERSION, DumpInfo, Spec, arrays
+from training.dumps.schema import KEY_BYTES, OLDEST_SCHEMA, SCHEMA_VERSION, DumpInfo, Spec, arrays
 
 SHARD = 16  # images of raw scores and outputs in a file; batches begin at multiples of it
 _ROWS_PER_CHUNK = 64  # images; a chunk is written as often as a batch ends in it
@@ -268,9 +268,9 @@ def _read_info(path: Path) -> DumpInfo:
     version = attributes.get("schema_version", 0)
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise DumpError(f"{path} has schema version {version}, this version reads {SCHEMA_VERSION}: use a newer one")
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version < OLDEST_SCHEMA:
         shown = f"{version!r:.40}"
-        raise DumpError(f"{path} has schema version {shown}, this version reads {SCHEMA_VERSION}: {_REDO}")
+        raise DumpError(f"{path} has schema version {shown}, this version reads {OLDEST_SCHEMA} on: {_REDO}")
     written = attributes.pop(_CHECKSUM, None)
     try:
         info = DumpInfo.model_validate(attributes)

@@ -4,21 +4,22 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
 
+from training.engine.describe import count_macs
+from training.engine.machine import Machine, choose_device, describe_device, slow_precision
 from training.engine.ranks import Ranks
 from training.engine.resume import Hold, earlier_checkpoint
 from training.engine.share import Share
 from training.engine.step import TrainingStep
 from training.engine.task import Task
 from training.models.attention import set_attention
-from training.runs import AnyConfig, choose_device, count_macs, describe_device, slow_precision
 
 _WARM, _TIMED = 2, 3  # steps
 
@@ -33,17 +34,20 @@ class Estimate:
     disk_bytes: int  # of the checkpoints at the end
 
 
-def estimate(config: AnyConfig, task: Task, ranks: Ranks) -> Estimate:
-    """Take a few steps that leave nothing behind; under torchrun every rank takes its part, as in the run itself."""
-    device, autocast = choose_device(config, ranks.local_rank)
+def estimate(task: Task[Any, Any], ranks: Ranks) -> Estimate:
+    """Take a few steps that leave nothing behind; under torchrun every rank takes its part, as in the run itself.
+
+    The task's data are open.
+    """
+    config, num_steps = task.config, task.epochs.num_steps
     share = Share.of(config, ranks.rank, ranks.world_size)
     torch.manual_seed(config.seed)
     model = task.build()
     set_attention(model, config.runtime.attention)
     if config.init is not None:
         task.initialise(model)
-    training = TrainingStep(config, model, device, autocast, ranks, share)
-    ran = min(task.num_steps, _WARM + _TIMED)
+    training = TrainingStep(task, model, Machine.here(config, ranks), share)
+    ran = min(num_steps, _WARM + _TIMED)
     loader = task.loader(share, 0, ran)
     seconds: list[float] = []
     for step in range(ran):
@@ -52,7 +56,7 @@ def estimate(config: AnyConfig, task: Task, ranks: Ranks) -> Estimate:
         seconds.append(time.perf_counter() - start)
     snapshots = sum(epoch <= config.optim.epochs for epoch in config.runtime.snapshot_epochs) + 1
     return Estimate(
-        num_steps=task.num_steps,
+        num_steps=num_steps,
         step_s=sorted(seconds[-_TIMED:])[len(seconds[-_TIMED:]) // 2],
         num_parameters=sum(p.numel() for p in model.parameters()),
         disk_bytes=config.runtime.keep_checkpoints * _num_bytes(training.state())
@@ -60,25 +64,26 @@ def estimate(config: AnyConfig, task: Task, ranks: Ranks) -> Estimate:
     )
 
 
-def dry_run(config: AnyConfig, task: Callable[[], Task], out: Path) -> Table | None:
+def dry_run(task: Task[Any, Any], data: str, out: Path) -> Table | None:
     """Steps, time, memory and disk, as a table of the first rank."""
+    config = task.config
     if not (out / "run.json").exists():
         earlier_checkpoint(out, False, Hold(out), print)  # refuses what a run would refuse
     ranks = Ranks.join(choose_device(config)[0].type)
-    work = task()
-    found = estimate(config, work, ranks)
+    task.open(data)
+    found = estimate(task, ranks)
     device = choose_device(config, ranks.local_rank)[0]
     steps, step_s, share = found.num_steps, found.step_s, Share.of(config, ranks.rank, ranks.world_size)
-    evaluations = sum(work.is_due(epoch) or epoch == config.optim.epochs for epoch in range(1, config.optim.epochs + 1))
+    evaluations = sum(task.is_due(epoch) or epoch == config.optim.epochs for epoch in range(1, config.optim.epochs + 1))
     free = shutil.disk_usage(next(p for p in (out, *out.absolute().parents) if p.exists())).free
     precision = slow_precision(config, device)
-    title = f"dry run: {config.model.name} on {work.num_train:,} images, {config.preset}"
+    title = f"dry run: {config.model.name} on {task.num_train:,} images, {config.preset}"
     table = Table("what", "value", title=title, caption=precision)
     batch, ways = config.optim.batch_size, f"{ranks.world_size} x {share.pieces} x {share.piece}"
     for what, value in (
         (
             "parameters, multiply-accumulates an image",
-            f"{found.num_parameters:,}, {count_macs(config) / 1e9:.2f} G",
+            f"{found.num_parameters:,}, {count_macs(task) / 1e9:.2f} G",
         ),
         ("batch: ranks x pieces x samples", f"{batch}: {ways}"),
         ("steps, of which an epoch", f"{steps:,}, {steps / config.optim.epochs:,.1f}"),
@@ -89,7 +94,7 @@ def dry_run(config: AnyConfig, task: Callable[[], Task], out: Path) -> Table | N
         ("training, without evaluation", _duration(steps * step_s)),
         ("peak memory of a rank", f"{_peak_bytes(device) / 1e9:,.1f} GB"),
         ("checkpoints at the end", f"{found.disk_bytes / 1e9:,.2f} GB, free: {free / 1e9:,.1f} GB"),
-        ("evaluations", f"{evaluations:,} of {work.num_val:,} images"),
+        ("evaluations", f"{evaluations:,} of {task.num_val:,} images"),
     ):
         table.add_row(what, value)
     ranks.leave()

@@ -2,15 +2,12 @@
 
 import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -131,24 +128,3 @@ def meter(console: Console, label: str, total: int) -> Iterator[Callable[[int], 
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {
-        name: version(name) for name in ("pseudodepth", "torch", "torchvision", "numpy", "zarr")
-    }
-
-
-def git_state() -> dict[str, Any]:
-    """Revision and dirty flag of the code that runs, None where it is no checkout."""
-    here = Path(__file__).parent
-    try:
-        revision = _git(here, "rev-parse", "HEAD")
-        return {"revision": revision, "dirty": bool(_git(here, "status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {"revision": None, "dirty": None}
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()

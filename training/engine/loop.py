@@ -4,7 +4,6 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -13,23 +12,25 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from pydantic import BaseModel
 from rich.console import Console
 
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.terminal import print_table
-from training.engine import checkpoint, log
+from training.engine import checkpoint, frozen, log
+from training.engine.describe import describe
+from training.engine.machine import Machine, TrainingError, choose_device, describe_device, slow_precision
 from training.engine.meter import Meter
 from training.engine.profiling import profiler
 from training.engine.ranks import Ranks, started
 from training.engine.resume import FINAL, Hold, begin_or_refuse, earlier_checkpoint, finished, progress_fault
 from training.engine.share import Share
 from training.engine.step import StepSummary, TrainingStep
-from training.engine.task import Found, Machine, Task
+from training.engine.task import At, Found, Task
 from training.engine.trackers import check_trackers
 from training.models.attention import set_attention
-from training.records import AnyEvaluation, EndLine, ParametersLine
-from training.runs import AnyConfig, TrainingError, choose_device, describe_device, slow_precision
+from training.records import EndLine, ParametersLine
 
 
 class Stopped(UserError):
@@ -45,21 +46,21 @@ class _StopAsked(Exception):
 
 
 def train(
-    config: AnyConfig,
-    task: Callable[[], Task],
+    task: Task[Any, Any],
+    data: str,
     out: Path,
     *,
     resume: bool,
     console: Console,
     profile: bool = False,
-) -> AnyEvaluation | None:
+) -> BaseModel | None:
     """Train until the last epoch, from the start or from the newest checkpoint; returns the final evaluation.
 
     Under torchrun every process calls this; the first one writes, speaks, and alone gets the evaluation.
     """
-    ranks, hold = Ranks.join(choose_device(config)[0].type), Hold(out)
+    ranks, hold = Ranks.join(choose_device(task.config)[0].type), Hold(out)
     try:
-        return _Training(config, task, out, hold, ranks, console, resume, profile).run()
+        return _Training(task, data, out, hold, ranks, console, resume, profile).run()
     except (dist.DistError, RuntimeError) as error:
         if ranks.world_size > 1 and _lost_a_rank(error):
             raise TrainingError(
@@ -80,8 +81,8 @@ def _lost_a_rank(error: Exception) -> bool:
 class _Training:
     def __init__(
         self,
-        config: AnyConfig,
-        task: Callable[[], Task],
+        task: Task[Any, Any],
+        data: str,
         out: Path,
         hold: Hold,
         ranks: Ranks,
@@ -89,6 +90,7 @@ class _Training:
         resume: bool,
         profile: bool,
     ) -> None:
+        config = task.config
         self.config, self.out, self.ranks, self.profile = config, out, ranks, profile
         self.console = console if ranks.first else Console(quiet=True)
         if (found := started()) and found.by_slurm:
@@ -98,22 +100,23 @@ class _Training:
                 soft_wrap=True,
             )
         check_trackers(config)
-        self.task = task()
-        self.machine = Machine(*choose_device(config, ranks.local_rank), ranks, self._stop_together)
+        self.task = task
+        task.open(data)
+        self.machine = Machine.here(config, ranks, self._stop_together)
         self.share = Share.of(config, ranks.rank, ranks.world_size)
-        self.num_steps = self.task.num_steps
+        self.epochs = task.epochs
+        self.num_steps = self.epochs.num_steps
         torch.manual_seed(config.seed)
-        model = self.task.build()
+        model = task.build()
         set_attention(model, config.runtime.attention)
         self.checked: checkpoint.Checkpoint | None = None  # by the first rank
         saved = ranks.by_first(lambda: self._earlier(resume, hold))
         report = None
-        if config.init is not None and saved is None:
-            report = self.task.initialise(model)
+        if config.init is not None and (saved is None or task.frozen):
+            report = task.initialise(model)
             print_table(self.console, report.table())
-        self.training = TrainingStep(config, model, *choose_device(config, ranks.local_rank), ranks, self.share)
-        self.teacher = self.training.objective.teacher
-        self.record = self.task.describe(out.name, model, self.machine, report, self.teacher)
+        self.training = TrainingStep(task, model, self.machine, self.share)
+        self.record = describe(out.name, task, model, self.machine, report)
         self.step, self.epochs_logged, self.best = 0, -1, -1.0
         self.meter, self.earlier_seconds, self.num_lines, self.resumes = Meter(), 0.0, 0, 0
         self.record = ranks.by_first(lambda: begin_or_refuse(out, self.record, hold))
@@ -148,7 +151,7 @@ class _Training:
 
     # --- run -------------------------------------------------------------------------------------------------------
 
-    def run(self) -> AnyEvaluation | None:
+    def run(self) -> BaseModel | None:
         if self.step == self.num_steps and (done := self.ranks.by_first(lambda: finished(self.out))):
             self.console.print(f"{self.out} is finished", highlight=False)
             return done if self.ranks.first else None
@@ -188,16 +191,16 @@ class _Training:
             self.progress.close()
             self.log.close()
 
-    def _run(self, watch: Any) -> AnyEvaluation | None:
+    def _run(self, watch: Any) -> BaseModel | None:
         loader = self.meter.timed(self.task.loader(self.share, self.step, self.num_steps))
         summary: StepSummary | None = None
-        result: AnyEvaluation | None = None
+        result: BaseModel | None = None
         while True:
             due = self.step % self.config.runtime.checkpoint_every == 0 or self.step == self.num_steps
             if due and self.step != self.saved_step:
                 self._save()
             # After the save: an epoch's end that was interrupted is gone through again, evaluation and all.
-            if (epoch := self.task.epochs_done(self.step)) > self.epochs_logged:
+            if (epoch := self.epochs.done(self.step)) > self.epochs_logged:
                 result = self._end_epoch(epoch)
             if summary and summary.stop:
                 raise _StopAsked
@@ -205,7 +208,7 @@ class _Training:
                 return result
             before = time.perf_counter()
             pieces = islice(loader, self.share.pieces)
-            summary = self.training(pieces, self.step, self.task.epoch_at(self.step), self.stop_signal is not None)
+            summary = self.training(pieces, self.step, self.epochs.at(self.step), self.stop_signal is not None)
             self._after_step(summary, time.perf_counter() - before)
             if watch:
                 watch.step()
@@ -229,26 +232,27 @@ class _Training:
         self.progress.step(self.step)
         if self.step % self.config.runtime.log_every == 0 or self.step == self.num_steps:
             batch, lr = self.config.optim.batch_size, self.training.optimizer.param_groups[0]["lr"]
-            line = self.meter.line(self.step, self.task.epoch_at(self.step), lr, batch)
+            line = self.meter.line(self.step, self.epochs.at(self.step), lr, batch)
             self.log.write(line)
             self.progress.note(self.step, line.loss, line.images_per_s, line.data_wait)
 
     # --- the end of an epoch ---------------------------------------------------------------------------------------
 
-    def _end_epoch(self, epoch: int) -> AnyEvaluation | None:
+    def _end_epoch(self, epoch: int) -> BaseModel | None:
         """Evaluation, then the figures' parameters, the snapshots and, at the end, what concludes the run.
 
         Nothing is written before the evaluation is done.
         """
         start, last = time.perf_counter(), epoch == self.config.optim.epochs
         due = epoch > 0 and (last or self.task.is_due(epoch))
-        found = self.task.evaluate(self.training.evaluated, self.machine, self.teacher) if due else None
+        found = self.task.evaluate(self.training.evaluated, self.machine) if due else None
+        frozen.train_mode(self.training.model, self.task.frozen)
         if found and not math.isfinite(found.loss):
             raise TrainingError(
                 f"the loss of {self.task.label} after epoch {epoch} is {found.loss}: it has diverged. Train again with "
                 "a lower optim.lr, in another --out"
             )
-        values = self.training.evaluated.figure_parameters()  # type: ignore[operator]
+        values = self.task.figure_parameters(self.training.evaluated)
         if values:
             self.log.write(ParametersLine(step=self.step, epoch=epoch, values=values))
         if epoch in self.config.runtime.snapshot_epochs:
@@ -271,8 +275,8 @@ class _Training:
             self.best = found.score
             self._write_checkpoint("best", self.training.weights())
 
-    def _conclude(self, epoch: int, found: Found) -> AnyEvaluation | None:
-        result = self.task.conclude(found, self.out, self.step, self.machine)
+    def _conclude(self, epoch: int, found: Found) -> BaseModel | None:
+        result = self.task.conclude(found, self.out, At(f"step-{self.step}", epoch), self.machine)
         if not self.ranks.first:
             return None
         self.log.write(
@@ -314,6 +318,6 @@ class _Training:
                 files.folder_in(self.out, "checkpoints") / name,
                 state,
                 step=self.step,
-                epoch=self.task.epochs_done(self.step),
+                epoch=self.epochs.done(self.step),
                 study_hash=self.record.study_hash,
             )

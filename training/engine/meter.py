@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from training.engine.step import StepSummary
-from training.loading.batch import Batch
 from training.records import TrainLine
+
+_Batch = TypeVar("_Batch")
 
 
 class Meter:
@@ -20,7 +21,7 @@ class Meter:
     def _begin(self) -> None:
         self._start, self._waited_s, self._steps_timed = time.perf_counter(), 0.0, 0
 
-    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def timed(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
         """The batches; the time until each is there counts as waiting."""
         while True:
             before = time.perf_counter()

@@ -1,16 +1,15 @@
-"""AdamW over every trainable parameter, in exactly one group each; the learning rate of a step; averaged weights."""
+"""AdamW over every trainable parameter, in exactly one group each; averaged weights."""
 
 import copy
-import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from training.config import OptimConfig
-from training.tasks.segmentation.config import OptimConfig as FinetuneOptim
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig | FinetuneOptim) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Two groups, with and without decay. 1-D parameters (biases, norms, scalars) decay only with `decay_1d`."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     # Position embedding and class token are (1, tokens, width): by their shape they decay, as in torchvision.
@@ -24,30 +23,16 @@ def build_optimizer(model: nn.Module, config: OptimConfig | FinetuneOptim) -> to
     return optimizer
 
 
-def learning_rate(config: OptimConfig | FinetuneOptim, epoch: float) -> float:
-    """Linear from warmup_factor * lr over warmup_epochs, then cosine to min_lr at `epochs`.
-
-    `epoch` is fractional; with `schedule = "epoch"` its whole part counts. Fine-tuning: linear from 0, then
-    lr * (1 - epoch / epochs)^power, which the warm-up does not delay.
-    """
-    if isinstance(config, FinetuneOptim):
-        if epoch < config.warmup_epochs:
-            return config.lr * epoch / config.warmup_epochs
-        return config.lr * (1 - min(epoch / config.epochs, 1.0)) ** config.power
-    if config.schedule == "epoch":
-        epoch = math.floor(epoch)
-    if epoch < config.warmup_epochs:
-        return config.lr * (config.warmup_factor + (1 - config.warmup_factor) * epoch / config.warmup_epochs)
-    progress = (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
-    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
 class WeightAverage:
-    """An exponential moving average of all parameters, warmed up so that early steps do not linger (timm's rule)."""
+    """An exponential moving average of all parameters, warmed up so that early steps do not linger (timm's rule).
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    Frozen parts are the model's own, not copies.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, frozen: Sequence[str] = ()) -> None:
         self.decay = decay
-        self.model = copy.deepcopy(model).requires_grad_(False)
+        shared = {id(module): module for module in map(model.get_submodule, frozen)}
+        self.model = copy.deepcopy(model, shared).requires_grad_(False)
         self.model.eval()
 
     @torch.no_grad()
@@ -55,6 +40,7 @@ class WeightAverage:
         """After optimizer step `step` (from 1)."""
         keep = min(self.decay, (1 + step) / (10 + step))
         for average, weight in zip(self.model.parameters(), model.parameters(), strict=True):
-            average.lerp_(weight, 1 - keep)
+            if average is not weight:
+                average.lerp_(weight, 1 - keep)
         for ours, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
             ours.copy_(theirs)  # the statistics of batch norms

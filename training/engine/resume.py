@@ -10,9 +10,10 @@ import torch
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from pipeline import files
+from training.config import brought_up
 from training.engine import checkpoint, log
+from training.engine.machine import TrainingError
 from training.records import AnyEvaluation, EndLine, RunRecord, parse, read_evaluation, read_metrics
-from training.runs import TrainingError
 
 _LOCK = ".lock"
 FINAL = "evaluations/val-final.json"  # what a run ends with
@@ -98,8 +99,9 @@ def begin_or_refuse(out: Path, record: RunRecord, hold: Hold) -> RunRecord:
 
 def refuse_changes(earlier: RunRecord, now: RunRecord) -> None:
     changed = []
-    for section in earlier.config.keys() | now.config.keys():
-        old, new = earlier.config.get(section), now.config.get(section)
+    before = brought_up(earlier.config)
+    for section in before.keys() | now.config.keys():
+        old, new = before.get(section), now.config.get(section)
         if section == "runtime" or old == new:
             continue
         if section == "init" and old and new and Path(old).resolve() == Path(new).resolve():

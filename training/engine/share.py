@@ -1,11 +1,10 @@
-"""Which part of every global batch a rank makes, and in how many pieces."""
+"""Which part of every global batch a rank makes, in how many pieces, and which steps make an epoch."""
 
 import math
 from dataclasses import dataclass
 
 from pipeline.errors import UserError
-from training.config import Config
-from training.tasks.segmentation.config import FinetuneConfig
+from training.config import OptimConfig, Study
 
 
 class DataError(UserError):
@@ -25,7 +24,7 @@ class Share:
     pieces: int  # batches a step
 
     @classmethod
-    def of(cls, config: Config | FinetuneConfig, rank: int = 0, world_size: int = 1) -> "Share":
+    def of(cls, config: Study, rank: int = 0, world_size: int = 1) -> "Share":
         total, group = config.optim.batch_size, config.mix_group
         if total % (world_size * group):
             whole = f"whole mixing groups of {group} " if group > 1 else ""
@@ -47,12 +46,42 @@ class Share:
         return (step * self.world_size + self.rank) * self.piece * self.pieces + piece * self.piece
 
 
-def num_steps(config: Config, count: int) -> int:
-    """Whole batches in all epochs of `count` samples: epochs follow each other without a gap.
+@dataclass(frozen=True)
+class Epochs:
+    """Passes over `num_train` samples, which follow each other without a gap, or so many steps each."""
 
-    The last epoch is short by what does not fill a batch.
-    """
-    batch = config.optim.batch_size
-    if batch > count:
-        raise DataError(f"optim.batch_size must be at most the {count} training samples, got {batch}: --set it lower")
-    return config.optim.epochs * count // batch
+    optim: OptimConfig
+    num_train: int
+
+    @property
+    def num_steps(self) -> int:
+        """Whole batches in all epochs: the last pass is short by what does not fill a batch."""
+        if self.optim.steps_per_epoch:
+            return self.optim.epochs * self.optim.steps_per_epoch
+        return self.optim.epochs * self.num_train // self.optim.batch_size
+
+    @property
+    def num_steps_each(self) -> int:
+        """Of one epoch; of passes the longest."""
+        return self.optim.steps_per_epoch or -(-self.num_train // self.optim.batch_size)
+
+    def at(self, step: int) -> float:
+        """The fractional epoch that begins with this step."""
+        if self.optim.steps_per_epoch:
+            return step / self.optim.steps_per_epoch
+        return step * self.optim.batch_size / self.num_train
+
+    def done(self, step: int) -> int:
+        """Whole epochs in the first `step` batches; the last step ends the last epoch."""
+        if step >= self.num_steps:
+            return self.optim.epochs
+        if self.optim.steps_per_epoch:
+            return step // self.optim.steps_per_epoch
+        return step * self.optim.batch_size // self.num_train
+
+
+def check_batch_size(optim: OptimConfig, num_train: int, fix: str = "--set it lower") -> None:
+    if optim.batch_size > num_train:
+        raise DataError(
+            f"optim.batch_size must be at most the {num_train} training samples, got {optim.batch_size}: {fix}"
+        )

@@ -6,9 +6,10 @@ change a weight: a non-finite loss or gradient, on whatever rank, stops every ra
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,15 +17,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import UserError
-from training.config import Config
+from training.engine import frozen
 from training.engine.checkpoint import is_plain
-from training.engine.optim import WeightAverage, build_optimizer, learning_rate
-from training.engine.ranks import Ranks
+from training.engine.machine import Machine
+from training.engine.optim import WeightAverage, build_optimizer
 from training.engine.share import Share
-from training.loading.augment import generator
+from training.engine.task import Task
 from training.models.vit import ModelError, load_checked
-from training.objectives import objective_of
-from training.tasks.segmentation.config import FinetuneConfig
+from training.random_numbers import generator
 
 _CHOSEN_HERE = ("foreach", "fused", "capturable")  # by the machine; may differ from where the state was saved
 
@@ -43,28 +43,25 @@ class StepSummary:
 
 
 class TrainingStep:
-    """Model, objective, optimizer and averaged weights of one rank. `self(...)` is one step.
+    """Model, optimizer and averaged weights of one rank. `self(...)` is one step.
 
-    Batch norms, which fine-tuning's models have, count over all ranks on GPUs; on CPUs over each rank's own piece, and
+    Batch norms, which some models have, count over all ranks on GPUs; on CPUs over each rank's own piece, and
     their running statistics are averaged over ranks after every step. They see one micro-batch at a time.
     """
 
-    def __init__(
-        self,
-        config: Config | FinetuneConfig,
-        model: nn.Module,
-        device: torch.device,
-        autocast: Callable[[], AbstractContextManager[None]],
-        ranks: Ranks,
-        share: Share,
-    ) -> None:
-        self.config, self.device, self.autocast, self.ranks, self.share = config, device, autocast, ranks, share
+    def __init__(self, task: Task[Any, Any], model: nn.Module, machine: Machine, share: Share) -> None:
+        self.task, self.config, self.share = task, task.config, share
+        self.device, self.autocast, self.ranks = machine.device, machine.autocast, machine.ranks
+        device, ranks, config = self.device, self.ranks, self.config
+        frozen.freeze(model, task.frozen)
         if ranks.world_size > 1 and device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(device)
-        self.objective = objective_of(config, device)
+        frozen.train_mode(self.model, task.frozen)
+        task.place(device)
         self.optimizer = build_optimizer(self.model, config.optim)
-        self.average = WeightAverage(self.model, config.optim.ema_decay) if config.optim.ema_decay else None
+        decay = config.optim.ema_decay
+        self.average = WeightAverage(self.model, decay, task.frozen) if decay else None
         self._parallel: DistributedDataParallel | None = None
         forward: Any = self.model
         if ranks.world_size > 1:
@@ -80,9 +77,9 @@ class TrainingStep:
     def __call__(self, pieces: Iterable[Any], step: int, epoch: float, stop: bool = False) -> StepSummary:
         """Step number `step` (from 0) at the fractional `epoch`, on the `share.pieces` batches of this rank."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.optim, epoch)
+            group["lr"] = self.config.schedule.rate(self.config.optim, epoch)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.objective.draws:  # so that a resume needs no generator's state, on whatever device
+        if self.task.draws:  # so that a resume needs no generator's state, on whatever device
             torch.manual_seed(int(generator(self.config.seed, "step", step, self.ranks.rank).integers(2**62)))
         pieces, count = self._counted(pieces)
         keys: list[str] = []
@@ -105,36 +102,40 @@ class TrainingStep:
 
     def _counted(self, pieces: Iterable[Any]) -> tuple[Iterable[Any], torch.Tensor | int]:
         """The pieces, and what their losses are divided by: a rank's mean share of the global batch's targets."""
-        samples = self.share.piece * self.share.pieces
-        if not self.objective.counts:
-            return pieces, samples
-        pieces = list(pieces)
-        own = sum(self.objective.count(piece) for piece in pieces)
+        pieces = iter(pieces)
+        first = next(pieces)
+        targets = self.task.count(first)
+        if targets is None:
+            return chain([first], pieces), self.share.piece * self.share.pieces
+        pieces = [first, *pieces]
+        own = targets + sum(self.task.count(piece) or 0 for piece in pieces[1:])
         count = torch.full((), float(own), device=self.device)
         return pieces, self.ranks.mean(count).clamp_min(1 / self.ranks.world_size)
 
     def _accumulate(self, piece: Any, count: torch.Tensor | int, last: bool) -> torch.Tensor:
         """Adds a piece's gradient; returns its part of the loss."""
-        inputs = self.objective.inputs(piece.to(self.device))
+        inputs = self.task.inputs(piece.to(self.device))
         size = self.config.runtime.micro_batch or len(inputs[0])
         loss = torch.zeros((), device=self.device)
         chunks = list(zip(*(tensor.split(size) for tensor in inputs), strict=True))
-        for number, (rgb, depth, target) in enumerate(chunks):
+        for number, chunk in enumerate(chunks):
             wait = self._parallel is not None and not (last and number == len(chunks) - 1)
             with self._parallel.no_sync() if self._parallel and wait else nullcontext():
-                with self.autocast():
-                    logits = self._forward(rgb, depth)
-                part = self.objective.loss(logits, target) / count
+                part = self.task.loss(self._run, *chunk) / count
                 part.backward()
             loss += part.detach()
         return loss
+
+    def _run(self, *inputs: torch.Tensor) -> Any:
+        with self.autocast():
+            return self._forward(*inputs)
 
     @torch.no_grad()
     def _average_statistics(self) -> None:
         if self.ranks.world_size == 1 or self.device.type == "cuda":
             return
         for module in self.model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm2d) and module.training:
                 for statistics in (module.running_mean, module.running_var):
                     assert statistics is not None
                     self.ranks.mean(statistics)
@@ -157,18 +158,20 @@ class TrainingStep:
 
     def weights(self) -> dict[str, Any]:
         """What a checkpoint of weights holds."""
-        return {"model": self.model.state_dict()} | ({"ema": self.average.model.state_dict()} if self.average else {})
+        kept = {"model": self.model} | ({"ema": self.average.model} if self.average else {})
+        return {name: frozen.trained(model.state_dict(), self.task.frozen) for name, model in kept.items()}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint to resume from holds of the step."""
         return self.weights() | {"optimizer": self.optimizer.state_dict()}
 
     def load(self, state: dict[str, Any], where: str) -> None:
-        load_checked(self.model, state["model"], where)
+        load_checked(self.model, frozen.whole(state["model"], self.model, self.task.frozen), where)
         _refuse_other_moments(self.optimizer, state.get("optimizer"), where)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
-            load_checked(self.average.model, state.get("ema", {}), where)
+            average = self.average.model
+            load_checked(average, frozen.whole(state.get("ema", {}), average, self.task.frozen), where)
 
 
 def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: Any, where: str) -> None:

@@ -1,23 +1,36 @@
-"""What a run does, apart from going on: which data it reads, what it evaluates, what it leaves behind.
+"""THE CONTRACT between the engine and what is trained: which data a run reads, its loss, what it evaluates and leaves.
 
-`PreTraining` (tasks/classification) classifies images, `FineTuning` (tasks/segmentation) labels pixels; the
-loop runs either.
+A task is a folder in training/tasks with a subclass of `Task`, a line in its registry and a preset; the engine knows
+none of them. What a task can be asked before its data are opened (model, loss) needs none: `Task(config)` reads no
+file, `open` does.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import torch
-from torch import nn
+from pydantic import BaseModel
+from rich.table import Table
+from torch import Tensor, nn
 
-from training.engine.ranks import Ranks
-from training.engine.share import Share
+from pipeline.shards import Split
+from training.config import Study
+from training.engine.checkpoint import Checkpoint
+from training.engine.machine import Machine
+from training.engine.share import DataError, Epochs, Share
+from training.loading.batch import Batch
+from training.models.backbone import FigureParameters
 from training.models.pretrained import Report
-from training.records import AnyEvaluation, MetricsLine, RunRecord
-from training.tasks.classification.online import OnlineDepth
+from training.records import MetricsLine, RunRecord, ShardsSeen
+from training.results import Target
+
+C = TypeVar("C", bound=Study)
+B = TypeVar("B", bound=Batch)
 
 
 class Found(Protocol):
@@ -34,44 +47,203 @@ class Found(Protocol):
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Where a run runs. `between` is called between batches of an evaluation, as often on every rank; it may raise."""
+class Asked:
+    """What a command line says of a run; `more` are options that one task alone has, by name."""
 
-    device: torch.device
-    autocast: Callable[[], AbstractContextManager[None]]
-    ranks: Ranks
-    between: Callable[[], None] = lambda: None
+    data: str
+    out: Path
+    preset: str
+    model: str | None = None
+    init: str | None = None
+    depth: str | None = None
+    settings: Sequence[str] = ()
+    resume: bool = False
+    more: dict[str, Any] | None = None
 
 
-class Task(Protocol):
-    num_steps: int
-    num_train: int  # samples
+@dataclass(frozen=True)
+class At:
+    """Which weights an evaluation was of."""
+
+    checkpoint: str  # its name
+    epoch: int
+    sha256: str = ""
+
+    @classmethod
+    def of(cls, saved: Checkpoint) -> "At":
+        return cls(saved.name, saved.info.epoch, saved.info.sha256)
+
+
+def refuse_diverged(loss: float, which: str) -> None:
+    """A result without a finite loss would be no result: whoever reads it would have to guess why."""
+    if not math.isfinite(loss):
+        raise DataError(
+            f"the loss of {which} is {loss}: its weights have diverged. Choose an earlier one with --checkpoint epoch-N"
+        )
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What `train evaluate` is asked of a run, beside the checkpoint."""
+
+    target: Target
+    split: str
+    multi_scale: bool
+    machine: Machine
+    meter: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A record, and where it is to lie (less its ending); `pictures` are drawn there first, by the first rank."""
+
+    record: BaseModel
+    place: Path
+    draw: Callable[[Path], Path] | None = None
+    details: Sequence[Table] = ()
+
+
+class Task(ABC, Generic[C, B]):
+    """One run's. `made_by` is the command that trains it, `chosen` the checkpoint that is reported by default."""
+
+    kind: ClassVar[str]
+    schema: ClassVar[type[Study]]
+    made_by: ClassVar[str]
+    chosen: ClassVar[str] = "latest"
+    draws: ClassVar[bool] = False  # whether the model draws random numbers in training; the step then seeds them
+
+    num_train: int  # samples, once data are open
     num_val: int  # samples of an evaluation
+    data: str
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    @classmethod
+    @abstractmethod
+    def of(cls, asked: Asked, say: Callable[[str], None]) -> Self:
+        """The task of a command line, with its configuration resolved; errors of either in one line."""
+
+    # --- the model -------------------------------------------------------------------------------------------------
 
     @property
     def label(self) -> str:
         """What the progress bar calls the run."""
+        return f"{self.config.model.name} ({self.config.data.depth})"
 
-    def build(self) -> nn.Module: ...
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Freshly drawn weights. Of its parameters those that require a gradient are trained."""
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Modules whose weights stay those of `config.init` (training/engine/frozen.py)."""
+        return ()
+
+    @abstractmethod
     def initialise(self, model: nn.Module) -> Report:
         """Load `config.init`."""
 
-    def loader(self, share: Share, first_step: int, num_steps: int) -> Iterator[Any]: ...
+    @abstractmethod
+    def example(self) -> tuple[Tensor, ...]:
+        """One sample as the model takes it, of zeros, on the current default device: multiply-accumulates are its."""
 
-    def epoch_at(self, step: int) -> float: ...
+    def figure_parameters(self, model: nn.Module) -> FigureParameters:
+        """Parameters the figures follow over epochs: name -> one number or list a block."""
+        return {}
 
-    def epochs_done(self, step: int) -> int:
-        """Whole epochs in the first `step` batches; the last step ends the last epoch."""
+    # --- a step ----------------------------------------------------------------------------------------------------
+
+    def place(self, device: torch.device) -> None:
+        """Called once before the first step: what the task itself holds there."""
+
+    @abstractmethod
+    def inputs(self, batch: B) -> tuple[Tensor, ...]:
+        """Of a batch on the model's device: tensors with a row a sample, which are cut into micro-batches together."""
+
+    @abstractmethod
+    def loss(self, forward: Callable[..., Any], *inputs: Tensor) -> Tensor:
+        """Summed over targets; the engine divides it by how many the global batch has. `forward` runs the model."""
+
+    def count(self, batch: B) -> int | None:
+        """Targets of a batch; None: one a sample."""
+        return None
+
+    # --- data ------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def open(self, data: str) -> None:
+        """Open the shards; DataError where they do not have what is needed. Sets num_train, num_val and data."""
+
+    @abstractmethod
+    def loader(self, share: Share, first_step: int, num_steps: int) -> Iterator[B]:
+        """This rank's batches of steps first_step .. num_steps - 1."""
+
+    @abstractmethod
+    def seen(self) -> ShardsSeen:
+        """The data, for run.json."""
+
+    @property
+    def epochs(self) -> Epochs:
+        return Epochs(self.config.optim, self.num_train)
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json says besides, by field."""
+        return {}
+
+    # --- what comes of it ------------------------------------------------------------------------------------------
 
     def is_due(self, epoch: int) -> bool:
         """Whether an evaluation follows this epoch."""
+        return epoch % self.config.runtime.eval_every == 0
 
-    def describe(
-        self, name: str, model: nn.Module, machine: Machine, report: Report | None, teacher: OnlineDepth | None
-    ) -> RunRecord: ...
+    @abstractmethod
+    def evaluate(self, model: nn.Module, machine: Machine) -> Found:
+        """On the data that choose a checkpoint, shared between ranks; leaves the model in evaluation mode."""
 
-    def evaluate(self, model: nn.Module, machine: Machine, teacher: OnlineDepth | None) -> Found: ...
+    @abstractmethod
+    def record(self, found: Any, at: At, other_depth: Sequence[str] = ()) -> BaseModel:
+        """What an evaluation found, as RUN/evaluations keeps it."""
 
-    def conclude(self, found: Found, out: Path, step: int, machine: Machine) -> AnyEvaluation:
-        """The final evaluation of a run whose last evaluation found `found`; called on every rank."""
+    def conclude(self, found: Found, out: Path, at: At, machine: Machine) -> BaseModel:
+        """The record a finished run ends with, whose last evaluation found `found`; called on every rank."""
+        return self.record(found, at)
+
+    def examine(self, loaded: "Loaded", asked: Examination) -> Result:
+        """A finished run on any data, by `train evaluate`; called on every rank.
+
+        This one evaluates on what chooses a checkpoint, of the val that `open` finds there.
+        """
+        target = asked.target
+        if asked.multi_scale or asked.split != "val":
+            raise DataError(
+                f"a run of {self.made_by} is evaluated on val as it is: leave out --multi-scale and --split"
+            )
+        self.open(target.data)
+        other = target.opened(loaded.record.shards, self.val_split(), self.config.data.depth)
+        with asked.meter("evaluate", self.num_val) as advance:
+            found = self.evaluate(loaded.model.to(asked.machine.device), asked.machine)
+            advance(self.num_val)
+        record = self.record(found, At.of(loaded.saved), other)
+        name = f"val-{self.config.data.depth}-{loaded.saved.name}"
+        return Result(record, target.place(name, loaded.record.shards, self.val_split()))
+
+    @abstractmethod
+    def val_split(self) -> Split:
+        """What is evaluated on, of open data."""
+
+    @classmethod
+    @abstractmethod
+    def tables(cls, result: Any) -> list[Table]:
+        """A record for people."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run's model read back from a checkpoint, on the CPU; averaged weights where the run kept an average."""
+
+    folder: Path
+    task: Task[Any, Any]
+    record: RunRecord
+    saved: Checkpoint
+    model: Any

@@ -1,125 +1,30 @@
-"""The loader: one endless stream of samples whose order is a pure function of (seed, epoch).
+"""The loader: what worker processes make of a data set, in its order, and what is told where one is lost."""
 
-Position p of the stream is sample `order(p mod N)` of epoch p // N; step s takes positions s*B to (s+1)*B. So the
-state of the loader is the step, a resume costs nothing, and neither workers nor ranks matter: every epoch has every
-sample once, and a sample's pixels depend on (seed, epoch, key) alone. The order (`order`) is computed where it is asked
-for. Shards at a URL are streamed instead (`stream`), with weaker guarantees.
-"""
-
-import hashlib
 import re
 import signal
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from pipeline import shards
-from training.config import Config, RuntimeConfig
-from training.engine.share import DataError, Share
-from training.loading.batch import Batch
-from training.loading.order import Order
-from training.loading.stream import StreamedBatches
-from training.tasks.classification.samples import eval_batch, fields_of, leaves_draws, train_batch
+from training.config import RuntimeConfig
+from training.engine.share import DataError
+from training.loading.pieces import Pieces
+from training.loading.stream import Streamed
 
 _Made = TypeVar("_Made")
 _NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-class Pieces(Dataset[_Made]):
-    """`self[step * share.pieces + piece]` is what `made` makes of the samples of that piece of that step."""
-
-    fields: tuple[str, ...]  # members that a sample needs
-
-    def __init__(self, split: Any, seed: int, share: Share) -> None:
-        self.split, self.share, self.order = split, share, Order(split.ends, seed)
-
-    def made(self, samples: Iterator[tuple[int, shards.Members]], first: int) -> _Made:
-        raise NotImplementedError
-
-    def __getitem__(self, number: int) -> _Made:
-        first = self.share.first(*divmod(number, self.share.pieces))
-        return self.made(self._samples(first), first)
-
-    def _samples(self, first: int) -> Iterator[tuple[int, shards.Members]]:
-        count = len(self.split)
-        positions = np.arange(first, first + self.share.piece)
-        for epoch in range(int(positions[0]) // count, int(positions[-1]) // count + 1):
-            inside = positions[positions // count == epoch] % count
-            for index in self.order(inside, epoch).tolist():
-                yield epoch, self.split.members(index, self.fields)
-
-
-class TrainBatches(Pieces[Batch]):
-    """Pre-training's."""
-
-    def __init__(self, split: shards.Split, config: Config, share: Share) -> None:
-        super().__init__(split, config.seed, share)
-        self.config, self.fields, self.leaves_draws = config, fields_of(config.data.depth), leaves_draws(config)
-
-    def made(self, samples: Iterator[tuple[int, shards.Members]], first: int) -> Batch:
-        return train_batch(samples, self.share.piece, self.config, first, self.leaves_draws)
-
-
-class EvalBatches(Dataset[Batch]):
-    """The split in its own order, every sample once; the last batch may be smaller."""
-
-    def __init__(self, split: shards.Split, config: Config, depth_field: str, batch_size: int) -> None:
-        self.split, self.config, self.depth_field, self.batch_size = split, config, depth_field, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.split) // self.batch_size)
-
-    def __getitem__(self, number: int) -> Batch:
-        first, fields = number * self.batch_size, fields_of(self.depth_field)
-        places = range(first, min(first + self.batch_size, len(self.split)))
-        samples = (self.split.members(place, fields) for place in places)
-        return eval_batch(samples, len(places), self.config, self.depth_field, first)
-
-
-def classes_sha256(split: shards.Split) -> str:
-    """Hash of the class names in their order: equal where labels mean the same."""
-    return hashlib.sha256("\0".join(split.index.class_names).encode()).hexdigest()
-
-
-def check_classes(split: shards.Split, expected_sha256: str) -> None:
-    """Refuse shards whose labels are not those a run was trained on."""
-    if classes_sha256(split) != expected_sha256:
-        raise DataError(f"{split.store} has other classes than the run was trained on: give shards of the same classes")
-
-
-def open_shards(data: Path | str, split: str, depth_field: str, labelled: bool = True) -> shards.Split:
-    """Open a split and check that it has the depth asked for and, where `labelled`, classes."""
-    opened = shards.open_split(data, split)
-    if labelled and not opened.index.class_names:
-        raise DataError(f"{data} has no classes: label a folder of class folders (SRC/<class>/*.jpg) to train on it")
-    if depth_field != "online" and depth_field not in opened.index.depth:
-        have = ", ".join(opened.index.depth)
-        raise DataError(
-            f"{data} has no '{depth_field}' depth, it has {have}: choose with --set data.depth=FIELD (pretrain) or "
-            "--depth FIELD"
-        )
-    return opened
-
-
-def train_loader(split: shards.Split, config: Config, share: Share, first_step: int, num_steps: int) -> Iterator[Batch]:
+def load_pieces(pieces: Pieces[_Made], first_step: int, num_steps: int, runtime: RuntimeConfig) -> Iterator[_Made]:
     """This rank's batches of steps first_step .. num_steps - 1, made by `runtime.workers` processes."""
-    numbers = range(first_step * share.pieces, num_steps * share.pieces)
-    if split.store.local is None:
-        return load(StreamedBatches(split, config, share, numbers), None, config.runtime)
-    return load(TrainBatches(split, config, share), numbers, config.runtime)
-
-
-def eval_loader(
-    split: shards.Split, config: Config, depth_field: str, batch_size: int, rank: int = 0, world_size: int = 1
-) -> Iterator[Batch]:
-    """Every `world_size`-th batch of the split, from the `rank`-th: over all ranks every sample once."""
-    batches = EvalBatches(split, config, depth_field, batch_size)
-    return load(batches, range(rank, len(batches), world_size), config.runtime)
+    numbers = range(first_step * pieces.share.pieces, num_steps * pieces.share.pieces)
+    if pieces.split.store.local is None:
+        return load(Streamed(pieces, numbers, runtime.workers), None, runtime)
+    return load(pieces, numbers, runtime)
 
 
 def load(dataset: Dataset[_Made], order: range | None, runtime: RuntimeConfig) -> Iterator[_Made]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import shards
-from training.loading.augment import generator
+from training.random_numbers import generator
 
 WINDOW = shards.TABLES
 

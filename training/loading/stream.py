@@ -1,6 +1,6 @@
 """Training samples from shards at a URL, streamed whole through webdataset: few long reads instead of many short ones.
 
-Guarantees, weaker than those of local shards (training/loading/data.py):
+Guarantees, weaker than those of local shards (`pieces`):
 - Pass e of a worker reads its part of the shards' permutation by (seed, e), dealt out over ranks and workers, from
   beginning to end. Over all workers of all ranks pass e has every sample exactly once. Workers with fewer samples begin
   their next pass earlier, so a step near an epoch's end may hold samples of two passes, and "epoch" is exact for each
@@ -16,7 +16,7 @@ Guarantees, weaker than those of local shards (training/loading/data.py):
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import webdataset
@@ -24,50 +24,45 @@ from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline import shards
-from training.config import Config
-from training.engine.share import DataError, Share
-from training.loading.augment import generator
-from training.loading.batch import Batch
+from training.engine.share import DataError
 from training.loading.order import Order
-from training.tasks.classification.samples import fields_of, leaves_draws, train_batch
+from training.loading.pieces import Pieces
+from training.random_numbers import generator
 
+_Made = TypeVar("_Made")
 BUFFER = 1000  # samples a worker holds as they are stored, undecoded
 
 
-class StreamedBatches(IterableDataset[Batch]):
-    """A rank's batches of these `numbers` (step * share.pieces + piece), dealt to workers in turn."""
+class Streamed(IterableDataset[_Made]):
+    """The pieces of these `numbers` (step * share.pieces + piece), dealt to `workers` in turn."""
 
-    def __init__(
-        self, split: shards.Split, config: Config, share: Share, numbers: range, buffer_size: int = BUFFER
-    ) -> None:
-        self.split, self.config, self.share, self.numbers, self.buffer_size = split, config, share, numbers, buffer_size
-        self.leaves_draws = leaves_draws(config)
-        streams = share.world_size * max(1, config.runtime.workers)
-        if streams > len(split.ends):
+    def __init__(self, pieces: Pieces[_Made], numbers: range, workers: int, buffer_size: int = BUFFER) -> None:
+        self.pieces, self.split, self.numbers, self.buffer_size = pieces, pieces.split, numbers, buffer_size
+        streams = pieces.share.world_size * max(1, workers)
+        if streams > len(self.split.ends):
             raise DataError(
-                f"{split.store} has {len(split.ends)} shards, too few to stream to {streams} workers: lower "
+                f"{self.split.store} has {len(self.split.ends)} shards, too few to stream to {streams} workers: lower "
                 "runtime.workers, copy the shards to a local folder, or make more with --samples-per-shard"
             )
 
-    def __iter__(self) -> Iterator[Batch]:
-        info, start = get_worker_info(), self.numbers.start
+    def __iter__(self) -> Iterator[_Made]:
+        info, start, share = get_worker_info(), self.numbers.start, self.pieces.share
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         lane = (start + worker) % workers  # the worker that would make these batches had there been no resume
-        seen = len(range(lane, start, workers)) * self.share.piece
-        samples = self._samples(self.share.rank * workers + lane, self.share.world_size * workers, seen)
+        seen = len(range(lane, start, workers)) * share.piece
+        samples = self._samples(share.rank * workers + lane, share.world_size * workers, seen)
         for number in self.numbers[worker::workers]:
-            first = self.share.first(*divmod(number, self.share.pieces))
-            some = islice(samples, self.share.piece)
-            yield train_batch(some, self.share.piece, self.config, first, self.leaves_draws)
+            first = share.first(*divmod(number, share.pieces))
+            yield self.pieces.made(islice(samples, share.piece), first)
 
     def _samples(self, stream: int, streams: int, skip: int) -> Iterator[tuple[int, shards.Members]]:
-        order, sizes = Order(self.split.ends, self.config.seed), np.diff(self.split.ends, prepend=0)
+        order, sizes = Order(self.split.ends, self.pieces.seed), np.diff(self.split.ends, prepend=0)
         epoch = 0
         while True:
             mine = order.shards_of(epoch)[0][stream::streams]
             count = int(sizes[mine].sum())
             if skip < count:
-                rng = generator(self.config.seed, "buffer", epoch, stream, streams)
+                rng = generator(self.pieces.seed, "buffer", epoch, stream, streams)
                 for members in self._shuffled(mine, sizes[mine], rng, skip):
                     yield epoch, members
             skip, epoch = max(0, skip - count), epoch + 1
@@ -108,7 +103,7 @@ class StreamedBatches(IterableDataset[Batch]):
 
     def _read_shard(self, shard: int, size: int) -> Iterator[shards.Members]:
         """All `size` samples of a shard, each checked."""
-        fields = fields_of(self.config.data.depth)
+        fields = self.pieces.fields
         _, table, _ = self.split.locate(int(self.split.ends[shard]) - 1)
         tar = f"{self.split.store}/{self.split.index.shards[shard].name}.tar"
         samples = _tar_samples(tar)

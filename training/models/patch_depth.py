@@ -1,13 +1,10 @@
 """Depth on the token grid, in the paper's two readings."""
 
-from typing import Literal, get_args
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Mode = Literal["mean", "center4"]
-MODES: tuple[Mode, ...] = get_args(Mode)
+from training.dumps.schema import Mode
 
 
 def patch_depth(depth: Tensor, patch_size: int, mode: Mode) -> Tensor:

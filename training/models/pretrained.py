@@ -17,16 +17,15 @@ size, or another architecture, is refused; a model is loaded whole or left as it
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from training.models.fusion.mgem import MgemConfig
 from training.models.layouts import is_plain, num_blocks, refuse_odd_tensors, refuse_other_architectures
 from training.models.positions import resampled
 from training.models.vit import ModelError, VisionTransformer, VitConfig, load_checked
-from training.weights import Weights, read
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,6 +42,20 @@ _LABELS = {
     "fusion": "fusion blocks",
     "norm": "last norm",
 }
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict under our names. `config` is known of our own models, `heads` of ours and of timm's."""
+
+    where: str  # for messages
+    state: dict[str, Tensor]
+    sha256: str  # of the file; of names and values for timm's
+    config: VitConfig | None = None
+    heads: int | None = None
+    note: str = ""  # what a person should know
+    run: Path | None = None  # the run folder, of a run's
+    checkpoint: str = ""  # as it was asked for
 
 
 @dataclass(frozen=True)
@@ -78,13 +91,8 @@ class Report:
         return table
 
 
-def initialise(model: VisionTransformer, source: str) -> Report:
-    """Load `source` into `model`: timm:NAME, a file, RUN, RUN:epoch-<n> or an exported folder. ModelError if unfit."""
-    return load(model, read(source), source)
-
-
 def load(model: VisionTransformer, weights: Weights, source: str) -> Report:
-    """The same with weights that have been read."""
+    """Load weights that have been read into `model`; ModelError if unfit."""
     own = model.state_dict()
     if weights.config is not None:
         same = type(weights.config) is type(model.config)
@@ -146,8 +154,9 @@ def _refuse_other_sizes(config: VitConfig, state: dict[str, Tensor], weights: We
         ("patch_size", config.patch_size, state[_PATCHES].shape[-1]),
         ("heads", config.heads, config.heads if weights.heads is None else weights.heads),
     ]
-    if isinstance(weights.config, MgemConfig) and isinstance(config, MgemConfig):
-        sizes.append(("cross_heads", config.cross_heads, weights.config.cross_heads))
+    if same and weights.config is not None:
+        theirs_unseen = weights.config.unseen_sizes
+        sizes += [(name, ours, theirs_unseen[name]) for name, ours in config.unseen_sizes.items()]
     for name, ours, theirs in sizes:
         if ours != theirs:
             change = f" or --set model.{name}={theirs:g}" if theirs == int(theirs) else ""
@@ -179,7 +188,7 @@ def _fitted(
     if config.stem_width != config.width and name.startswith(("patch_embed.", "pos_embed")):
         return own, "fresh", f"a branch is {config.stem_width} wide"
     if name == _PATCHES:
-        return _patches(state[name].to(own.dtype), own.shape[1], getattr(config, "depth_init", "zero"))
+        return _patches(state[name].to(own.dtype), own.shape[1], config)
     if name == "cls_token" and first:
         return (state[name] + state["pos_embed"][:, :1]).to(own.dtype), "adapted", "its position added"
     if is_plain(name):
@@ -187,15 +196,16 @@ def _fitted(
     return own, "fresh", ""
 
 
-def _patches(weight: Tensor, channels: int, depth_init: str) -> tuple[Tensor, How, str]:
+def _patches(weight: Tensor, channels: int, config: VitConfig) -> tuple[Tensor, How, str]:
     """(width, source channels, patch, patch) -> (width, channels, patch, patch); depth is the fourth channel."""
     if weight.shape[1] == channels:
         return weight, "loaded", ""
     if weight.shape[1] == 4 and channels == 3:
         return weight[:, :3], "adapted", "without the depth channel"
     if weight.shape[1] == 3 and channels == 4:
-        depth = weight.mean(1, keepdim=True) if depth_init == "mean" else torch.zeros_like(weight[:, :1])
-        return torch.cat([weight, depth], 1), "adapted", f"depth channel: {depth_init}"
+        depth = config.depth_slice(weight)
+        how = "mean" if bool(depth.any()) else "zero"
+        return torch.cat([weight, depth], 1), "adapted", f"depth channel: {how}"
     return weight, "loaded", ""  # the shapes are compared later
 
 

@@ -1,14 +1,19 @@
 """What a fusion technique adds to the scores of attention, kept in the form that needs the least memory.
 
-    LinearBias   bias_hij = c_h * |d_i - d_j|   (mlin)
-    TableBias    bias_hij = c_h * T_ij          (mmlp)
+    bias_hij = s_h * T_ij:   one table for all heads, a factor a head
+
+    LinearBias   T_ij = a * |d_i - d_j|   (mlin)
+    TableBias    any table                (mmlp's φ is a kind of it)
 
 `dense` is the reference; `mask` is the same numbers as PyTorch's fused attention wants them. The class token and
 patches without valid depth have no bias: their depth is NaN, their rows and columns of a table are zero.
+
+A dump keeps what a bias was in one of the forms `stored` (`training.dumps.schema`): "linear" and "phi" by a few
+parameters, from which it is computed again; "raw", any other, as the tables of the raw tier's images.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +26,22 @@ _MASK_ALIGNMENT = 8  # elements; PyTorch's memory-efficient kernel copies masks 
 
 @dataclass(frozen=True)
 class LinearBias:
-    """c_h * |d_i - d_j|, exactly zero where either depth is NaN. Depths get no gradient."""
+    """s_h * a * |d_i - d_j|, exactly zero where either depth is NaN. Depths get no gradient."""
 
-    coefficient: Tensor  # (heads,)
+    stored: ClassVar[str] = "linear"
+
+    head_scale: Tensor  # (heads,): s
+    slope: Tensor  # (): a
     depths: Tensor  # (batch, tokens)
+
+    @property
+    def coefficient(self) -> Tensor:
+        """(heads,): s_h * a."""
+        return self.head_scale * self.slope
+
+    def parameters(self) -> dict[str, Tensor]:
+        """What a dump keeps of a block's, beside `head_scale`."""
+        return {"alpha": self.slope}
 
     def dense(self) -> Tensor:
         """(batch, heads, query, key)."""
@@ -37,10 +54,21 @@ class LinearBias:
 
 @dataclass(frozen=True)
 class TableBias:
-    """c_h * T_ij. The table is zero on the class token's row and column and for pairs without valid depth."""
+    """s_h * T_ij. The table is zero on the class token's row and column and for pairs without valid depth."""
 
-    coefficient: Tensor  # (heads,)
+    stored: ClassVar[str] = "raw"
+
+    head_scale: Tensor  # (heads,): s
     table: Tensor  # (batch, tokens, tokens), shared by all heads
+
+    @property
+    def coefficient(self) -> Tensor:
+        """(heads,): s_h."""
+        return self.head_scale
+
+    def parameters(self) -> dict[str, Tensor]:
+        """What a dump keeps of a block's, beside `head_scale`."""
+        return {}
 
     def dense(self) -> Tensor:
         """(batch, heads, query, key)."""

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from training.models.attention import Attention, Taps
+from training.models.backbone import Backbone, BackboneSettings
 from training.models.positions import Grid, resampled
 from training.models.score_bias import ScoreBias
 
@@ -24,11 +25,10 @@ class ModelError(UserError):
     """Weights and model do not belong together."""
 
 
-class VitConfig(BaseModel):
+class VitConfig(BackboneSettings):
     """Size of the transformer; defaults are ViT-B/16 at 224 px on ImageNet. Each variant's config adds `build`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
-
+    name: str
     image_size: int = Field(224, gt=0, le=16_384)
     patch_size: int = Field(16, gt=0, le=16_384)
     width: int = Field(768, gt=0, le=65_536)
@@ -52,8 +52,11 @@ class VitConfig(BaseModel):
 
     @property
     def stride(self) -> int:
-        """Pixels that a side of an image must be a multiple of."""
         return self.patch_size
+
+    @property
+    def num_maps(self) -> int:
+        return 1
 
     @property
     def num_blocks(self) -> int:
@@ -69,6 +72,34 @@ class VitConfig(BaseModel):
     def num_positions(self) -> int:
         """Length of the position embedding: the class token and the patches."""
         return 1 + self.grid[0] * self.grid[1]
+
+    @property
+    def num_prefix(self) -> int:
+        """Class tokens, which stand before the patches."""
+        return 1
+
+    @property
+    def branches(self) -> dict[str, int]:
+        """Width of the tokens of each branch before the plain blocks; none where all blocks are plain."""
+        return {}
+
+    @property
+    def unseen_sizes(self) -> dict[str, int]:
+        """Sizes that the shapes of a variant's own weights do not tell, beside the number of heads."""
+        return {}
+
+    def depth_slice(self, weight: Tensor) -> Tensor:
+        """Of the patch convolution (width, 1, patch, patch), where one of RGB (width, 3, patch, patch) is the start."""
+        return torch.zeros_like(weight[:, :1])
+
+    def build(self) -> "VisionTransformer":
+        raise NotImplementedError
+
+    def backbone(self, crop: tuple[int, int]) -> "VisionTransformer":
+        model = self.build()
+        del model.head  # the classifier of pre-training
+        model.regrid((crop[0] // self.patch_size, crop[1] // self.patch_size))
+        return model
 
 
 class PatchEmbed(nn.Module):
@@ -113,7 +144,7 @@ class Block(nn.Module):
         return x if taps is None else taps(f"{name}.resid_post", x)
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Backbone):
     """RGB (batch, 3, size, size) and z-standardised depth (batch, 1, size, size) to logits (batch, classes).
 
     Depth is farther-is-larger; NaN marks invalid pixels. `has_bias` tells whether `biases` gives anything. Images of
@@ -126,6 +157,10 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
         self.config = config
+        self.channels = (config.width,)
+        self.multiple = (
+            2 * config.patch_size
+        )  # of the coarsest map of a pyramid; 32 at patches of 16, as the relatives'
         self.grid = config.grid  # of the position embedding
         self.patch_embed = PatchEmbed(self.in_channels, config.patch_size, config.stem_width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
@@ -181,11 +216,11 @@ class VisionTransformer(nn.Module):
     def forward(self, rgb: Tensor, depth: Tensor, taps: Taps | None = None) -> Tensor:
         return self.head(self.encoded(rgb, depth, taps)[:, 0])
 
-    def features(self, rgb: Tensor, depth: Tensor) -> Tensor:
+    def maps(self, rgb: Tensor, depth: Tensor) -> list[Tensor]:
         """What the last norm makes of each patch: (batch, width, rows, columns)."""
         rows, columns = self.grid_of(rgb)
         patches = self.encoded(rgb, depth)[:, -rows * columns :]
-        return patches.transpose(1, 2).unflatten(2, (rows, columns))
+        return [patches.transpose(1, 2).unflatten(2, (rows, columns))]
 
     def encoded(self, rgb: Tensor, depth: Tensor, taps: Taps | None = None) -> Tensor:
         """All tokens after the last norm, class token first: (batch, tokens, width)."""
@@ -194,10 +229,6 @@ class VisionTransformer(nn.Module):
         for layer, (block, bias) in enumerate(zip(self.blocks, self.biases(depth), strict=True), first):
             x = block(x, bias, taps, f"blocks.{layer}")
         return self.norm(x)
-
-    def figure_parameters(self) -> dict[str, list[float] | list[list[float]]]:
-        """Parameters the figures follow over epochs: name -> one number or list a block."""
-        return {}
 
 
 def built_for(build: Callable[[], _Model], state: dict[str, Any], where: str) -> _Model:

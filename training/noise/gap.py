@@ -20,14 +20,17 @@ from torch.utils.data import Dataset
 
 from pipeline import shards
 from pipeline.errors import UserError
-from training.config import Config
-from training.loading.augment import RGB_MEAN, RGB_STD, generator, geometry, normalise
+from training.engine.task import At
+from training.loading.augment import geometry
+from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.loading.data import load
+from training.loading.decode import decode_rgb
 from training.models.vit import VisionTransformer
 from training.noise.crossing import RESAMPLES, crossing, interval, resampled_means
 from training.noise.sweep import KINDS, Noise, noisy
+from training.random_numbers import generator
 from training.records import Gap, GapCrossing, GapCurve
-from training.tasks.classification.samples import decode_rgb
+from training.tasks.classification.config import Config
 
 OUTPUTS = ("logits", "softmax")
 READINGS = ("z", "inverse")
@@ -244,15 +247,14 @@ def as_record(
     inverse: Inverse,
     sigmas: Sequence[float],
     seed: int,
-    checkpoint: str,
-    epoch: int,
+    at: At,
     other_depth: Sequence[str] = (),
 ) -> Gap:
     curves, crossings = solve(distances, sigmas, seed)
     return Gap(
         model=config.model.name,
-        checkpoint=checkpoint,
-        epoch=epoch,
+        checkpoint=at.checkpoint,
+        epoch=at.epoch,
         data=splits[0].data,
         fingerprints={split.index.split: split.index.fingerprint for split in splits},
         real_field=real,

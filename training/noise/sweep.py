@@ -7,7 +7,6 @@ pixels stay invalid.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,12 +16,15 @@ from torch import Tensor
 
 from pipeline import shards
 from pipeline.errors import UserError
-from training.config import Config
-from training.loading.augment import RGB_MEAN, RGB_STD, generator, normalise
-from training.loading.data import eval_loader
+from training.engine.machine import Machine
+from training.engine.task import At, refuse_diverged
+from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.models.vit import VisionTransformer
+from training.random_numbers import generator
 from training.records import NoiseSweep
-from training.tasks.classification.evaluate import EVAL_BATCH, judge, largest_class, refuse_diverged
+from training.tasks.classification.config import Config
+from training.tasks.classification.data import eval_loader
+from training.tasks.classification.evaluate import EVAL_BATCH, judge, largest_class
 
 Kind = Literal["pixel", "patch"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -83,13 +85,11 @@ def sweep(
     split: shards.Split,
     config: Config,
     depth_field: str,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[None]],
+    machine: Machine,
     noise: Noise,
     sigmas: Sequence[float],
     *,
-    checkpoint: str,
-    epoch: int,
+    at: At,
     other_depth: Sequence[str] = (),
     advance: Callable[[int], None] = lambda count: None,
 ) -> NoiseSweep:
@@ -100,11 +100,11 @@ def sweep(
     num_correct5, loss = [0] * len(sigmas), [0.0] * len(sigmas)
     labels: Counter[int] = Counter()
     for batch in eval_loader(split, config, depth_field, min(EVAL_BATCH, len(split))):
-        on_device = batch.to(device)
+        on_device = batch.to(machine.device)
         rgb = normalise(on_device.rgb, RGB_MEAN, RGB_STD)
-        eps = noise.draw(batch.keys, size, patch_size).to(device)
+        eps = noise.draw(batch.keys, size, patch_size).to(machine.device)
         for place, sigma in enumerate(sigmas):
-            with autocast():
+            with machine.autocast():
                 logits = model(rgb, noisy(on_device.depth, sigma, eps)).float()
             first, among5, summed = judge(logits, on_device.label)
             correct1[place] += first
@@ -112,13 +112,13 @@ def sweep(
             loss[place] += summed
         labels.update(batch.label.tolist())
         advance(len(batch.keys))
-    refuse_diverged(sum(loss), f"{config.model.name}, {checkpoint}")
+    refuse_diverged(sum(loss), f"{config.model.name}, {at.checkpoint}")
     count = len(split)
     assert all(len(hits) == count for hits in correct1), "a sweep must count every sample once"
     return NoiseSweep(
         model=config.model.name,
-        checkpoint=checkpoint,
-        epoch=epoch,
+        checkpoint=at.checkpoint,
+        epoch=at.epoch,
         data=split.data,
         split=split.index.split,
         fingerprint=split.index.fingerprint,

@@ -3,17 +3,18 @@
 import tomllib
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline import files
 from training.config import ConfigError, Section, Several, check_moniker, validated
+from training.models.registry import MONIKERS, NO_DEPTH
 from training.noise.sweep import Kind
+from training.records import DepthName
 from training.study.stages import STAGES
 
 _MOST_BYTES = 1 << 20
-NO_DEPTH = "m3ch"  # reads no depth: one depth is its result for all
 Seed = Annotated[int, Field(ge=0, le=2**62)]
 Images = Annotated[int, Field(ge=0, le=10**8)]
 Kept = Annotated[str, Field(pattern=r"^(best|epoch-(0|[1-9][0-9]{0,6}))$")]
@@ -35,7 +36,7 @@ class Combinations(Section):
     """Every model with every depth and every seed."""
 
     models: Several[str] = Field(min_length=1)
-    depths: Several[Literal["pseudo", "real", "raw", "exact"]] = Field(min_length=1)
+    depths: Several[DepthName] = Field(min_length=1)
     seeds: Several[Seed] = Field(min_length=1)
 
     @field_validator("models", "depths", "seeds")
@@ -60,7 +61,7 @@ class Runs(Combinations):
     def _known_models(cls, models: tuple[str, ...]) -> tuple[str, ...]:
         for model in models:
             try:
-                check_moniker(model)
+                check_moniker(model, MONIKERS)
             except ConfigError as error:
                 raise ValueError(str(error).replace("--model", "runs.models")) from None
         return models

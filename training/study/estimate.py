@@ -4,17 +4,17 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from training.config import Config
 from training.dumping.dump import plan_dump
 from training.dumps.estimate import estimated_bytes
 from training.engine.checkpoint import Checkpoint, CheckpointInfo, steps_of
+from training.engine.describe import describe
 from training.engine.dry_run import Estimate, estimate
+from training.engine.machine import Machine
 from training.engine.ranks import Ranks
-from training.engine.task import Machine
-from training.runs import choose_device
 from training.study.plan import TABLE3, Plan
 from training.study.stages import StudyRun, asked
 from training.study.summary import there_now
+from training.tasks.classification.config import Config
 from training.tasks.classification.task import PreTraining
 
 NOT_ESTIMATED = (
@@ -34,7 +34,9 @@ def table_of(plan: Plan) -> Table:
         seconds = num_bytes = 0.0
         if "pretrain" in missing:
             if model not in measured:
-                measured[model] = estimate(run.config, PreTraining(run.config, plan.file.data), Ranks())
+                task = PreTraining(run.config)
+                task.open(plan.file.data)
+                measured[model] = estimate(task, Ranks())
             done = max(steps_of(run.folder), default=0)
             seconds = measured[model].step_s * (measured[model].num_steps - done)
             num_bytes += measured[model].disk_bytes
@@ -57,9 +59,10 @@ def _words(stages: Sequence[str], missing: list[str]) -> tuple[str, str]:
 def _dump_bytes(plan: Plan, run: StudyRun) -> int:
     """At most, of all dumps of a run."""
     config: Config = run.config
-    task = PreTraining(config, plan.file.data)
+    task = PreTraining(config)
+    task.open(plan.file.data)
     model = task.build()
-    record = task.describe(run.folder.name, model, Machine(*choose_device(config), Ranks()), None, None)
+    record = describe(run.folder.name, task, model, Machine.here(config), None)
     saved = Checkpoint(run.folder / "step-1", CheckpointInfo(1, 1, "0" * 64, record.study_hash), {})
     return sum(
         estimated_bytes(

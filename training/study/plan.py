@@ -4,19 +4,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline import files, shards
-from training.config import Config, ConfigError, resolve
+from training.config import ConfigError
+from training.engine.machine import TrainingError
 from training.engine.resume import refuse_changes
-from training.loading.data import check_classes, classes_sha256, open_shards
+from training.engine.task import Task
 from training.noise.gap import open_pairs
 from training.records import RunRecord, parse
-from training.runs import AnyConfig, TrainingError, check_classes_fit
 from training.study.config import Runs, StudyFile
 from training.study.stages import STAGES, StudyRun, is_finished, is_there
 from training.study.tuning import Row, Table3
-from training.tasks.segmentation.config import FinetuneConfig
+from training.tasks.classification.config import Config, resolve
+from training.tasks.classification.data import check_classes, classes_sha256
+from training.tasks.classification.task import PreTraining
+from training.tasks.segmentation.task import FineTuning
 
 TABLE3 = "table3"
 
@@ -67,10 +70,9 @@ def planned(file: StudyFile, out: Path) -> Plan:
         open_pairs(file.pairs, "real")
     runs = tuple(run for some in file.runs for run in _runs(file, some, out, num_classes))
     for run in runs:
-        for split in shards.SPLITS:
-            open_shards(file.data, split, run.config.data.depth)
-        check_classes_fit(run.config, splits[0])
-        _refuse_changed(run.folder, run.config, *(split.index.fingerprint for split in splits))
+        task = PreTraining(run.config)
+        task.open(file.data)
+        _refuse_changed(run.folder, task, *(split.index.fingerprint for split in splits))
     table3 = _table3(file, out, runs)
     needed = {row.run.folder for row in table3.rows} if table3 else set()
     units = [Unit(run.folder.name, {name: _part(name, file, run) for name in run.stages}) for run in runs]
@@ -118,20 +120,19 @@ def _table3(file: StudyFile, out: Path, runs: Sequence[StudyRun]) -> Table3 | No
     table3 = Table3(out / TABLE3, file.matrix, tuple(rows))
     table3.splits()
     for folder, config in table3.configs():
-        _refuse_changed(folder, config)
+        _refuse_changed(folder, FineTuning(config))
     return table3
 
 
-def _refuse_changed(folder: Path, config: AnyConfig, *fingerprints: str) -> None:
+def _refuse_changed(folder: Path, task: Task[Any, Any], *fingerprints: str) -> None:
     """TrainingError where a run was begun otherwise; its shards are compared where their fingerprints are given."""
     if not (folder / "run.json").exists():
         return
     begun = parse(RunRecord, folder / "run.json")
-    task = "segmentation" if isinstance(config, FinetuneConfig) else "classification"
-    if begun.task != task:
+    if begun.task != task.kind:
         raise TrainingError(f"{folder} holds a run of another kind, {begun.task}: choose another --out")
     seen = dict(zip(("train_fingerprint", "val_fingerprint"), fingerprints, strict=False))
     now = {
-        "name": folder, "config": config.model_dump(mode="json"), "shards": begun.shards.model_copy(update=seen)
+        "name": folder, "config": task.config.model_dump(mode="json"), "shards": begun.shards.model_copy(update=seen)
     }  # fmt: skip
     refuse_changes(begun, begun.model_copy(update=now))

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline import files
 from pipeline.errors import UserError
-from training.commands import measure, record
+from training.commands import dump as dumping
+from training.commands import evaluate
+from training.commands import gap as gaps
 from training.commands.options import console
-from training.config import Config
 from training.dumping.dump import counts
 from training.dumps.store import DumpError, open_dump
 from training.engine import checkpoint
 from training.engine.loop import train
 from training.engine.resume import finished
-from training.loading.data import open_shards
 from training.noise.gap import open_pairs
 from training.noise.sweep import SIGMAS
 from training.records import AnyEvaluation, Gap, NoiseSweep, RecordError, read_evaluation
+from training.tasks.classification.config import Config
+from training.tasks.classification.data import open_shards
 from training.tasks.classification.task import PreTraining
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def pretrain(study: "StudyFile", run: StudyRun) -> None:
-    train(run.config, lambda: PreTraining(run.config, study.data), run.folder, resume=True, console=console)
+    train(PreTraining(run.config), study.data, run.folder, resume=True, console=console)
 
 
 # --- dumps -------------------------------------------------------------------------------------------------------
@@ -93,7 +95,7 @@ def dumped(study: "StudyFile", run: StudyRun) -> bool:
 def dump(study: "StudyFile", run: StudyRun) -> None:
     for one in missing_dumps(study, run):
         _take_away_other(_place(run, one), run)
-        record.dump(
+        dumping.dump(
             run.folder, study.data, checkpoint=[one.checkpoint], images=study.dump.images, raw=one.raw,
             causal=one.causal,
         )  # fmt: skip
@@ -141,7 +143,7 @@ def has_noise(study: "StudyFile", run: StudyRun) -> bool:
 
 
 def noise(study: "StudyFile", run: StudyRun) -> None:
-    measure.evaluate(run.folder, study.data, noise=missing_noise(study, run))
+    evaluate.evaluate(run.folder, study.data, noise=missing_noise(study, run))
 
 
 def has_gap(study: "StudyFile", run: StudyRun) -> bool:
@@ -156,7 +158,7 @@ def has_gap(study: "StudyFile", run: StudyRun) -> bool:
 
 def gap(study: "StudyFile", run: StudyRun) -> None:
     assert study.pairs is not None
-    measure.gap(run.folder, study.pairs)
+    gaps.gap(run.folder, study.pairs)
 
 
 # --- the table ---------------------------------------------------------------------------------------------------

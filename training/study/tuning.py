@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from pipeline import shards
 from pipeline.shards import Split
-from training.commands import measure
+from training.commands import matrix
 from training.commands.options import console
+from training.models.registry import NO_DEPTH
 from training.records import Matrix, parse
-from training.study.config import NO_DEPTH, MatrixOptions
+from training.study.config import MatrixOptions
 from training.study.stages import StudyRun
 from training.tasks.segmentation.config import FinetuneConfig, resolve
 from training.tasks.segmentation.data import open_labelled
@@ -69,4 +70,4 @@ class Table3:
             recipe = Recipe(self.options.preset, None, None, self.settings(seed))
             made = fine_tuned(runs, self.options.data, self.folder / f"seed-{seed}", recipe, console)
             tuned += [each.folder for each in made]
-        measure.matrix(tuned, self.options.data, self.folder)
+        matrix.matrix(tuned, self.options.data, self.folder)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.config import AugmentConfig
+from training.loading.augment.config import AugmentConfig
 
 Rule = Literal["rgb", "depth", "labels"]
 _TRIES = 10

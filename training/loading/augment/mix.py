@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from training.config import AugmentConfig
-from training.loading.augment.random_numbers import generator
+from training.loading.augment.config import AugmentConfig
 from training.loading.batch import is_one_number
+from training.random_numbers import generator
 
 
 def mix(

@@ -16,6 +16,9 @@ class M4chConfig(VitConfig):
     name: Literal["m4ch"] = "m4ch"
     depth_init: Literal["zero", "mean"] = "zero"
 
+    def depth_slice(self, weight: Tensor) -> Tensor:
+        return weight.mean(1, keepdim=True) if self.depth_init == "mean" else super().depth_slice(weight)
+
     def build(self) -> VisionTransformer:
         return M4ch(self)
 

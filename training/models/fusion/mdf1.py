@@ -59,6 +59,10 @@ class Mdf1Config(TwoBranchConfig):
             raise ValueError(f"model.pooled_grid must be at most the token grid {self.grid[0]}, got {self.pooled_grid}")
         return self
 
+    @property
+    def num_prefix(self) -> int:
+        return self.cls_copies
+
     def build(self) -> VisionTransformer:
         return Mdf1(self)
 

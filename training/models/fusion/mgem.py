@@ -67,6 +67,10 @@ class MgemConfig(TwoBranchConfig):
     def stem_width(self) -> int:
         return self.width // 2
 
+    @property
+    def unseen_sizes(self) -> dict[str, int]:
+        return {"cross_heads": self.cross_heads}
+
     def build(self) -> VisionTransformer:
         return Mgem(self)
 

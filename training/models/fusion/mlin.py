@@ -16,7 +16,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from training.models.patch_depth import Mode, patch_depth, token_depth
+from training.dumps.schema import Mode
+from training.models.backbone import FigureParameters
+from training.models.patch_depth import patch_depth, token_depth
 from training.models.score_bias import LinearBias, ScoreBias
 from training.models.vit import VisionTransformer, VitConfig
 
@@ -51,9 +53,9 @@ class Mlin(VisionTransformer):
 
     def biases(self, depth: Tensor) -> list[ScoreBias | None]:
         depths = token_depth(patch_depth(depth, self.config.patch_size, self.patch_depth_mode))
-        return [LinearBias(self.head_scale * alpha, depths) for alpha in self.alpha]
+        return [LinearBias(self.head_scale, alpha, depths) for alpha in self.alpha]
 
-    def figure_parameters(self) -> dict[str, list[float] | list[list[float]]]:
+    def figure_parameters(self) -> FigureParameters:
         return {"alpha": self.alpha.detach().float().tolist()}
 
 

@@ -7,18 +7,20 @@ The bias is 0 on the class token's row and column and for patches without depth.
 last block's φ acts on nothing that the logits read, and gets no gradient.
 """
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.dumps.schema import PHI_HIDDEN, Mode
+from training.models.backbone import FigureParameters
 from training.models.fusion.mlin import DecayRange, InitialValue, head_scale
-from training.models.patch_depth import Mode, patch_depth, token_depth
+from training.models.patch_depth import patch_depth, token_depth
 from training.models.score_bias import ScoreBias, TableBias
 from training.models.vit import VisionTransformer, VitConfig
 
-HIDDEN = 32  # the paper's width of φ
 GRID = tuple(number / 10 for number in range(-40, 41))  # Δ at which figures see φ; depth is z-standardised
 
 
@@ -47,10 +49,10 @@ class Mmlp(VisionTransformer):
 
     def biases(self, depth: Tensor) -> list[ScoreBias | None]:
         depths = token_depth(patch_depth(depth, self.config.patch_size, self.patch_depth_mode))
-        return [TableBias(self.head_scale, phi(depths)) for phi in self.phi]
+        return [PhiBias(self.head_scale, phi(depths), phi) for phi in self.phi]  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def figure_parameters(self) -> dict[str, list[float] | list[list[float]]]:
+    def figure_parameters(self) -> FigureParameters:
         grid = self.head_scale.new_tensor(GRID)
         curves = []
         for phi in self.phi:
@@ -59,13 +61,26 @@ class Mmlp(VisionTransformer):
         return {"phi": curves, "phi_grid": list(GRID)}
 
 
+@dataclass(frozen=True)
+class PhiBias(TableBias):
+    """A table that φ gives, which a dump keeps by φ's own numbers."""
+
+    stored: ClassVar[str] = "phi"
+
+    phi: "Phi"
+
+    def parameters(self) -> dict[str, Tensor]:
+        w, b, a = self.phi.parameters()  # φ(Δ) = Σ a ReLU(w Δ + b)
+        return {"phi": torch.stack([w[:, 0], b, a[0]])}
+
+
 class Phi(nn.Module):
     """φ: a scalar to a scalar; 96 parameters, initialised as nn.Linear is."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(1, HIDDEN)
-        self.fc2 = nn.Linear(HIDDEN, 1, bias=False)
+        self.fc1 = nn.Linear(1, PHI_HIDDEN)
+        self.fc2 = nn.Linear(PHI_HIDDEN, 1, bias=False)
 
     def curve(self, difference: Tensor) -> Tensor:
         """φ of a few numbers (n,), literally: (n,)."""

@@ -33,5 +33,9 @@ class TwoBranchConfig(VitConfig):
         return self.depth - self.fusion_blocks
 
     @property
+    def branches(self) -> dict[str, int]:
+        return {"rgb": self.stem_width, "depth": self.width // 2}
+
+    @property
     def num_positions(self) -> int:
         return self.grid[0] * self.grid[1]

@@ -29,7 +29,7 @@ from training.models.pretrained import How, Report, Row
 from training.models.relatives.dformer import DFormer
 from training.models.relatives.dformerv2 import DFormerV2
 from training.models.vit import ModelError, load_checked
-from training.weights import content_of, sha256_of
+from training.models.weight_files import content_of, sha256_of
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # an average is what its authors evaluated
 _PREFIX = re.compile(r"^(module\.|_orig_mod\.|model\.|backbone\.|encoder\.)+")

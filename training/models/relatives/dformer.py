@@ -10,7 +10,7 @@ two differences by stage and place:
 
 The maps are the RGB branch after each stage, without a norm of their own. Invalid depth enters as z = 0.
 
-What starts otherwise than the authors' model: linear layers (see `Backbone.initialise`), which theirs leaves to
+What starts otherwise than the authors' model: linear layers (see `StagedBackbone.initialise`), which theirs leaves to
 PyTorch.
 """
 
@@ -23,12 +23,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from training.models.fusion.mdf1 import GridMlp, on_grid
-from training.models.relatives.backbone import (
-    Backbone,
-    BackboneConfig,
+from training.models.relatives.stages import (
     PerStage,
     Ratio,
     Size,
+    StagedBackbone,
+    StagesConfig,
     channels_last,
     drop_path,
     refuse_other_sizes,
@@ -36,7 +36,7 @@ from training.models.relatives.backbone import (
 )
 
 
-class DFormerTinyConfig(BackboneConfig):
+class DFormerTinyConfig(StagesConfig):
     name: Literal["dformer-tiny"] = "dformer-tiny"
     dims: PerStage[Size] = (32, 64, 128, 256)
     depths: PerStage[Annotated[int, Field(gt=0, le=1024)]] = (3, 3, 5, 2)
@@ -59,7 +59,7 @@ class DFormerTinyConfig(BackboneConfig):
         return DFormer(self)
 
 
-class DFormer(Backbone):
+class DFormer(StagedBackbone):
     def __init__(self, config: DFormerTinyConfig) -> None:
         super().__init__(config)
         self.config = config

@@ -29,13 +29,13 @@ from torch import Tensor, nn
 
 from training.models.fusion.mdf1 import on_grid
 from training.models.patch_depth import patch_depth
-from training.models.relatives.backbone import (
+from training.models.relatives.stages import (
     STRIDES,
-    Backbone,
-    BackboneConfig,
     PerStage,
     Ratio,
     Size,
+    StagedBackbone,
+    StagesConfig,
     channels_last,
     drop_path,
     refuse_other_sizes,
@@ -43,7 +43,7 @@ from training.models.relatives.backbone import (
 )
 
 
-class DFormerV2SmallConfig(BackboneConfig):
+class DFormerV2SmallConfig(StagesConfig):
     name: Literal["dformerv2-small"] = "dformerv2-small"
     dims: PerStage[Size] = (64, 128, 256, 512)
     depths: PerStage[Annotated[int, Field(gt=0, le=1024)]] = (3, 4, 18, 4)
@@ -66,7 +66,7 @@ class DFormerV2SmallConfig(BackboneConfig):
         return DFormerV2(self)
 
 
-class DFormerV2(Backbone):
+class DFormerV2(StagedBackbone):
     def __init__(self, config: DFormerV2SmallConfig) -> None:
         super().__init__(config)
         self.config = config

@@ -4,7 +4,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -12,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline import shards
-from training.config import Config
-from training.engine.ranks import Ranks
-from training.engine.share import DataError
-from training.loading.augment import RGB_MEAN, RGB_STD, normalise
-from training.loading.data import eval_loader
+from training.engine.machine import Machine
+from training.engine.task import At, refuse_diverged
+from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.models.vit import VisionTransformer
 from training.records import EvalLine, Evaluation
+from training.tasks.classification.config import Config
+from training.tasks.classification.data import eval_loader
 
 EVAL_BATCH = 256
 
@@ -61,33 +60,29 @@ def evaluate(
     split: shards.Split,
     config: Config,
     depth_field: str,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[None]],
+    machine: Machine,
     *,
-    ranks: Ranks = Ranks(),
     teacher: Callable[[Tensor], Tensor] | None = None,
     advance: Callable[[int], None] = lambda count: None,
-    between: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """The whole split, shared between ranks, each sample once; the same outcome on every rank.
 
-    `teacher` gives depth of normalised RGB where the split's is not used. `advance` is told of every batch's size;
-    `between` is called between batches, as often on every rank, and may raise.
+    `teacher` gives depth of normalised RGB where the split's is not used. `advance` is told of every batch's size.
     """
-    start = time.perf_counter()
+    start, ranks = time.perf_counter(), machine.ranks
     model.eval()
     batch_size = min(EVAL_BATCH, math.ceil(len(split) / ranks.world_size))
     loader = eval_loader(split, config, depth_field, batch_size, ranks.rank, ranks.world_size)
     mine: dict[int, tuple[list[bool], list[bool], float]] = {}
     labels: Counter[int] = Counter()
     for _ in range(math.ceil(math.ceil(len(split) / batch_size) / ranks.world_size)):
-        between()
+        machine.between()
         if (batch := next(loader, None)) is None:
             continue  # the last round has no batch left for every rank
-        on_device = batch.to(device)
+        on_device = batch.to(machine.device)
         rgb = normalise(on_device.rgb, RGB_MEAN, RGB_STD)
         depth = teacher(rgb) if teacher else on_device.depth
-        with autocast():
+        with machine.autocast():
             logits = model(rgb, depth).float()
         mine[batch.first] = judge(logits, on_device.label)
         labels.update(batch.label.tolist())
@@ -98,7 +93,6 @@ def evaluate(
     correct1 = [hit for found in ordered for hit in found[0]]
     correct5 = [hit for found in ordered for hit in found[1]]
     assert len(correct1) == len(split), "an evaluation must count every sample once"
-    model.train()
     loss = sum(found[2] for found in ordered) / len(split)
     largest = largest_class(sum((counts for _, counts in gathered), Counter()))
     return Outcome(correct1, correct5, largest, loss, time.perf_counter() - start)
@@ -109,15 +103,14 @@ def as_evaluation(
     config: Config,
     split: shards.Split,
     depth_field: str,
-    name: str,
-    epoch: int,
+    at: At,
     other_depth: Sequence[str] = (),
 ) -> Evaluation:
-    refuse_diverged(outcome.loss, f"{config.model.name}, {name}")
+    refuse_diverged(outcome.loss, f"{config.model.name}, {at.checkpoint}")
     return Evaluation(
         model=config.model.name,
-        checkpoint=name,
-        epoch=epoch,
+        checkpoint=at.checkpoint,
+        epoch=at.epoch,
         data=split.data,
         split=split.index.split,
         fingerprint=split.index.fingerprint,
@@ -131,14 +124,6 @@ def as_evaluation(
         largest_class=outcome.largest_class,
         other_depth=list(other_depth),
     )
-
-
-def refuse_diverged(loss: float, which: str) -> None:
-    """A result without a finite loss would be no result: whoever reads it would have to guess why."""
-    if not math.isfinite(loss):
-        raise DataError(
-            f"the loss of {which} is {loss}: its weights have diverged. Choose an earlier one with --checkpoint epoch-N"
-        )
 
 
 def largest_class(labels: Counter[int]) -> float:

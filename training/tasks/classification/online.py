@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.config import Config
-from training.loading.augment import RGB_MEAN, RGB_STD
+from training.loading.augment.normalise import RGB_MEAN, RGB_STD
+from training.tasks.classification.config import Config
 
 
 class OnlineDepth:

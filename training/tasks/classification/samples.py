@@ -3,53 +3,25 @@
 One decoder per format everywhere, training, evaluation and dumps alike. Depth is decoded within the box alone.
 """
 
-import math
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from pipeline import shards
-from training.config import Config
-from training.loading.augment import generator, geometry, rand_augment
-from training.loading.batch import Batch
+from training.loading.augment import geometry, rand_augment
+from training.loading.decode import decode_rgb, sendable
+from training.random_numbers import generator
+from training.tasks.classification.batch import Batch
+from training.tasks.classification.config import ONLINE, Config
 
 
 def fields_of(depth_field: str, labelled: bool = True) -> tuple[str, ...]:
     """The members that a sample needs."""
-    return ("rgb", *(() if depth_field == "online" else (depth_field,)), *(("cls",) if labelled else ()))
-
-
-def _jpeg_operator() -> Any:
-    """torchvision's, faster than Pillow and of the same libjpeg-turbo: the tests hold them to the same pixels.
-
-    Its library is loaded alone: importing torchvision takes two seconds, and the operator's Python wrapper warns since
-    0.29 that it will go. Where it is gone, None, and Pillow takes over.
-    """
-    package = find_spec("torchvision")
-    folder = Path(package.origin).parent if package and package.origin else Path()
-    for library in sorted(folder.glob("image*.so")):
-        with suppress(OSError):  # of another torch
-            torch.ops.load_library(str(library))
-    return getattr(torch.ops.image, "decode_jpeg", None)
-
-
-_decode_jpeg = _jpeg_operator()
-_RGB = 3  # torchvision.io.ImageReadMode.RGB
-
-
-def decode_rgb(extension: str, data: bytes) -> Tensor:
-    """uint8 (3, height, width), a pixel's channels side by side in memory."""
-    if extension == "rgb.jpg" and _decode_jpeg is not None:
-        return _decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB)
-    return torch.from_numpy(np.array(shards.decode_member(extension, data))).permute(2, 0, 1)
+    return ("rgb", *(() if depth_field == ONLINE else (depth_field,)), *(("cls",) if labelled else ()))
 
 
 class _Canvas:
@@ -57,25 +29,16 @@ class _Canvas:
 
     def __init__(self, count: int, size: int, depth_field: str, channels_last: bool = False) -> None:
         order = torch.channels_last if channels_last else torch.contiguous_format
-        self.rgb = _sendable((count, 3, size, size), torch.uint8, order)
-        if depth_field == "online":
+        self.rgb = sendable((count, 3, size, size), torch.uint8, order)
+        if depth_field == ONLINE:
             self.depth = torch.full((1, 1, 1, 1), torch.nan).expand(count, 1, size, size)
         else:
-            self.depth = _sendable((count, 1, size, size), torch.float32, torch.contiguous_format)
+            self.depth = sendable((count, 1, size, size), torch.float32, torch.contiguous_format)
         self.label = torch.empty(count, dtype=torch.int64)
         self.keys: list[str] = []
 
     def batch(self, first: int, draws: Tensor | None = None) -> Batch:
         return Batch(self.rgb, self.depth, self.label, self.keys, first, draws)
-
-
-def _sendable(shape: tuple[int, ...], dtype: torch.dtype, order: torch.memory_format) -> Tensor:
-    """An uninitialised tensor; in a loader's worker in shared memory, as default_collate's, which spares a copy."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=dtype, memory_format=order)
-    strides = torch.empty(shape, dtype=dtype, memory_format=order, device="meta").stride()
-    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
-    return torch.empty(0, dtype=dtype).set_(storage, 0, shape, strides)
 
 
 def train_batch(
@@ -93,7 +56,7 @@ def train_batch(
         height, width = rgb.shape[1:]
         box = geometry.random_box(height, width, augment, uniform, uniform[-1] < augment.flip)
         canvas.rgb[place] = geometry.resize(geometry.crop(rgb, box), "rgb", (size, size))
-        if config.data.depth != "online":
+        if config.data.depth != ONLINE:
             z = members.decode(config.data.depth, _Within(box, height, width))
             canvas.depth[place] = geometry.resize(z, "depth", (size, size))
         _finish(canvas, place, members)
@@ -103,7 +66,7 @@ def train_batch(
     draws = rand_augment.draw(uniform_draws, augment.rand_augment_magnitude, size)
     if leave_draws:
         return canvas.batch(first, draws)
-    rand_augment.apply(canvas.rgb, [canvas.depth] if config.data.depth != "online" else [], draws)
+    rand_augment.apply(canvas.rgb, [canvas.depth] if config.data.depth != ONLINE else [], draws)
     return canvas.batch(first)
 
 
@@ -113,7 +76,7 @@ def eval_batch(samples: Iterable[shards.Members], count: int, config: Config, de
     canvas = _Canvas(count, size, depth_field)
     for place, members in enumerate(samples):
         canvas.rgb[place] = geometry.centre(members.decode("rgb", decode_rgb), "rgb", size, share)
-        if depth_field != "online":
+        if depth_field != ONLINE:
             canvas.depth[place] = geometry.centre(members.decode(depth_field, _whole), "depth", size, share)
         _finish(canvas, place, members)
     return canvas.batch(first)

@@ -1,40 +1,48 @@
 """Pre-training as a task: images and their classes, top-1 and top-5 on val, the last checkpoint counts."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from rich.table import Table
+from torch import Tensor, nn
 
+from pipeline import shards
 from training import provenance
-from training.config import Config
-from training.engine.share import Share, num_steps
-from training.engine.task import Found, Machine
-from training.loading.batch import Batch
-from training.loading.data import check_classes, classes_sha256, open_shards, train_loader
-from training.models.pretrained import Report, initialise
+from training.engine.machine import Machine
+from training.engine.share import DataError, Share, check_batch_size
+from training.engine.task import Asked, At, Examination, Loaded, Result, Task
+from training.models.backbone import FigureParameters
+from training.models.pretrained import Report
 from training.models.vit import VisionTransformer
-from training.records import Evaluation, RunRecord, ShardsSeen
-from training.runs import check_classes_fit, describe
+from training.records import Evaluation, ShardsSeen
+from training.results import MeasureError
+from training.tasks.classification.batch import Batch
+from training.tasks.classification.config import KIND, ONLINE, Config, resolve
+from training.tasks.classification.data import check_classes, classes_sha256, open_shards, train_loader
 from training.tasks.classification.evaluate import Outcome, as_evaluation, evaluate
+from training.tasks.classification.inputs import model_inputs
 from training.tasks.classification.online import OnlineDepth
+from training.weights import initialise
 
 
-class PreTraining:
-    def __init__(self, config: Config, data: str) -> None:
-        self.config, self.data = config, data
-        self.train = open_shards(data, "train", config.data.depth)
-        self.val = open_shards(data, "val", config.data.depth)
-        check_classes_fit(config, self.train)
-        check_classes(self.val, classes_sha256(self.train))
-        if config.data.depth != "online":
-            provenance.check_splits(self.train, self.val, config.data.depth)
-        self.num_train, self.num_val = len(self.train), len(self.val)
-        self.num_steps = num_steps(config, self.num_train)
+class PreTraining(Task[Config, Batch]):
+    """Cross-entropy of soft targets, smoothed; a mean over samples."""
 
-    @property
-    def label(self) -> str:
-        return f"{self.config.model.name} ({self.config.data.depth})"
+    kind = KIND
+    schema = Config
+    made_by = "train pretrain"
+
+    train: shards.Split
+    val: shards.Split
+    teacher: OnlineDepth | None = None  # of online depth
+
+    @classmethod
+    def of(cls, asked: Asked, say: Callable[[str], None]) -> Self:
+        classes = len(shards.open_split(asked.data, "train").index.class_names) or None
+        assert asked.model is not None
+        return cls(resolve(asked.preset, asked.model, asked.settings, num_classes=classes, init=asked.init))
 
     def build(self) -> VisionTransformer:
         return self.config.model.build()
@@ -43,33 +51,56 @@ class PreTraining:
         assert isinstance(model, VisionTransformer) and self.config.init is not None
         return initialise(model, self.config.init)
 
+    def example(self) -> tuple[Tensor, ...]:
+        size = self.config.model.image_size
+        return torch.zeros(1, 3, size, size), torch.zeros(1, 1, size, size)
+
+    def figure_parameters(self, model: nn.Module) -> FigureParameters:
+        assert isinstance(model, VisionTransformer)
+        return model.figure_parameters()
+
+    def place(self, device: torch.device) -> None:
+        if self.config.data.depth == ONLINE:
+            self.teacher = OnlineDepth(self.config, device)
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        rgb, depth, target = model_inputs(batch, self.config)
+        return rgb, self.teacher(rgb) if self.teacher else depth, target
+
+    def loss(self, forward: Callable[..., Any], *inputs: Tensor) -> Tensor:
+        rgb, depth, target = inputs
+        smoothing = self.config.optim.label_smoothing
+        return F.cross_entropy(forward(rgb, depth).float(), target, label_smoothing=smoothing, reduction="sum")
+
+    def open(self, data: str) -> None:
+        config, self.data = self.config, data
+        self.train = open_shards(data, "train", config.data.depth)
+        self.val = open_shards(data, "val", config.data.depth)
+        if config.model.num_classes < (have := len(self.train.index.class_names)):
+            raise DataError(
+                f"model.num_classes must be at least the {have} classes of {self.train.store}, got "
+                f"{config.model.num_classes}"
+            )
+        check_classes(self.val, classes_sha256(self.train))
+        if config.data.depth != ONLINE:
+            provenance.check_splits(self.train, self.val, config.data.depth)
+        self.num_train, self.num_val = len(self.train), len(self.val)
+        check_batch_size(config.optim, self.num_train)
+
     def loader(self, share: Share, first_step: int, num_steps: int) -> Iterator[Batch]:
         return train_loader(self.train, self.config, share, first_step, num_steps)
 
-    def epoch_at(self, step: int) -> float:
-        return step * self.config.optim.batch_size / self.num_train
-
-    def epochs_done(self, step: int) -> int:
-        if step >= self.num_steps:
-            return self.config.optim.epochs
-        return step * self.config.optim.batch_size // self.num_train
-
-    def is_due(self, epoch: int) -> bool:
-        return epoch % self.config.runtime.eval_every == 0
-
-    def describe(
-        self, name: str, model: nn.Module, machine: Machine, report: Report | None, teacher: OnlineDepth | None
-    ) -> RunRecord:
+    def seen(self) -> ShardsSeen:
         index = self.train.index
-        if teacher:
+        if self.teacher:
             depth: dict[str, Any] = {
-                "standardisation": {key: getattr(teacher, key) for key in ("mean", "std", "polarity", "unit")},
+                "standardisation": {key: getattr(self.teacher, key) for key in ("mean", "std", "polarity", "unit")},
                 "teacher": self.config.data.teacher,
-                "teacher_sha256": teacher.identity["weights_sha256"],
+                "teacher_sha256": self.teacher.identity["weights_sha256"],
             }
         else:
             depth = provenance.seen(index, self.config.data.depth)
-        seen = ShardsSeen(
+        return ShardsSeen(
             path=self.data,
             source=index.source,
             train_fingerprint=index.fingerprint,
@@ -81,19 +112,39 @@ class PreTraining:
             depth_field=self.config.data.depth,
             **depth,
         )
-        every = -(-self.num_train // self.config.optim.batch_size)
-        identity = teacher.identity if teacher else None
-        record = describe(self.config, name, seen, model, every, self.num_steps, machine, report)
-        return record.model_copy(update={"online_teacher": identity})
 
-    def evaluate(self, model: nn.Module, machine: Machine, teacher: OnlineDepth | None) -> Outcome:
+    def facts(self) -> dict[str, Any]:
+        return {"online_teacher": self.teacher.identity if self.teacher else None}
+
+    def evaluate(self, model: nn.Module, machine: Machine) -> Outcome:
         assert isinstance(model, VisionTransformer)
-        return evaluate(
-            model, self.val, self.config, self.config.data.depth, machine.device, machine.autocast,
-            ranks=machine.ranks, teacher=teacher, between=machine.between,
-        )  # fmt: skip
+        return evaluate(model, self.val, self.config, self.config.data.depth, machine, teacher=self.teacher)
 
-    def conclude(self, found: Found, out: Path, step: int, machine: Machine) -> Evaluation:
-        assert isinstance(found, Outcome)
-        epoch = self.config.optim.epochs
-        return as_evaluation(found, self.config, self.val, self.config.data.depth, f"step-{step}", epoch)
+    def record(self, found: Any, at: At, other_depth: Sequence[str] = ()) -> Evaluation:
+        return as_evaluation(found, self.config, self.val, self.config.data.depth, at, other_depth)
+
+    def val_split(self) -> shards.Split:
+        return self.val
+
+    def examine(self, loaded: Loaded, asked: Examination) -> Result:
+        target, machine, field = asked.target, asked.machine, asked.target.depth or self.config.data.depth
+        if asked.multi_scale:
+            raise MeasureError(f"--multi-scale is for fine-tuned runs, {loaded.folder} is pre-trained: leave it out")
+        split = open_shards(target.data, asked.split, field)
+        check_classes(split, loaded.record.shards.classes_sha256)
+        other = target.opened(loaded.record.shards, split, field)
+        with asked.meter("evaluate", len(split)) as advance:
+            teacher = OnlineDepth(self.config, machine.device) if field == ONLINE else None
+            model = loaded.model.to(machine.device)
+            found = evaluate(model, split, self.config, field, machine, teacher=teacher, advance=advance)
+        record = as_evaluation(found, self.config, split, field, At.of(loaded.saved), other)
+        name = f"{asked.split}-{field}-{loaded.saved.name}"
+        return Result(record, target.place(name, loaded.record.shards, split))
+
+    @classmethod
+    def tables(cls, result: Any) -> list[Table]:
+        table = Table("model", "depth", "samples", "top-1", "top-5")
+        table.add_row(
+            result.model, result.depth_field, f"{result.num_samples:,}", f"{result.top1:.2%}", f"{result.top5:.2%}"
+        )
+        return [table]

@@ -1,16 +1,17 @@
 """Fine-tuning's configuration; what it has in common with pre-training's comes from training/config.py."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from training.config import (
-    PRESETS,
-    Beta,
     ConfigError,
+    OptimConfig,
     Pair,
+    PolySchedule,
     Samples,
+    Schedule,
     Section,
     Several,
     Study,
@@ -19,21 +20,21 @@ from training.config import (
     preset,
     validated,
 )
-from training.models import MONIKERS
-from training.models.segmentation import RELATIVES, BackboneConfig, HeadConfig
-from training.models.vit import VitConfig
+from training.models.registry import MONIKERS, RELATIVES, BackboneConfig
+from training.models.segmenter import HeadConfig
+from training.records import DepthName
 
-DepthField = Literal["pseudo", "real", "raw", "exact"]
-Rule = Literal["best-on-val", "best-on-test"]
+KIND = "segmentation"
+Selection = Literal["best-on-val", "best-on-test"]
 Scale = Annotated[float, Field(ge=0.1, le=4)]
 Side = Annotated[int, Field(ge=16, le=16_384)]
 
 
 class DataConfig(Section):
-    depth: DepthField = "real"
+    depth: DepthName = "real"
 
 
-class AugmentConfig(Section):
+class CropConfig(Section):
     """Flip, scale, crop; RGB and depth are padded with 0 after normalisation, labels with void."""
 
     flip: float = Field(0.5, ge=0, le=1)
@@ -41,28 +42,20 @@ class AugmentConfig(Section):
     crop: Pair[Side]  # rows, columns
 
 
-class OptimConfig(Section):
-    """AdamW, linear warm-up from 0, then lr * (1 - progress)^power, every step its own rate."""
-
-    decay_1d: ClassVar[bool] = False  # no decay on biases, norms and other one-dimensional parameters
-
+class SegmentationOptim(OptimConfig):
     epochs: int = Field(500, gt=0, le=1_000_000)
-    steps_per_epoch: int = Field(50, gt=0, le=1_000_000)  # an epoch is a count of steps, whatever the data
+    steps_per_epoch: int = Field(50, gt=0, le=1_000_000)  # whatever the data
     batch_size: Samples = 16  # global
     lr: float = Field(6e-5, gt=0, le=100)
-    betas: Pair[Beta] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0, le=100)
-    warmup_epochs: float = Field(10, ge=0)
-    power: float = Field(0.9, gt=0, le=10)
-    grouping: Literal["complete", "dformer-compat"] = "complete"  # dformer-compat: freezes what the authors' code does
     grad_clip: float | None = Field(None, gt=0, le=1e9)
-    ema_decay: float = Field(0.0, ge=0, lt=1)
+    grouping: Literal["complete", "dformer-compat"] = "complete"  # dformer-compat: freezes what the authors' code does
 
 
 class SelectConfig(Section):
     """Which checkpoint is reported. The authors look at the test split many times and keep the best."""
 
-    rule: Rule = "best-on-val"
+    rule: Selection = "best-on-val"
     share: float = Field(0.1, gt=0, lt=1)  # of the training split, set aside in whole scenes, for best-on-val
     every: int = Field(10, gt=0, le=1_000_000)  # epochs
 
@@ -75,19 +68,14 @@ class FinetuneConfig(Study):
     model: BackboneConfig
     head: HeadConfig
     data: DataConfig = DataConfig()
-    augment: AugmentConfig
-    optim: OptimConfig = OptimConfig()
+    augment: CropConfig
+    optim: SegmentationOptim = SegmentationOptim()
+    schedule: Schedule = PolySchedule()
     select: SelectConfig = SelectConfig()
     test: TestConfig = TestConfig()
 
-    mix_group: ClassVar[int] = 1  # samples are not mixed
-
     @model_validator(mode="after")
     def _fits(self) -> "FinetuneConfig":
-        if self.optim.warmup_epochs > self.optim.epochs:
-            raise ValueError(
-                f"optim.warmup_epochs must be at most optim.epochs {self.optim.epochs}, got {self.optim.warmup_epochs}"
-            )
         for key, without_effect in (("eval_every", 1), ("augment", "auto")):
             if getattr(self.runtime, key) != without_effect:
                 raise ValueError(f"runtime.{key} has no effect on fine-tuning: leave it out (select.every evaluates)")
@@ -97,8 +85,12 @@ class FinetuneConfig(Study):
                 f"augment.crop must be whole steps of {stride} px as {self.model.name} divides images, got "
                 f"{list(self.augment.crop)}"
             )
-        if not isinstance(self.model, VitConfig) and self.head.kind != "ham":
+        if self.model.num_maps > 1 and self.head.kind != "ham":
             raise ValueError(f"head.kind must be ham for {self.model.name}, got {self.head.kind!r}")
+        if self.model.freeze == "backbone" and self.init is None:
+            raise ValueError("model.freeze=backbone keeps the weights of --init, got none: give a run, export or file")
+        if self.model.freeze == "backbone" and self.optim.grouping != "complete":
+            raise ValueError("optim.grouping must be complete where model.freeze is backbone: the two freeze apart")
         return self
 
 
@@ -121,14 +113,14 @@ def resolve(
     `model` is the backbone as its pre-training's config has it, or {"name": moniker} for the preset's size, which is of
     plain ViTs alone.
     """
-    values = preset(name, PRESETS / "finetune")
+    values = preset(name, KIND)
     check_moniker(model["name"], MODELS)
     own = values.pop("models", {}).get(model["name"], {})
     if model["name"] not in MONIKERS or model.keys() != {"name"}:
         values.pop("model", None)  # the size of a plain ViT
     for section, keys in own.items():
         values[section] = {**values.get(section, {}), **keys}
-    values |= {"preset": name, "init": init, "model": {**values.get("model", {}), **model}}
+    values |= {"init": init, "model": {**values.get("model", {}), **model}}
     values["head"] = {**values.get("head", {}), "num_classes": num_classes}
     for section, key, value in (("data", "depth", depth), ("head", "kind", head), ("select", "rule", rule)):
         if value is not None:
@@ -141,5 +133,4 @@ def resolve(
 
 
 def validate(values: dict[str, Any]) -> FinetuneConfig:
-    """A FinetuneConfig of plain values; ConfigError names the first key at fault."""
     return validated(values, FinetuneConfig)

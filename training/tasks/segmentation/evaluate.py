@@ -7,7 +7,6 @@ not grow with the number of images: of each its counts are kept.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline import shards
-from training.engine.checkpoint import Checkpoint
-from training.engine.ranks import Ranks
+from training.engine.machine import Autocast, Machine
 from training.engine.share import DataError
-from training.models.segmentation import Segmenter
+from training.engine.task import At, refuse_diverged
+from training.models.segmenter import Segmenter
 from training.records import SegmentationEvaluation, SegmentationLine, SegmentationScores
-from training.tasks.classification.evaluate import refuse_diverged
 from training.tasks.segmentation.batch import SegBatch
 from training.tasks.segmentation.config import FinetuneConfig
 from training.tasks.segmentation.data import Part, eval_loader
-from training.tasks.segmentation.samples import inputs_of, model_inputs
+from training.tasks.segmentation.samples import model_inputs
 from training.tasks.segmentation.scores import Counts, class_iou, commonest_miou, confusion, counts_of
 
 EVAL_BATCH = 8  # images read together, whatever the number of ranks; those of one size go through the model together
@@ -62,21 +60,18 @@ def evaluate(
     part: Part,
     config: FinetuneConfig,
     depth_field: str,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[None]],
+    machine: Machine,
     *,
     scales: Sequence[float] = (),
-    ranks: Ranks = Ranks(),
     advance: Callable[[int], None] = lambda count: None,
-    between: Callable[[], None] = lambda: None,
     look: Look = lambda batch, predicted: None,
 ) -> Outcome:
     """The whole part, shared between ranks, each image once; the same outcome on every rank.
 
-    `scales`: those of multi-scale evaluation, each also mirrored; none for the image's own alone. `advance`, `between`
-    as for classification; `look` sees every batch of this rank with its prediction (the sum's, where there is one).
+    `scales`: those of multi-scale evaluation, each also mirrored; none for the image's own alone. `advance` is told of
+    every batch's size; `look` sees every batch of this rank with its prediction (the sum's, where there is one).
     """
-    start = time.perf_counter()
+    start, ranks = time.perf_counter(), machine.ranks
     model.eval()
     classes = config.head.num_classes
     total = [np.zeros((classes, classes), np.int64) for _ in range(2)]
@@ -84,18 +79,18 @@ def evaluate(
     loss, labelled = 0.0, 0
     loader = eval_loader(part, config, depth_field, EVAL_BATCH, ranks.rank, ranks.world_size)
     for _ in range(math.ceil(math.ceil(len(part) / EVAL_BATCH) / ranks.world_size)):
-        between()
+        machine.between()
         for batch in next(loader, []):
-            on_device = batch.to(device)
+            on_device = batch.to(machine.device)
             rgb, depth = model_inputs(on_device, config)
-            with autocast():
+            with machine.autocast():
                 single = segmented(model, rgb, depth)
             target = on_device.label.long()
             loss += F.cross_entropy(single, target, ignore_index=shards.VOID, reduction="sum").item()
             labelled += int((target != shards.VOID).sum())
             predictions = [single.argmax(1)]
             if scales:
-                predictions.append(_summed(model, rgb, depth, scales, single, autocast).argmax(1))
+                predictions.append(_summed(model, rgb, depth, scales, single, machine.autocast).argmax(1))
             for place in range(len(batch.keys)):
                 found = [confusion(each[place], on_device.label[place], classes) for each in predictions]
                 counts[batch.first + place] = [counts_of(image) for image in found]
@@ -103,7 +98,6 @@ def evaluate(
                     sums += image
             look(batch, predictions[-1].cpu())
             advance(len(batch.keys))
-    model.train()
     everyone = ranks.gather((counts, total, loss, labelled))
     merged = {first: found for part_counts, *_ in everyone for first, found in part_counts.items()}
     assert len(merged) == len(part), "an evaluation must count every image once"
@@ -133,7 +127,7 @@ def _summed(
     depth: Tensor,
     scales: Sequence[float],
     own: Tensor,
-    autocast: Callable[[], AbstractContextManager[None]],
+    autocast: Autocast,
 ) -> Tensor:
     """Softmax summed over scales and mirror images; `own` are the logits at scale 1, which are not computed again."""
     total = torch.zeros_like(own)
@@ -173,23 +167,23 @@ def as_evaluation(
     config: FinetuneConfig,
     split: shards.Split,
     depth_field: str,
-    saved: Checkpoint,
+    at: At,
     scales: Sequence[float] = (),
     other_depth: Sequence[str] = (),
 ) -> SegmentationEvaluation:
     """The record of an evaluation of the whole of `split`."""
-    refuse_diverged(outcome.loss, f"{config.model.name}, {saved.name}")
+    refuse_diverged(outcome.loss, f"{config.model.name}, {at.checkpoint}")
     return SegmentationEvaluation(
         model=config.model.name,
-        checkpoint=saved.name,
-        checkpoint_sha256=saved.info.sha256,
-        epoch=saved.info.epoch,
-        selection=config.select.rule if saved.name == "best" else "none",
+        checkpoint=at.checkpoint,
+        checkpoint_sha256=at.sha256,
+        epoch=at.epoch,
+        selection=config.select.rule if at.checkpoint == "best" else "none",
         data=split.data,
         split=split.index.split,
         fingerprint=split.index.fingerprint,
         depth_field=depth_field,
-        inputs=inputs_of(config),
+        inputs=config.model.input_convention,
         num_samples=len(split),
         keys=[split.key(position) for position in range(len(split))],
         classes=split.index.seg_names,

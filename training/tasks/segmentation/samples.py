@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import shards
-from training.loading.augment import RGB_MEAN, RGB_STD, generator, normalise
 from training.loading.augment.geometry import resize
-from training.tasks.classification.samples import decode_rgb
+from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
+from training.loading.decode import decode_rgb
+from training.random_numbers import generator
 from training.tasks.segmentation.batch import SegBatch
 from training.tasks.segmentation.config import FinetuneConfig
 
@@ -30,11 +31,6 @@ _NUMBERS = 4  # flip, scale, top, left
 def fields_of(depth_field: str) -> tuple[str, ...]:
     """The members that a sample needs."""
     return ("rgb", depth_field, "seg")
-
-
-def inputs_of(config: FinetuneConfig) -> str:
-    """z, dformer-greys or dformer-linear."""
-    return getattr(config.model, "inputs", "z")
 
 
 def train_batch(
@@ -113,7 +109,7 @@ def decode(members: shards.Members, depth_field: str, config: FinetuneConfig) ->
                 f"depth must be of the RGB's size {size[0]}x{size[1]}, got {z.shape[0]}x{z.shape[1]}: "
                 "make the shards again"
             )
-        return torch.from_numpy(prepared(z, inputs_of(config)))[None]
+        return torch.from_numpy(prepared(z, config.model.input_convention))[None]
 
     def decode_labels(extension: str, data: bytes) -> Tensor:
         labels: NDArray[np.uint8] = np.array(shards.decode_member(extension, data))
@@ -152,7 +148,7 @@ def prepared(z: NDArray[np.float32], inputs: str) -> NDArray[np.float32]:
 
 def model_inputs(batch: SegBatch, config: FinetuneConfig) -> tuple[Tensor, Tensor]:
     """Normalised RGB, 0 where padded, and depth with NaN, on the batch's device."""
-    pixels = batch.rgb if inputs_of(config) == "z" else batch.rgb.flip(1)
+    pixels = batch.rgb if config.model.input_convention == "z" else batch.rgb.flip(1)
     rgb = normalise(pixels, RGB_MEAN, RGB_STD)
     height, width = rgb.shape[2:]
     whole = torch.tensor([0, 0, height, width])

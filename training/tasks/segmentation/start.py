@@ -7,11 +7,14 @@ from typing import Any
 
 from training import weights
 from training.config import ConfigError
-from training.models import MONIKERS, pretrained
+from training.models import pretrained
 from training.models.ham import LightHam
-from training.models.pretrained import Report, Row
+from training.models.pretrained import Report, Row, Weights
+from training.models.registry import MONIKERS
 from training.models.relatives.checkpoints import load_authors
-from training.models.segmentation import Segmenter
+from training.models.relatives.dformer import DFormer
+from training.models.relatives.dformerv2 import DFormerV2
+from training.models.segmenter import Segmenter
 from training.models.vit import VisionTransformer, VitConfig, check_fits
 from training.records import RunRecord, parse
 
@@ -27,7 +30,7 @@ class Start:
 
     source: str | None
     model: dict[str, Any]  # the backbone's config as far as the source tells it
-    found: weights.Weights | None
+    found: Weights | None
     origin: dict[str, Any] | None
     allow_missing: Sequence[str] = ()  # patterns of weights, for files of the DFormer authors
     allow_unexpected: Sequence[str] = ()
@@ -57,12 +60,12 @@ class Start:
         backbone = model.backbone
         if not isinstance(backbone, VisionTransformer):
             head = model.decode_head
-            assert isinstance(head, LightHam)
-            return load_authors(backbone, head, self.source, self.allow_missing, self.allow_unexpected)  # type: ignore[arg-type]
+            assert isinstance(head, LightHam) and isinstance(backbone, DFormer | DFormerV2)
+            return load_authors(backbone, head, self.source, self.allow_missing, self.allow_unexpected)
         found = self.found or weights.read(self.source)
         # At the source's own grid: the position embedding is resampled once.
         config = backbone.config.model_copy(update={"image_size": _grid_of(found, backbone.config)})
-        plain = config.build()  # type: ignore[attr-defined]
+        plain = config.build()
         report = pretrained.load(plain, found, self.source)
         plain.regrid(backbone.grid)
         backbone.load_state_dict({k: v for k, v in plain.state_dict().items() if not k.startswith("head.")})
@@ -84,7 +87,7 @@ def _regridded(row: Row, plain: VisionTransformer, backbone: VisionTransformer) 
     )
 
 
-def _origin(found: weights.Weights) -> dict[str, Any] | None:
+def _origin(found: Weights) -> dict[str, Any] | None:
     """The run they come from, as far as tables need it."""
     if found.run is None:
         return None
@@ -100,7 +103,7 @@ def _origin(found: weights.Weights) -> dict[str, Any] | None:
     }
 
 
-def _grid_of(found: weights.Weights, config: VitConfig) -> int:
+def _grid_of(found: Weights, config: VitConfig) -> int:
     """The image size whose grid a file's position embedding is on; the config's where it is not known or not square."""
     table = found.state.get("pos_embed")
     side = (

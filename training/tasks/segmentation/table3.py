@@ -11,18 +11,18 @@ from rich.table import Table
 
 import data_manifests
 from pipeline import files, shards
+from training.config import brought_up
 from training.engine import checkpoint
 from training.engine.loop import train
 from training.engine.ranks import world_size
+from training.engine.task import Asked
+from training.models.registry import NO_DEPTH
 from training.records import EndLine, Matrix, RunRecord, SegmentationEvaluation, parse, read_evaluation, read_metrics
-from training.tasks.segmentation.config import FinetuneConfig
+from training.tasks.segmentation.config import KIND
 from training.tasks.segmentation.data import open_labelled
-from training.tasks.segmentation.finetune import prepared
 from training.tasks.segmentation.matrix import DEPTHS, Depth, MatrixError, Row
-from training.tasks.segmentation.start import Start
 from training.tasks.segmentation.task import FineTuning
 
-_NO_DEPTH = "m3ch"
 Evaluate = Callable[[Path, str], SegmentationEvaluation]  # of a run with a depth field
 
 
@@ -46,7 +46,7 @@ class Tuned:
     seed: int
     depth: str
     like: str  # what a row's two runs must have in common
-    to_train: tuple[FinetuneConfig, Start] | None
+    to_train: FineTuning | None
 
     @property
     def row(self) -> tuple[str, str, int]:
@@ -70,30 +70,30 @@ def fine_tuned(runs: Sequence[Path], data: str, out: Path, recipe: Recipe, conso
     _refuse_clashes(planned)
     for tuned in planned:
         if tuned.to_train is not None:
-            config, start = tuned.to_train
-            _train(config, start, data, tuned.folder, console)
+            train(tuned.to_train, data, tuned.folder, resume=True, console=console)
     return planned
 
 
 def _planned(run: Path, data: str, out: Path, recipe: Recipe, say: Callable[[str], None]) -> list[Tuned]:
     record = parse(RunRecord, run / "run.json")
-    if record.task == "segmentation":
+    if record.task == KIND:
         _refuse_unfit(run, record)
         name = (record.started_from or {}).get("run", record.name)
-        like = _likeness(record.config, record.init_sha256)
+        like = _likeness(brought_up(record.config), record.init_sha256)
         return [Tuned(run, name, record.model, record.seed, record.shards.depth_field, like, None)]
     planned = []
-    for depth in DEPTHS[:1] if record.model == _NO_DEPTH else DEPTHS:
+    for depth in DEPTHS[:1] if record.model == NO_DEPTH else DEPTHS:
         target = out / f"{run.name}-{depth}"
         files.refuse_links(out, target.name)
-        config, start = prepared(
-            data, target, preset=recipe.preset, init=str(run), depth=depth, head=recipe.head, rule=recipe.rule,
-            settings=recipe.settings, resume=True, say=say,
+        more = {"head": recipe.head, "rule": recipe.rule}
+        task = FineTuning.of(
+            Asked(data, target, recipe.preset, None, str(run), depth, recipe.settings, True, more), say
         )  # fmt: skip
+        config, start = task.config, task.start
         begun = parse(RunRecord, target / "run.json").init_sha256 if (target / "run.json").exists() else None
-        weights = begun or (start.found.sha256 if start.found else None)
+        weights = begun or (start.found.sha256 if start and start.found else None)
         like = _likeness(config.model_dump(mode="json"), weights)
-        planned.append(Tuned(target, record.name, record.model, config.seed, depth, like, (config, start)))
+        planned.append(Tuned(target, record.name, record.model, config.seed, depth, like, task))
     return planned
 
 
@@ -119,10 +119,6 @@ def _refuse_clashes(planned: Sequence[Tuned]) -> None:
             if tuned.depth == other.depth:
                 raise MatrixError(f"{both} are the same fine-tuning: give one of them")
         known[tuned.row].append(tuned)
-
-
-def _train(config: FinetuneConfig, start: Start, data: str, out: Path, console: Console) -> None:
-    train(config, lambda: FineTuning(config, data, start), out, resume=True, console=console)
 
 
 def _refuse_unfit(run: Path, record: RunRecord) -> None:

@@ -1,35 +1,104 @@
 """Fine-tuning as a task: the checkpoint of the best mIoU on scenes set aside (or on the test split) counts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from rich.table import Table
+from torch import Tensor, nn
 
+from pipeline import shards
 from training import provenance
-from training.engine import checkpoint
-from training.engine.share import DataError, Share
-from training.engine.task import Found, Machine
+from training.engine import checkpoint, frozen
+from training.engine.machine import Machine
+from training.engine.share import DataError, Share, check_batch_size
+from training.engine.task import Asked, At, Examination, Found, Loaded, Result, Task
+from training.models.backbone import FigureParameters
 from training.models.pretrained import Report
-from training.models.segmentation import Segmenter
+from training.models.segmenter import Segmenter
 from training.models.vit import load_checked
-from training.records import RunRecord, SegmentationEvaluation, ShardsSeen
-from training.runs import describe
-from training.tasks.classification.online import OnlineDepth
+from training.records import SegmentationEvaluation, ShardsSeen
 from training.tasks.segmentation.batch import SegBatch
-from training.tasks.segmentation.config import FinetuneConfig
-from training.tasks.segmentation.data import carved, labels_sha256, open_labelled, train_loader, whole
+from training.tasks.segmentation.config import KIND, FinetuneConfig
+from training.tasks.segmentation.data import (
+    Part,
+    carved,
+    check_labels,
+    labels_sha256,
+    open_labelled,
+    train_loader,
+    whole,
+)
 from training.tasks.segmentation.evaluate import Outcome, as_evaluation, evaluate
+from training.tasks.segmentation.finetune import prepared
 from training.tasks.segmentation.grouping import freeze
+from training.tasks.segmentation.samples import model_inputs
+from training.tasks.segmentation.sheet import Sheet
 from training.tasks.segmentation.start import Start
 
 
-class FineTuning:
-    """`start` holds the weights it begins with; none where a run goes on."""
+class FineTuning(Task[FinetuneConfig, SegBatch]):
+    """Cross-entropy; a mean over the labelled pixels of the global batch, zero where there are none.
 
-    def __init__(self, config: FinetuneConfig, data: str, start: Start | None = None) -> None:
-        self.config, self.data, self.start = config, data, start
-        depth = config.data.depth
+    `start` holds the weights it begins with; none where a run goes on or is read back, whose config names them.
+    """
+
+    kind = KIND
+    schema = FinetuneConfig
+    made_by = "train finetune"
+    chosen = "best"
+    draws = True  # dropout, drop path
+
+    split: shards.Split
+    test: shards.Split
+    train: Part
+    val: Part
+
+    def __init__(self, config: FinetuneConfig, start: Start | None = None) -> None:
+        super().__init__(config)
+        self.start = start
+        self.kept_back: list[str] = []  # parameters that the authors' grouping does not train
+
+    @classmethod
+    def of(cls, asked: Asked, say: Callable[[str], None]) -> Self:
+        return cls(*prepared(asked, say))
+
+    def build(self) -> Segmenter:
+        model = Segmenter(self.config.model, self.config.head, self.config.augment.crop)
+        self.kept_back = freeze(model) if self.config.optim.grouping == "dformer-compat" else []
+        return model
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        return ("backbone",) if self.config.model.freeze == "backbone" else ()
+
+    def initialise(self, model: nn.Module) -> Report:
+        assert isinstance(model, Segmenter) and self.config.init is not None
+        start = self.start or Start(self.config.init, self.config.model.model_dump(mode="json"), None, None)
+        return start.load(model)
+
+    def example(self) -> tuple[Tensor, ...]:
+        height, width = self.config.augment.crop
+        return torch.zeros(1, 3, height, width), torch.zeros(1, 1, height, width)
+
+    def figure_parameters(self, model: nn.Module) -> FigureParameters:
+        assert isinstance(model, Segmenter)
+        return model.figure_parameters()
+
+    def inputs(self, batch: SegBatch) -> tuple[Tensor, ...]:
+        return *model_inputs(batch, self.config), batch.label.long()
+
+    def loss(self, forward: Callable[..., Any], *inputs: Tensor) -> Tensor:
+        rgb, depth, target = inputs
+        return F.cross_entropy(forward(rgb, depth).float(), target, ignore_index=shards.VOID, reduction="sum")
+
+    def count(self, batch: SegBatch) -> int:
+        return int((batch.label != shards.VOID).sum())
+
+    def open(self, data: str) -> None:
+        config, depth, self.data = self.config, self.config.data.depth, data
         self.split, self.test = open_labelled(data, "train", depth), open_labelled(data, "val", depth)
         if labels_sha256(self.test) != labels_sha256(self.split):
             raise DataError(f"{data}: train and val must have the same labels: make both from one source")
@@ -44,44 +113,17 @@ class FineTuning:
         else:
             self.train, self.val = carved(self.split, config.select.share, config.seed)
         self.num_train, self.num_val = len(self.train), len(self.val)
-        if config.optim.batch_size > self.num_train:
-            raise DataError(
-                f"optim.batch_size must be at most the {self.num_train} training samples, got "
-                f"{config.optim.batch_size}: --set it or select.share lower"
-            )
-        self.num_steps = config.optim.epochs * config.optim.steps_per_epoch
-        self.frozen: list[str] = []
-
-    @property
-    def label(self) -> str:
-        return f"{self.config.model.name} ({self.config.data.depth})"
-
-    def build(self) -> Segmenter:
-        model = Segmenter(self.config.model, self.config.head, self.config.augment.crop)
-        self.frozen = freeze(model) if self.config.optim.grouping == "dformer-compat" else []
-        return model
-
-    def initialise(self, model: nn.Module) -> Report:
-        assert isinstance(model, Segmenter) and self.start is not None
-        return self.start.load(model)
+        check_batch_size(config.optim, self.num_train, "--set it or select.share lower")
 
     def loader(self, share: Share, first_step: int, num_steps: int) -> Iterator[SegBatch]:
         return train_loader(self.train, self.config, share, first_step, num_steps)
 
-    def epoch_at(self, step: int) -> float:
-        return step / self.config.optim.steps_per_epoch
-
-    def epochs_done(self, step: int) -> int:
-        return step // self.config.optim.steps_per_epoch
-
     def is_due(self, epoch: int) -> bool:
         return epoch % self.config.select.every == 0
 
-    def describe(
-        self, name: str, model: nn.Module, machine: Machine, report: Report | None, teacher: OnlineDepth | None
-    ) -> RunRecord:
+    def seen(self) -> ShardsSeen:
         index = self.split.index
-        seen = ShardsSeen(
+        return ShardsSeen(
             path=self.data,
             source=index.source,
             train_fingerprint=index.fingerprint,
@@ -93,28 +135,86 @@ class FineTuning:
             depth_field=self.config.data.depth,
             **provenance.seen(index, self.config.data.depth),
         )
-        every = self.config.optim.steps_per_epoch
-        record = describe(self.config, name, seen, model, every, self.num_steps, machine, report)
-        more: dict[str, Any] = {"frozen": self.frozen}
-        if self.start is not None:
-            more["started_from"] = self.start.origin
-        return record.model_copy(update=more | {"task": "segmentation"})
 
-    def evaluate(self, model: nn.Module, machine: Machine, teacher: OnlineDepth | None) -> Outcome:
+    def facts(self) -> dict[str, Any]:
+        return {"frozen": self.kept_back, "started_from": self.start.origin if self.start else None}
+
+    def evaluate(self, model: nn.Module, machine: Machine) -> Outcome:
         assert isinstance(model, Segmenter)
-        return evaluate(
-            model, self.val, self.config, self.config.data.depth, machine.device, machine.autocast,
-            ranks=machine.ranks, between=machine.between,
-        )  # fmt: skip
+        return evaluate(model, self.val, self.config, self.config.data.depth, machine)
 
-    def conclude(self, found: Found, out: Path, step: int, machine: Machine) -> SegmentationEvaluation:
+    def record(self, found: Any, at: At, other_depth: Sequence[str] = ()) -> SegmentationEvaluation:
+        return as_evaluation(found, self.config, self.test, self.config.data.depth, at, other_depth=other_depth)
+
+    def conclude(self, found: Found, out: Path, at: At, machine: Machine) -> SegmentationEvaluation:
         """The best checkpoint on the whole test split."""
         machine.ranks.gather(None)  # the first rank has written it
         best = checkpoint.load(out / "checkpoints" / "best")
         model = self.build()
-        load_checked(model, best.weights, str(best.folder))
-        outcome = evaluate(
-            model.to(machine.device), whole(self.test), self.config, self.config.data.depth, machine.device,
-            machine.autocast, ranks=machine.ranks, between=machine.between,
-        )  # fmt: skip
-        return as_evaluation(outcome, self.config, self.test, self.config.data.depth, best)
+        if self.frozen:
+            self.initialise(model)
+        load_checked(model, frozen.whole(best.weights, model, self.frozen), str(best.folder))
+        return self.record(
+            evaluate(model.to(machine.device), whole(self.test), self.config, self.config.data.depth, machine),
+            At.of(best),
+        )
+
+    def val_split(self) -> shards.Split:
+        return self.test
+
+    def examine(self, loaded: Loaded, asked: Examination) -> Result:
+        """With a contact sheet of predictions to look at."""
+        target, machine, field = asked.target, asked.machine, asked.target.depth or self.config.data.depth
+        split = open_labelled(target.data, asked.split, field)
+        check_labels(split, loaded.record.shards.classes_sha256)
+        other = target.opened(loaded.record.shards, split, field)
+        scales = self.config.test.scales if asked.multi_scale else ()
+        sheet = Sheet(list(split.index.seg_names), len(split))
+        with asked.meter("evaluate", len(split)) as advance:
+            model = loaded.model.to(machine.device)
+            found = evaluate(
+                model, whole(split), self.config, field, machine, scales=scales, advance=advance, look=sheet.look
+            )
+        sheet.rows = {place: row for rows in machine.ranks.gather(sheet.rows) for place, row in rows.items()}
+        record = as_evaluation(found, self.config, split, field, At.of(loaded.saved), scales, other)
+        scores = record.multi or record.single
+        views = f", {2 * len(scales)} views summed" if record.multi else ""
+        title = (
+            f"{record.model}, trained with {loaded.record.shards.depth_field} depth, on {asked.split} with "
+            f"{field}{views}: mIoU {scores.miou:.1%}"
+        )
+        name = f"{asked.split}-{field}-{loaded.saved.name}{'-multi' if asked.multi_scale else ''}"
+        place = target.place(name, loaded.record.shards, split)
+
+        def draw(place: Path) -> Path:
+            picture = place.with_name(f"{place.name}.png")
+            sheet.write(picture, title)
+            return picture
+
+        return Result(record, place, draw, [classes_table(record)])
+
+    @classmethod
+    def tables(cls, result: Any) -> list[Table]:
+        chosen = {
+            "best-on-val": ", chosen by scenes set aside from the training split",
+            "best-on-test": ", chosen by the test split",
+        }.get(result.selection, "")
+        caption = f"checkpoint {result.checkpoint}, epoch {result.epoch}{chosen}"
+        table = Table("model", "depth", "images", "mIoU", "pixels right", "seen", caption=caption)
+        for seen, scores in (("as they are", result.single), (f"{2 * len(result.scales)} views", result.multi)):
+            if scores is not None:
+                table.add_row(
+                    result.model, result.depth_field, f"{result.num_samples:,}", f"{scores.miou:.2%}",
+                    f"{scores.pixel_accuracy:.2%}", seen,
+                )  # fmt: skip
+        return [table]
+
+
+def classes_table(result: SegmentationEvaluation) -> Table:
+    """IoU of each class, of the best way to predict there is, with its share of the labelled pixels."""
+    scores = result.multi or result.single
+    table = Table("class", "IoU", "of the labelled pixels", title="the sum's" if result.multi else None)
+    total = max(1, sum(map(sum, scores.confusion)))
+    for name, iou, row in zip(result.classes, scores.class_iou, scores.confusion, strict=True):
+        table.add_row(name, "–" if iou is None else f"{iou:.1%}", f"{sum(row) / total:.2%}")
+    return table

@@ -1,36 +1,14 @@
 """From a loader's batch to what a model takes, on the model's device."""
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import data_manifests
-from training.config import Config
 from training.loading.augment import rand_augment
 from training.loading.augment.mix import mix
-from training.loading.augment.pieces import pieces
-from training.loading.batch import Batch
-
-_RGB = data_manifests.load("imagenet1k")
-RGB_MEAN, RGB_STD = tuple(_RGB["rgb_mean"]), tuple(_RGB["rgb_std"])
-
-
-def normalise(rgb: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 (batch, 3, h, w) to zero mean and unit variance of the data set."""
-    scale, shift = _scale_and_shift(mean, std, rgb.device)
-    out = torch.empty(rgb.shape, device=rgb.device)
-    for part, whole in pieces(rgb, out):
-        torch.mul(part, scale, out=whole).sub_(shift)
-    return out
-
-
-@lru_cache
-def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Kept on the device: making them anew would wait for it each time."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(3, 1, 1)
-    return scale, torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device).view(3, 1, 1)
+from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
+from training.tasks.classification.batch import Batch
+from training.tasks.classification.config import ONLINE, Config
 
 
 def model_inputs(batch: Batch, config: Config) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,7 +19,7 @@ def model_inputs(batch: Batch, config: Config) -> tuple[Tensor, Tensor, Tensor]:
     """
     rgb, depth = batch.rgb, batch.depth
     if batch.draws is not None:
-        read = config.data.depth != "online"
+        read = config.data.depth != ONLINE
         rgb = rgb.clone(memory_format=torch.contiguous_format)
         rgb, moved = rand_augment.apply(rgb, [depth.clone()] if read else [], batch.draws)
         depth = moved[0] if read else depth

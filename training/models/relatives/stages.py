@@ -3,8 +3,10 @@
 from typing import Annotated, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import Field, Strict
 from torch import Tensor, nn
+
+from training.models.backbone import Backbone, BackboneSettings
 
 STRIDES = (4, 8, 16, 32)
 
@@ -14,10 +16,8 @@ Size = Annotated[int, Field(gt=0, le=65_536)]
 Ratio = Annotated[int, Field(gt=0, le=64)]
 
 
-class BackboneConfig(BaseModel):
+class StagesConfig(BackboneSettings):
     """Sizes of four stages; the tuples have one entry a stage."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
     dims: PerStage[Size]
     depths: PerStage[Annotated[int, Field(gt=0, le=1024)]]
@@ -30,8 +30,21 @@ class BackboneConfig(BaseModel):
 
     @property
     def stride(self) -> int:
-        """Pixels that a side of an image must be a multiple of."""
         return STRIDES[-1]
+
+    @property
+    def num_maps(self) -> int:
+        return len(STRIDES)
+
+    @property
+    def input_convention(self) -> str:
+        return self.inputs
+
+    def build(self) -> "StagedBackbone":
+        raise NotImplementedError
+
+    def backbone(self, crop: tuple[int, int]) -> "StagedBackbone":
+        return self.build()
 
     def drop_paths(self) -> list[list[float]]:
         """The probability of each block, stage by stage."""
@@ -39,17 +52,17 @@ class BackboneConfig(BaseModel):
         return [[next(rates) for _ in range(depth)] for depth in self.depths]
 
 
-class Backbone(nn.Module):
-    """RGB (batch, 3, height, width) and depth (batch, 1, height, width) to four maps (batch, channels, rows, columns).
+class StagedBackbone(Backbone):
+    """Four maps, which lie channels last in memory. Height and width of images are multiples of 32."""
 
-    Height and width are multiples of 32; NaN marks invalid depth. The maps lie channels last in memory.
-    """
+    multiple = STRIDES[-1]
 
-    strides = STRIDES
-
-    def __init__(self, config: BackboneConfig) -> None:
+    def __init__(self, config: StagesConfig) -> None:
         super().__init__()
-        self.channels: tuple[int, ...] = config.dims
+        self.channels = config.dims
+
+    def maps(self, rgb: Tensor, depth: Tensor) -> list[Tensor]:
+        return self(rgb, depth)
 
     def initialise(self) -> None:
         """Linear layers truncated normal (0.02) with zero bias, the rest as PyTorch does."""

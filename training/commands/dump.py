@@ -1,4 +1,4 @@
-"""train: dump | export. What of a run goes elsewhere: to `analyze`, or into other programs."""
+"""train dump: what attention does with depth, for `analyze`."""
 
 import signal
 import sys
@@ -13,11 +13,9 @@ from rich.table import Table
 from pipeline.terminal import print_table
 from training.commands.options import (
     AcceptOther,
-    CheckpointName,
     Data,
     PretrainedRun,
     console,
-    foreign_name,
     meter,
     refuse_ranks,
     told,
@@ -77,8 +75,8 @@ def dump(
     from pipeline import files
     from training.dumping.observe import DumpFailed
     from training.engine.checkpoint import find
+    from training.engine.machine import TrainingError
     from training.records import RunRecord, parse
-    from training.runs import TrainingError
 
     refuse_ranks("a dump is made")
     names = list(dict.fromkeys(checkpoint or ["latest"]))
@@ -126,14 +124,16 @@ def _dumped(
     accept_other_depth: bool,
 ) -> "tuple[Path, DumpInfo]":
     from training import provenance
-    from training.dumping.dump import dump as record
-    from training.dumping.dump import plan_dump
+    from training.dumping import dump as recording
     from training.dumps.estimate import estimated_bytes, estimated_memory
-    from training.loading.data import open_shards
+    from training.engine.machine import TrainingError, choose_device
     from training.provenance import AcceptOtherDepth
-    from training.runs import TrainingError, choose_device, load_model
+    from training.results import foreign_name
+    from training.runs import load
+    from training.tasks.classification.data import open_shards
 
-    config, described, saved, model = load_model(run, checkpoint)
+    loaded = load(run, checkpoint, "train pretrain")
+    config, described, saved, model = loaded.task.config, loaded.record, loaded.saved, loaded.model
     field = depth or config.data.depth
     if field == "online":
         raise TrainingError(f"{run} was trained with online depth: say with --depth which depth of the shards to dump")
@@ -146,7 +146,7 @@ def _dumped(
     target = out or run / "dumps" / f"{checkpoint}{other}.zarr"
     how: AcceptOtherDepth = "accept" if accept_other_depth else "refuse"
     differences = provenance.check(described.shards, split.index, data, field, how, told)
-    info = plan_dump(
+    info = recording.plan_dump(
         config, described, saved, model, split, field, num_images=images, num_raw=raw, num_causal=causal,
         patch_depth=patch_depth, other_depth=differences,
     )  # fmt: skip
@@ -164,28 +164,4 @@ def _dumped(
         soft_wrap=True,
     )
     with meter("dump", info.num_images + info.num_causal) as advance:
-        return target, record(info, config, model, split, target, choose_device(config)[0], advance)
-
-
-def export(
-    run: PretrainedRun,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
-    checkpoint: CheckpointName = "latest",
-) -> None:
-    """Write a checkpoint as model.safetensors and config.json, for use elsewhere.
-
-    Load it with `training.export.from_pretrained(OUT)`, or start another run with `--init OUT`.
-    """
-    from training.export import export as write
-    from training.runs import load_model
-
-    config, described, saved, model = load_model(run, checkpoint)
-    facts = {
-        "run": described.name,
-        "checkpoint": saved.name,
-        "epoch": saved.info.epoch,
-        "study": config.study(),
-        "shards": described.shards.model_dump(mode="json"),
-    }
-    write(model, config.model, out, facts)
-    console.print(f"written to {out}", highlight=False, soft_wrap=True)
+        return target, recording.dump(info, config, model, split, target, choose_device(config)[0], advance)

@@ -1,0 +1,147 @@
+"""train evaluate: how good a finished run is, on any data, and with noise on its depth."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from pipeline.terminal import print_table
+from training.commands.options import (
+    AcceptOther,
+    Data,
+    NoiseSeed,
+    ResultOut,
+    RunFolder,
+    Sigmas,
+    console,
+    meter,
+    refuse_ranks,
+    tell_of_precision,
+    told,
+    written,
+)
+
+if TYPE_CHECKING:
+    from training.engine.task import Loaded, Result
+    from training.results import Target
+
+
+def evaluate(
+    run: RunFolder,
+    data: Data,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", help="latest, best, epoch-N or step-N; default latest, of a fine-tuned run best."),
+    ] = None,
+    depth: Annotated[
+        str | None, typer.Option("--depth", help="pseudo, real, raw, exact or online; default: the run's.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="train or val (NYU's test images).")] = "val",
+    multi_scale: Annotated[
+        bool,
+        typer.Option("--multi-scale", help="Of a fine-tuned run: also the sum over the recipe's scales and mirrors."),
+    ] = False,
+    noise: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--noise", help="Add noise to depth: one Gaussian a `pixel`, or one a `patch`; repeat it for both."
+        ),
+    ] = None,
+    sigma: Sigmas = None,
+    noise_seed: NoiseSeed = 0,
+    out: ResultOut = None,
+    accept_other_depth: AcceptOther = False,
+) -> None:
+    """Accuracy of a run on a split, every sample once; written to RUN/evaluations/.
+
+    Of a pre-trained run top-1 and top-5; with --noise at every sigma, in one pass: how much a model leans on its depth
+    being right. Every model gets the same noise. Of a fine-tuned run mIoU, every labelled pixel once, and a contact
+    sheet of predictions to look at. Depth by another teacher, or standardised otherwise than what the run was trained
+    with, is refused: its z means something else.
+
+    Examples:
+
+        train evaluate runs/m4ch --data imagenet-rgbd
+
+        train evaluate runs/m4ch --data imagenet-rgbd --noise pixel --noise patch --sigma 0,0.5,1,2
+
+        train evaluate runs/m4ch-nyu-real --data nyu-rgbd --depth pseudo --multi-scale
+    """
+    from training.results import MeasureError, Target
+    from training.runs import described, load
+
+    target = Target(run, data, depth, out, "accept" if accept_other_depth else "refuse", told)
+    if noise or sigma is not None:
+        made_by = described(run)[0].made_by
+        if made_by != "train pretrain":
+            raise MeasureError(
+                f"--noise and --sigma are for runs of train pretrain, {run} is of {made_by}: leave them out"
+            )
+        _sweeps(target, checkpoint or "latest", split, noise or [], sigma, noise_seed)
+        return
+    loaded = load(run, checkpoint)
+    examined(target, loaded, split, multi_scale, show=True)
+
+
+def examined(
+    target: "Target", loaded: "Loaded", split: str, multi_scale: bool, show: bool = False
+) -> "Result | None":  # fmt: skip
+    """Evaluate, show and write; the first rank's result, the others get None."""
+    from training.engine.machine import Machine, choose_device
+    from training.engine.ranks import Ranks
+    from training.engine.task import Examination
+
+    config = loaded.task.config
+    ranks = Ranks.join(choose_device(config)[0].type)
+    machine = Machine.here(config, ranks)
+    tell_of_precision(machine, config)
+    try:
+        result = loaded.task.examine(loaded, Examination(target, split, multi_scale, machine, meter))
+    finally:
+        ranks.leave()
+    if not ranks.first:
+        return None
+    for table in (*result.details, *loaded.task.tables(result.record)) if show else ():
+        print_table(console, table)
+    # Before the record: whoever finds that takes all for done.
+    picture = result.draw(result.place) if result.draw else None
+    path = target.write(result.place, result.record)
+    if show:
+        written(f"{path}, to look at: {picture}" if picture else path)
+    return result
+
+
+def _sweeps(target: "Target", checkpoint: str, split: str, kinds: list[str], sigma: str | None, seed: int) -> None:
+    """`evaluate` with --noise."""
+    from training.engine.machine import Machine
+    from training.engine.task import At
+    from training.noise.sweep import Noise, NoiseError, parse_kind, parse_sigmas, sweep
+    from training.runs import load
+    from training.tasks.classification.data import check_classes, open_shards
+
+    refuse_ranks("noise is measured")
+    if not kinds:
+        raise NoiseError("--sigma needs --noise pixel or --noise patch beside it")
+    noises, sigmas = [Noise(parse_kind(kind), seed) for kind in dict.fromkeys(kinds)], parse_sigmas(sigma)
+    loaded = load(target.run, checkpoint, "train pretrain")
+    config, trained, saved = loaded.task.config, loaded.record.shards, loaded.saved
+    field = target.depth or config.data.depth
+    if field == "online":
+        raise NoiseError("--noise is added to depth of the shards, not to online depth: say which with --depth")
+    opened = open_shards(target.data, split, field)
+    check_classes(opened, trained.classes_sha256)
+    other = target.opened(trained, opened, field)
+    machine = Machine.here(config)
+    tell_of_precision(machine, config)
+    for noise in noises:
+        with meter("evaluate", len(opened)) as advance:
+            result = sweep(
+                loaded.model.to(machine.device), opened, config, field, machine, noise, sigmas,
+                at=At.of(saved), other_depth=other, advance=advance,
+            )  # fmt: skip
+        table = Table("sigma", "top-1", "top-5", "loss", title=f"{result.model}, {field} depth, {noise.kind} noise")
+        for row in zip(result.sigmas, result.top1, result.top5, result.loss, strict=True):
+            table.add_row(f"{row[0]:g}", f"{row[1]:.2%}", f"{row[2]:.2%}", f"{row[3]:.4f}")
+        print_table(console, table)
+        name = f"noise-{noise.kind}-{split}-{field}-{saved.name}"
+        written(target.write(target.place(name, trained, opened), result))

@@ -1,0 +1,84 @@
+"""train finetune: a pre-trained model labels pixels."""
+
+from typing import Annotated
+
+import typer
+
+from training.commands.options import Data, DryRun, Profile, Resume, RunOut, Settings, train_or_try
+
+
+def finetune(
+    data: Data,
+    out: RunOut,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            help="What to start from: a run (RUN or RUN:epoch-N) or an export; with --model a file of a plain ViT or "
+            "of the DFormer authors, or timm:NAME. Without it every weight starts fresh.",
+        ),
+    ] = None,
+    depth: Annotated[
+        str | None,
+        typer.Option("--depth", help="pseudo, real, raw or exact: the depth it is trained with; default real."),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", help="dformer-nyu (the paper's recipe) or tiny (minutes on a laptop).")
+    ] = "dformer-nyu",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="m3ch, m4ch, mlin, mmlp, mdf1, mgem, dformer-tiny or dformerv2-small; a run or an export knows "
+            "its own.",
+        ),
+    ] = None,
+    head: Annotated[str | None, typer.Option("--head", help="ham (DFormer's, the default), pyramid or linear.")] = None,
+    select: Annotated[
+        str | None,
+        typer.Option(
+            "--select",
+            help="best-on-val: scenes set aside from the training split choose the checkpoint (default). best-on-test: "
+            "the test split does, as in the authors' code.",
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-missing",
+            metavar="PATTERN",
+            help="Weights that a file of the DFormer authors may lack, e.g. 'norm*'.",
+        ),
+    ] = None,
+    allow_unexpected: Annotated[
+        list[str] | None,
+        typer.Option("--allow-unexpected", metavar="PATTERN", help="Weights that it may hold besides."),
+    ] = None,
+    settings: Settings = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    profile: Profile = False,
+) -> None:
+    """Fine-tune a pre-trained model to label every pixel, with real or with pseudo-depth (Table 3).
+
+    Ends with the best checkpoint's mIoU on the test split, image by image as it is; `train evaluate --multi-scale` adds
+    scales and mirror images. Stops and resumes as pre-training does.
+
+    Examples:
+
+        train finetune --init runs/m4ch --depth real --data nyu-rgbd --out runs/m4ch-nyu-real
+
+        train finetune --init runs/m4ch --depth pseudo --data nyu-rgbd --out runs/m4ch-nyu-pseudo --select best-on-test
+
+        train finetune --model dformer-tiny --init DFormer_Tiny.pth.tar --data nyu-rgbd --out runs/dformer-nyu
+
+        train finetune --preset tiny --init demo/runs/m4ch-pseudo-0 --data demo/shards --out runs/rooms
+    """
+    from training.engine.task import Asked
+    from training.tasks.segmentation.task import FineTuning
+
+    more = {
+        "head": head, "rule": select, "allow_missing": allow_missing or [], "allow_unexpected": allow_unexpected or []
+    }  # fmt: skip
+    asked = Asked(data, out, preset, model, init, depth, settings or [], resume, more)
+    train_or_try(FineTuning, asked, dry_run, profile)

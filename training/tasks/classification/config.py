@@ -1,0 +1,85 @@
+"""Pre-training's configuration: a variant that classifies images."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import Field, Strict, model_validator
+
+from training.config import (
+    OptimConfig,
+    Section,
+    Study,
+    apply,
+    check_moniker,
+    preset,
+    validated,
+)
+from training.loading.augment.config import AugmentConfig
+from training.models.registry import MONIKERS, ModelConfig
+from training.records import DepthName
+
+KIND = "classification"
+ONLINE = "online"  # the depth that no shards hold: the teacher sees every batch
+
+
+class DataConfig(Section):
+    """`online` is what the paper did: the teacher sees every augmented and mixed batch, inside the training loop."""
+
+    depth: DepthName = "pseudo"  # which depth of the shards the model sees; "online" reads none
+    teacher: str = "depth-anything/Depth-Anything-V2-Small-hf"  # for online: a hub id, a folder, or toy
+    teacher_stats: Annotated[
+        tuple[Annotated[float, Field(ge=-1e6, le=1e6)], Annotated[float, Field(ge=1e-6, le=1e6)]], Strict(False)
+    ] = (2.5785, 1.6296)  # for online: mean, std (the paper's)
+
+
+class ClassificationOptim(OptimConfig):
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+
+
+class Config(Study):
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optim: ClassificationOptim = ClassificationOptim()
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> "Config":
+        if self.augment.mixes and self.augment.mix_group < 2:
+            raise ValueError(
+                f"augment.mix_group must be at least 2 where samples are mixed with each other, got "
+                f"{self.augment.mix_group}: set it to a divisor of optim.batch_size {self.optim.batch_size}"
+            )
+        if self.augment.mixes and self.optim.batch_size % self.augment.mix_group:
+            raise ValueError(
+                f"optim.batch_size {self.optim.batch_size} must be a multiple of "
+                f"augment.mix_group {self.augment.mix_group}"
+            )
+        return self
+
+    @property
+    def mix_group(self) -> int:
+        return self.augment.mix_group if self.augment.mixes else 1
+
+
+def resolve(
+    name: str,
+    model: str,
+    settings: Sequence[str] = (),
+    num_classes: int | None = None,
+    init: str | None = None,
+) -> Config:
+    """The preset, then what it says of this model (`[models.<moniker>]`), then `--set section.key=value`."""
+    values = preset(name, KIND)
+    check_moniker(model, MONIKERS)
+    own = values.pop("models", {}).get(model, {})
+    values["init"] = init
+    values["model"] = {**values.get("model", {}), **own, "name": model}
+    if num_classes is not None:
+        values["model"]["num_classes"] = num_classes
+    for setting in settings:
+        apply(values, setting, Config)
+    return validate(values)
+
+
+def validate(values: dict[str, Any]) -> Config:
+    return validated(values, Config)

@@ -1,0 +1,9 @@
+"""What can be trained: a line a task. Imports torch; commands import it when they run."""
+
+from typing import Any
+
+from training.engine.task import Task
+from training.tasks.classification.task import PreTraining
+from training.tasks.segmentation.task import FineTuning
+
+TASKS: dict[str, type[Task[Any, Any]]] = {task.kind: task for task in (PreTraining, FineTuning)}
