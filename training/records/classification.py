@@ -1,0 +1,55 @@
+"""What an evaluation of images and classes leaves."""
+
+from typing import Literal
+
+from pydantic import FiniteFloat
+
+from training.records.fields import (
+    SCHEMA_VERSION,
+    Amount,
+    Bits,
+    CheckpointName,
+    Count,
+    DepthName,
+    Hash,
+    OtherDepth,
+    Place,
+    Record,
+    Share,
+    Some,
+    SplitName,
+    Step,
+    Word,
+)
+
+
+class EvalLine(Record):
+    kind: Literal["eval"] = "eval"
+    step: Step
+    epoch: Count
+    top1: Share  # of validation samples
+    top5: Share
+    loss: FiniteFloat
+    num_samples: Some
+    seconds: Amount
+
+
+class Evaluation(Record):
+    """Accuracy of one checkpoint on one split, with the outcome of every sample in the split's own order."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: Word
+    checkpoint: CheckpointName
+    epoch: Count
+    data: Place
+    split: SplitName
+    fingerprint: Hash  # of the split's shards
+    depth_field: DepthName
+    num_samples: Some
+    top1: Share
+    top5: Share
+    loss: FiniteFloat
+    correct1: Bits  # one '0' or '1' a sample
+    correct5: Bits
+    largest_class: Share | None = None  # of the samples, are of the most frequent class; None: an older record
+    other_depth: OtherDepth = []

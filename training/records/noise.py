@@ -1,0 +1,53 @@
+"""Accuracy under noise on depth."""
+
+from typing import Literal
+
+from pydantic import Field, FiniteFloat
+
+from training.records.fields import (
+    SCHEMA_VERSION,
+    Amount,
+    Bits,
+    CheckpointName,
+    Count,
+    DepthName,
+    Hash,
+    OtherDepth,
+    Place,
+    Record,
+    Seed,
+    Share,
+    Sides,
+    Some,
+    SplitName,
+    Word,
+)
+
+
+class NoiseSweep(Record):
+    """Accuracy of one checkpoint on one split at several strengths of noise on depth, z + sigma * eps.
+
+    The lists have an entry a sigma. The eps of a sample are the same for every sigma and every model.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["noise"] = "noise"
+    model: Word
+    checkpoint: CheckpointName
+    epoch: Count
+    data: Place
+    split: SplitName
+    fingerprint: Hash  # of the split's shards
+    depth_field: DepthName
+    noise: Literal["pixel", "patch"]  # one Gaussian a pixel of the model's view, or a patch
+    noise_seed: Seed
+    image_size: Sides
+    patch_size: Sides
+    num_samples: Some
+    sigmas: list[Amount] = Field(min_length=1)  # rising, in units of z
+    top1: list[Share]
+    top5: list[Share]
+    loss: list[FiniteFloat]
+    correct1: list[Bits]  # one '0' or '1' a sample
+    largest_class: Share | None = None  # as in Evaluation
+    other_depth: OtherDepth = []
