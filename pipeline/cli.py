@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import errors
-from pipeline.options import DEFAULT_TEACHER, JobOptions, for_repair, labelling
+from pipeline.options import JobOptions, for_repair, labelling
+from pipeline.teachers import DEFAULT_TEACHER, open_teacher
 from pipeline.terminal import make_console
 
 if TYPE_CHECKING:
@@ -316,14 +317,14 @@ def _label(source: "Source", out: str, job: JobOptions) -> None:
     if job.teacher == "none":
         labelling_job.check(source, None, options)
     else:
-        from pipeline.teachers import Teacher, use_gpu
+        from pipeline.teachers.device import precision_note, use_gpu
 
         use_gpu(rank.local)
-        loaded = Teacher(
+        loaded = open_teacher(
             job.teacher, job.device, size=job.teacher_size, aspect=job.teacher_aspect, dtype=job.dtype,
             compile=job.compile, revision=job.teacher_revision, threads=job.threads,
         )  # fmt: skip
-        if note := loaded.precision_note:
+        if note := precision_note(job.dtype, job.device):
             console.print(note, soft_wrap=True)
         if note := teacher_note(source.name, job.teacher):
             console.print(f"note: {note}. For those: --teacher {DEFAULT_TEACHER}", highlight=False, soft_wrap=True)

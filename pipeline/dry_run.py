@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +23,14 @@ from pipeline.shards import Reject
 from pipeline.shards.storage import LocalStore
 from pipeline.sources import Photograph, Source
 from pipeline.standardize import Moments, Standardisation
+from pipeline.teachers import Teacher
 from pipeline.terminal import print_table
-
-if TYPE_CHECKING:
-    from pipeline.teachers import Teacher
 
 _BATCHES = 4  # labelled; the first, which pays for warming up, is not timed
 _TAR_BYTES = 512 + 256  # header and mean padding of a member
 
 
-def estimate(
-    source: Source, teacher: "Teacher | None", out: str, options: Options, rank: Rank, console: Console
-) -> None:
+def estimate(source: Source, teacher: Teacher | None, out: str, options: Options, rank: Rank, console: Console) -> None:
     """Print shards, samples, size and time of the job that `options` describe."""
     check(source, teacher, options)
     refuse_foreign(shards.open_store(out))
@@ -65,7 +60,7 @@ def estimate(
 
 
 def _try(
-    source: Source, teacher: "Teacher | None", split: str, planned: Plan, options: Options
+    source: Source, teacher: Teacher | None, split: str, planned: Plan, options: Options
 ) -> tuple[float, float, list[Reject]]:
     """Mean bytes of a sample in its tar, images/s, and the rejects among the images tried."""
     items = spread(source, planned, _BATCHES * options.batch_size)[: _BATCHES * options.batch_size]

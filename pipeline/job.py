@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -29,10 +29,8 @@ from pipeline.shards.storage import LocalStore
 from pipeline.sources import Source, SourceError, printable
 from pipeline.sources.ledger import told
 from pipeline.split_job import SplitJob, SplitSummary
+from pipeline.teachers import Teacher
 from pipeline.terminal import make_console
-
-if TYPE_CHECKING:
-    from pipeline.teachers import Teacher
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Options:
 
 def run(
     source: Source,
-    teacher: "Teacher | None",
+    teacher: Teacher | None,
     out: "str | Path",
     options: Options,
     *,
@@ -192,7 +190,7 @@ def complaint(summaries: Sequence[SplitSummary], max_rejects: float) -> str | No
 # --- prepare -------------------------------------------------------------------------------------------------------
 
 
-def check(source: Source, teacher: "Teacher | None", options: Options) -> None:
+def check(source: Source, teacher: Teacher | None, options: Options) -> None:
     """Raise JobError for options that no job can run with."""
     for name in ("samples_per_shard", "batch_size", "calibration_images", "workers"):
         if getattr(options, name) < 1:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.errors import UserError
+from pipeline.teachers import DEFAULT_TEACHER
 
-DEFAULT_TEACHER = "depth-anything/Depth-Anything-V2-Small-hf"
 _PLACE_OF_OUT: dict[str, int] = {}  # in the line of each labelling command
 _TEACHER, _BYTES, _RUN = "Teacher", "What is written", "How this run works"
 

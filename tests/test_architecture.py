@@ -17,9 +17,9 @@ ALLOWED = {
     "data_manifests": {"data_manifests"},
 }
 TORCH_FREE = (
-    *sorted(SHARED), "pipeline.shards", "pipeline.job", "pipeline.inspect", "pipeline.verify", "pipeline.dry_run",
-    "pipeline.sources.imagenet", "pipeline.sources.nyu", "pipeline.cli", "training.records", "training.dumps.from_raw",
-    "training.dumps.store", "training.cli", "analysis", "analysis.report", "analysis.cli",
+    *sorted(SHARED), "pipeline.shards", "pipeline.teachers", "pipeline.job", "pipeline.inspect", "pipeline.verify",
+    "pipeline.dry_run", "pipeline.sources.imagenet", "pipeline.sources.nyu", "pipeline.cli", "training.records",
+    "training.dumps.from_raw", "training.dumps.store", "training.cli", "analysis", "analysis.report", "analysis.cli",
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.teachers import TeacherError
 from training.augment import RGB_MEAN, RGB_STD
 from training.config import Config
 
@@ -17,9 +18,9 @@ class OnlineDepth:
     """z-standardised depth (batch, 1, size, size), farther is larger, of normalised RGB (batch, 3, size, size)."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        from pipeline.teachers import Teacher, TeacherError  # transformers takes long to import, and few runs need it
+        from pipeline.teachers.hub import HubTeacher  # transformers takes long to import, and few runs need it
 
-        teacher = Teacher(config.data.teacher, device.type)
+        teacher = HubTeacher(config.data.teacher, device.type)
         if teacher.model.config.model_type != "depth_anything":
             raise TeacherError(f"data.teacher must be a DepthAnything model for online depth, got {teacher.name!r}")
         self.model, self.dtype, self.identity = teacher.model.to(device), teacher.dtype, teacher.identity()

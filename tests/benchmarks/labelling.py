@@ -53,7 +53,7 @@ from pipeline.shards.storage import LocalStore
 from pipeline.sources import Photograph
 from pipeline.sources.folder import Folder
 from pipeline.standardize import Moments, Standardisation
-from pipeline.teachers import Teacher
+from pipeline.teachers import Teacher, open_teacher
 
 SHORT_SIDE, BATCH_SIZE, WORKERS = 256, 32, 2
 NUM_STAGES = 24  # photographs whose stages are timed, and that constants are measured on
@@ -317,10 +317,10 @@ def main() -> None:
         }
         for name, (location, size, count, repetitions) in teachers.items():
             some = links(photos, count, Path(scratch) / f"photos-{count}")
-            teacher = Teacher(location, "cpu", size=size)
+            teacher = open_teacher(location, "cpu", size=size)
             stats = calibrated(teacher, some)
             measured["speed"][name] = speed(teacher, some, stats, repetitions)
-            one_thread = Teacher(location, "cpu", size=size, threads=1)
+            one_thread = open_teacher(location, "cpu", size=size, threads=1)
             measured["stages_us_per_image"][name] = stages(one_thread, some, stats)
         peaks = {count: peak_mb(links(photos, count, Path(scratch) / f"memory-{count}")) for count in MEMORY_COUNTS}
     packages = ("torch", "transformers", "numpy", "pillow", "numcodecs")
