@@ -254,7 +254,7 @@ def readers(study: Path) -> Iterator[tuple[str, Path, Callable[[], object]]]:
 
     from analysis.fine_tuning import read_matrix
     from pipeline import shards
-    from pipeline.verify import commands, verify
+    from pipeline.verify import check_shards, commands
     from training import checkpoint, records
     from training.dumps.store import open_dump
 
@@ -268,7 +268,7 @@ def readers(study: Path) -> Iterator[tuple[str, Path, Callable[[], object]]]:
         return [split.read(position) for position in (0, len(split) - 1)]
 
     def verified() -> object:
-        return verify(str(study / "few"), Console(quiet=True)), commands(str(study / "few"))
+        return check_shards(str(study / "few"), Console(quiet=True)), commands(str(study / "few"))
 
     yield "run.json", run_folder / "run.json", lambda: records.load_run(run_folder)
     yield "metrics.jsonl", run_folder / "metrics.jsonl", lambda: records.load_run(run_folder)

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.teachers import TeacherError
 
-_DTYPES = {
+DTYPES = {
     "float32": torch.float32, "fp32": torch.float32, "float16": torch.float16, "fp16": torch.float16,
     "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
 }  # fmt: skip
@@ -30,11 +30,11 @@ def use_gpu(local_rank: int) -> None:
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """`auto` is float16 on a GPU, float32 on a CPU."""
-    if dtype not in ("auto", *_DTYPES):
+    if dtype not in ("auto", *DTYPES):
         raise TeacherError(f"--dtype must be auto, float32, float16 or bfloat16, got {dtype!r}")
     if dtype == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
-    return _DTYPES[dtype]
+    return DTYPES[dtype]
 
 
 def precision_note(dtype: str, device: str) -> str | None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from pipeline import shards
 from pipeline.errors import UserError
 from pipeline.inspect import sheet
-from pipeline.verify import verify
+from pipeline.verify import check_shards
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,6 @@ def drawn(data: Path) -> str:
 
 def verified(data: Path) -> list[str]:
     try:
-        return verify(str(data), Console(quiet=True)).problems
+        return check_shards(str(data), Console(quiet=True)).problems
     except UserError as error:
         return [str(error)]

@@ -1095,8 +1095,9 @@ def test_classes_must_agree_between_splits(tmp_path, random_teacher):
 
 def test_bad_words_on_the_command_line(roots, tmp_path, random_teacher):
     line = ("precompute-depth", "imagenet", roots["folders"], tmp_path / "out", "--teacher", random_teacher)
-    fails_in_one_line(command(*line, "--split", "test"), "train", "val")
-    fails_in_one_line(command(*line, "--split", "train", "--layout", "zip"), "zip")
+    for option, value in (("--split", "test"), ("--layout", "zip"), ("--dtype", "fp8"), ("--teacher-aspect", "crop")):
+        refused = command(*line, "--split", "train", option, value)
+        assert refused.returncode == 2 and value in refused.stderr and "Traceback" not in refused.stderr
     fails_in_one_line(
         command("precompute-depth", "imagenet", tmp_path / "none", tmp_path / "out", "--split", "train"),
         "does not exist",
