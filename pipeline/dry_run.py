@@ -13,8 +13,8 @@ from rich.table import Table
 
 from pipeline import calibrate, plan, shards
 from pipeline.calibrate import spread
-from pipeline.encode import Encoded, encode
-from pipeline.job import Options, about, check, refuse_foreign
+from pipeline.encode import Encoded, encode_sample
+from pipeline.job import Options, about, check_options, refuse_foreign
 from pipeline.label import Depths, Labeller
 from pipeline.plan import Plan
 from pipeline.progress import Tally
@@ -32,7 +32,7 @@ _TAR_BYTES = 512 + 256  # header and mean padding of a member
 
 def estimate(source: Source, teacher: Teacher | None, out: str, options: Options, rank: Rank, console: Console) -> None:
     """Print shards, samples, size and time of the job that `options` describe."""
-    check(source, teacher, options)
+    check_options(source, teacher, options)
     refuse_foreign(shards.open_store(out))
     calibrate.borrowed(options.stats_from, teacher.identity() if teacher else None)
     table = Table("split", "images", "shards", "size", "images/s a process", f"time with {rank.world_size} process(es)")
@@ -73,7 +73,7 @@ def _try(
 
             def done(slot: int, depths: Depths, photo: Photograph) -> None:
                 constants = {name: _own_constants(depth) for name, depth in depths.items()}
-                sizes.append(pool.submit(encode, "key", depths, photo, constants))
+                sizes.append(pool.submit(encode_sample, "key", depths, photo, constants))
 
             rejects = labeller.label(labeller.loaded(split, items), done)
             encoded = [s.result() for s in sizes]

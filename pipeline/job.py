@@ -63,7 +63,7 @@ def run(
     Raises JobError, SourceError, CalibrationError.
     """
     console = console or make_console()
-    check(source, teacher, options)
+    check_options(source, teacher, options)
     store = shards.open_store(out)
     refuse_foreign(store)
     teacher_facts = teacher.identity() if teacher else None
@@ -190,7 +190,7 @@ def complaint(summaries: Sequence[SplitSummary], max_rejects: float) -> str | No
 # --- prepare -------------------------------------------------------------------------------------------------------
 
 
-def check(source: Source, teacher: Teacher | None, options: Options) -> None:
+def check_options(source: Source, teacher: Teacher | None, options: Options) -> None:
     """Raise JobError for options that no job can run with."""
     for name in ("samples_per_shard", "batch_size", "calibration_images", "workers"):
         if getattr(options, name) < 1:

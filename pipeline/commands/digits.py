@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.label import label
-from pipeline.commands.options import JobOptions, Out, labelling
+from pipeline.commands.options import LabellingOptions, Out, labelling
 
 
 @labelling(teacher="toy", batch_size=64)
@@ -15,7 +15,7 @@ def digits(
     val_samples: Annotated[int, typer.Option("--val-samples", help="Validation images, of other glyphs.")] = 1000,
     size: Annotated[int, typer.Option("--size", help="Width and height in pixels.")] = 64,
     *,
-    job: JobOptions,
+    job: LabellingOptions,
 ) -> None:
     """Render red and blue digits that overlap: which is on top shows in depth and not at all in RGB.
 

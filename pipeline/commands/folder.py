@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.label import label, refuse_inside
-from pipeline.commands.options import JobOptions, Out, ShortSide, labelling
+from pipeline.commands.options import LabellingOptions, Out, ShortSide, labelling
 
 
 @labelling()
@@ -21,7 +21,7 @@ def folder(
     short_side: ShortSide = 384,
     val_fraction: Annotated[float, typer.Option("--val-fraction", help="Share of images for val, by name hash.")] = 0.1,
     *,
-    job: JobOptions,
+    job: LabellingOptions,
 ) -> None:
     """Label any folder of photographs.
 

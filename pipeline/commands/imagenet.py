@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.commands.label import label, refuse_inside
-from pipeline.commands.options import JobOptions, Out, ShortSide, SplitName, labelling
+from pipeline.commands.options import LabellingOptions, Out, ShortSide, SplitChoice, labelling
 
-LayoutName = Literal["auto", "official", "folders", "kaggle", "parquet", "webdataset"]
+LayoutChoice = Literal["auto", "official", "folders", "kaggle", "parquet", "webdataset"]
 
 
 @labelling()
@@ -22,11 +22,11 @@ def imagenet(
         ),
     ],
     out: Out,
-    split: Annotated[SplitName, typer.Option("--split", help="Label train first, val then shares its constants.")],
-    layout: Annotated[LayoutName, typer.Option("--layout", help="auto recognises it by looking.")] = "auto",
+    split: Annotated[SplitChoice, typer.Option("--split", help="Label train first, val then shares its constants.")],
+    layout: Annotated[LayoutChoice, typer.Option("--layout", help="auto recognises it by looking.")] = "auto",
     short_side: ShortSide = 384,
     *,
-    job: JobOptions,
+    job: LabellingOptions,
 ) -> None:
     """Label ImageNet-1k as it lies on your disk; nothing needs unpacking.
 

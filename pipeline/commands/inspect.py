@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands import console
-from pipeline.commands.options import Shards, SplitName
+from pipeline.commands.options import Shards, SplitChoice
 
 
 def inspect(
@@ -16,7 +16,7 @@ def inspect(
         typer.Option("--out", help="PNG to write; default contact-sheet.png inside the folder (beside you for a URL)."),
     ] = None,
     samples: Annotated[int, typer.Option("--samples", min=1, max=64, help="Rows of the sheet.")] = 8,
-    split: Annotated[SplitName, typer.Option("--split", help="Which images.")] = "train",
+    split: Annotated[SplitChoice, typer.Option("--split", help="Which images.")] = "train",
 ) -> None:
     """Write a contact sheet (RGB, every depth field, labels, histograms) to look at before you train on anything."""
     from pipeline.inspect import contact_sheet

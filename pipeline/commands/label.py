@@ -4,19 +4,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.commands import console
-from pipeline.commands.options import JobOptions
+from pipeline.commands.options import LabellingOptions
 from pipeline.teachers import DEFAULT_TEACHER, open_teacher
 
 if TYPE_CHECKING:
     from pipeline.sources import Source
 
 
-def label(source: "Source", out: str, job: JobOptions) -> None:
+def label(source: "Source", out: str, job: LabellingOptions) -> None:
     """Run the job, or tell what it would cost, and print what came of it."""
     from pipeline import ranks, summary
     from pipeline.claim import JobError
     from pipeline.dry_run import estimate
-    from pipeline.job import Options, check, complaint, owed, run
+    from pipeline.job import Options, check_options, complaint, owed, run
     from pipeline.shards import teacher_note
 
     rank = ranks.resolve(job.rank, job.world_size)
@@ -29,7 +29,7 @@ def label(source: "Source", out: str, job: JobOptions) -> None:
     )  # fmt: skip
     loaded = None
     if job.teacher == "none":
-        check(source, None, options)
+        check_options(source, None, options)
     else:
         from pipeline.teachers.device import precision_note, use_gpu
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.label import label
-from pipeline.commands.options import JobOptions, Out, labelling
+from pipeline.commands.options import LabellingOptions, Out, labelling
 
 
 @labelling(samples_per_shard=100, batch_size=16)
@@ -14,7 +14,7 @@ def nyu(
     src: Annotated[Path, typer.Argument(metavar="MAT", help="nyu_depth_v2_labeled.mat as its authors publish it.")],
     out: Out,
     *,
-    job: JobOptions,
+    job: LabellingOptions,
 ) -> None:
     """Label NYUDepthV2: RGB, sensor depth with holes filled (real) and as measured (raw), pseudo-depth, 40 classes.
 

@@ -11,7 +11,7 @@ import typer
 from pipeline.errors import UserError
 from pipeline.teachers import DEFAULT_TEACHER
 
-SplitName = Literal["train", "val"]
+SplitChoice = Literal["train", "val"]
 Out = Annotated[
     str,
     typer.Argument(
@@ -29,7 +29,7 @@ _TEACHER, _BYTES, _RUN = "Teacher", "What is written", "How this run works"
 
 
 @dataclass(frozen=True)
-class JobOptions:
+class LabellingOptions:
     """The options of every labelling command."""
 
     teacher: Annotated[
@@ -130,16 +130,16 @@ class JobOptions:
 
 
 def labelling(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command that takes JobOptions (with other `defaults`) after its own parameters, as `job`."""
+    """Make a command that takes LabellingOptions (with other `defaults`) after its own parameters, as `job`."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(function).parameters.values() if p.name != "job"]
-        shared = {k: p for k, p in inspect.signature(JobOptions).parameters.items() if k != "line"}
+        shared = {k: p for k, p in inspect.signature(LabellingOptions).parameters.items() if k != "line"}
         options = [p.replace(default=defaults.get(p.name, p.default)) for p in shared.values()]
 
         def command(**given: Any) -> None:
             line = _line(function.__name__, parameters, given)
-            job = JobOptions(**{name: given.pop(name) for name in shared}, line=line)
+            job = LabellingOptions(**{name: given.pop(name) for name in shared}, line=line)
             function(**given, job=job)
 
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *options)]

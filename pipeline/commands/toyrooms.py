@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.label import label
-from pipeline.commands.options import JobOptions, Out, labelling
+from pipeline.commands.options import LabellingOptions, Out, labelling
 
 
 @labelling(teacher="toy", batch_size=64)
@@ -18,7 +18,7 @@ def toyrooms(
         float, typer.Option("--camouflage", help="0: objects plain in RGB; 1: seen in depth only.")
     ] = 0.5,
     *,
-    job: JobOptions,
+    job: LabellingOptions,
 ) -> None:
     """Render procedural rooms with exact depth, a simulated depth sensor, classes and labels.
 

@@ -23,8 +23,7 @@ the same inputs: names sorted, mtime and owner zero.
 """
 
 from pipeline.shards.masks import mask_of, runs_of
-from pipeline.shards.order import ROUNDS as ORDER_ROUNDS
-from pipeline.shards.order import permuted
+from pipeline.shards.order import ORDER_ROUNDS, permuted
 from pipeline.shards.read import (
     TABLES,
     Members,
@@ -44,7 +43,6 @@ from pipeline.shards.records import (
     SPLITS,
     VOID,
     Count,
-    DepthField,
     DepthName,
     Extents,
     Hash,
@@ -55,6 +53,7 @@ from pipeline.shards.records import (
     ShardIndex,
     ShardRecord,
     ShardSummary,
+    StoredDepth,
     Text,
     config_hash,
     depth_statistics,
@@ -77,7 +76,6 @@ __all__ = [
     "TABLES",
     "VOID",
     "Count",
-    "DepthField",
     "DepthName",
     "Extents",
     "Hash",
@@ -93,6 +91,7 @@ __all__ = [
     "Split",
     "StorageError",
     "Store",
+    "StoredDepth",
     "Text",
     "config_hash",
     "decode_depth",

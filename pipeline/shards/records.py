@@ -69,7 +69,7 @@ class LeftOut(_Record):
     names: list[Text]  # the first by name, at most 100
 
 
-class DepthField(_Record):
+class StoredDepth(_Record):
     """How one depth field was standardised. z = sign * (depth - mean) / std."""
 
     mean: FiniteFloat
@@ -84,7 +84,7 @@ class DepthField(_Record):
     num_pixels: Count
 
     @model_validator(mode="after")
-    def _constants_are_usable(self) -> "DepthField":
+    def _constants_are_usable(self) -> "StoredDepth":
         _ = self.standardisation  # raises ValueError
         return self
 
@@ -173,7 +173,7 @@ class ShardIndex(_Record):
     rejects: list[Reject]
     left_out: list[LeftOut] | None = None  # by the listing this split comes from, of all splits; None: not known
     shards: list[ShardSummary]
-    depth: dict[DepthName, DepthField]
+    depth: dict[DepthName, StoredDepth]
     teacher: dict[str, Any] | None
     config: dict[str, Any]
     config_hash: Hash
@@ -259,5 +259,5 @@ def moments_of(record: ShardRecord) -> dict[str, Moments]:
     return {field: Moments(*values) for field, values in record.moments.items()}
 
 
-def describe_depth(standardisation: Standardisation, **facts: Any) -> DepthField:
-    return DepthField(**asdict(standardisation), **facts)
+def describe_depth(standardisation: Standardisation, **facts: Any) -> StoredDepth:
+    return StoredDepth(**asdict(standardisation), **facts)

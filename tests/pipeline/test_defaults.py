@@ -21,10 +21,10 @@ def test_the_default_teacher_is_the_manifests():
 
 
 def test_choices_are_those_of_their_owners():
-    annotations = inspect.signature(options.JobOptions).parameters
+    annotations = inspect.signature(options.LabellingOptions).parameters
     assert {*get_args(get_args(annotations["dtype"].annotation)[0])} == {"auto", *DTYPES}
-    assert get_args(options.SplitName) == shards.SPLITS
-    assert get_args(imagenet.LayoutName) == ("auto", *LAYOUTS)
+    assert get_args(options.SplitChoice) == shards.SPLITS
+    assert get_args(imagenet.LayoutChoice) == ("auto", *LAYOUTS)
 
 
 def test_rooms_and_jobs_have_one_set_of_defaults():
