@@ -18,6 +18,7 @@ byte ranges, checksums, rejects) and one `index.json` (written last; what the so
 The json of digits has more: `overlap`, the pixels where both digits are, as `runs_of` writes a mask and `mask_of` reads
 it. Depth alone tells which label they have.
 
+A depth field may have any other name of small letters, digits and hyphens (`DepthName`): own fields and teachers.
 Every depth field is z-standardised and farther-is-larger; `index.depth[field]` undoes it. Tars are byte-identical for
 the same inputs: names sorted, mtime and owner zero.
 """

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import depth_codec, files
+from pipeline.images import MAX_PIXELS
 from pipeline.shards.records import SPLITS, VOID, ShardError, ShardIndex, ShardRecord, load_index, load_record
 from pipeline.shards.storage import Store, exists, open_store
 
@@ -23,7 +24,6 @@ Sample = dict[str, Any]  # "key" and the fields of the module's table, decoded
 # A process keeps the byte ranges of this many shards (about 0.1 MB each at 1,000 samples: all of ImageNet in 130 MB),
 # and fewer open tars than the 1,024 descriptors that systems commonly allow.
 TABLES, _TARS = 2048, 256
-_MOST_PIXELS = 150_000_000  # as in pipeline/images.py, which writes none larger
 _VERIFY = "run precompute-depth verify"
 
 
@@ -52,8 +52,8 @@ def _picture(extension: str, data: bytes) -> Image.Image:
     """What the writer writes and nothing else: Pillow would run Ghostscript over a member that is PostScript."""
     try:
         picture = Image.open(io.BytesIO(data), formats=["JPEG" if extension.endswith("jpg") else "PNG"])
-        if picture.width * picture.height > _MOST_PIXELS:
-            raise ValueError(f"{picture.width}x{picture.height} pixels, more than {_MOST_PIXELS:,}")
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"{picture.width}x{picture.height} pixels, more than {MAX_PIXELS:,}")
         picture.load()
     except (OSError, ValueError, MemoryError):
         raise

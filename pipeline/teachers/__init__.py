@@ -15,7 +15,9 @@ import data_manifests
 from pipeline.errors import UserError
 from pipeline.images import UnreadableImage
 
-DEFAULT_TEACHER: str = data_manifests.load("teachers")["default"]
+_FACTS = data_manifests.load("teachers")
+DEFAULT_TEACHER: str = _FACTS["default"]
+THESIS_STATS: tuple[float, float] = (_FACTS["thesis"]["mean"], _FACTS["thesis"]["std"])  # of DEFAULT_TEACHER at 224 px
 _RUN, _ITS_TEACHER = "run.json", "teacher"  # a training run's first file, and the folder that it ends with
 
 

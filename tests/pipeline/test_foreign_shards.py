@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fuzzing import hostile_values
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from pipeline import shards
@@ -37,6 +38,15 @@ def test_every_field_is_bounded_or_does_no_harm(rooms, tmp_path, name, schema):
             assert "\n" not in problem, what
         assert sorted(map(str, tmp_path.rglob("*"))) == before, what
     assert outcomes["refused"] > outcomes["read"]
+
+
+def test_a_depth_field_may_have_any_name_but_another_members():
+    names = TypeAdapter(shards.DepthName)
+    for name in ("pseudo", "da3-base", "raw_2", "3d"):
+        assert names.validate_python(name) == name
+    for name in ("", "RGB", "rgb", "cls", "seg", "json", "key", "a.b", "a/b", "-a", "a" * 33):
+        with pytest.raises(ValidationError):
+            names.validate_python(name)
 
 
 def drawn(data: Path) -> str:
