@@ -1,4 +1,6 @@
-"""CONTRACT: RGB-D shards. `records`: index and per-shard JSON; `write`; `read`; `storage`; `order`. Imports no torch.
+"""CONTRACT: RGB-D shards. Imports no torch.
+
+`records`: index and per-shard JSON; `write`; `decode`: members; `read`: samples; `storage`; `order`; `masks`.
 
 A data set is `OUT/<split>/shard-000000.tar` (plain WebDataset tars), one `shard-000000.json` beside each tar (keys,
 byte ranges, checksums, rejects) and one `index.json` (written last; what the source held beside the samples is in its
@@ -23,19 +25,10 @@ Every depth field is z-standardised and farther-is-larger; `index.depth[field]` 
 the same inputs: names sorted, mtime and owner zero.
 """
 
+from pipeline.shards.decode import Members, Sample, decode_depth, decode_member
 from pipeline.shards.masks import mask_of, runs_of
 from pipeline.shards.order import ORDER_ROUNDS, permuted
-from pipeline.shards.read import (
-    TABLES,
-    Members,
-    Sample,
-    Split,
-    decode_depth,
-    decode_member,
-    is_empty,
-    open_split,
-    splits_of,
-)
+from pipeline.shards.read import TABLES, Split, is_empty, open_split, splits_of
 from pipeline.shards.records import (
     DEPTH_FIELDS,
     INDEX_REJECTS,
