@@ -7,8 +7,8 @@ import sys
 import pytest
 from running import ROOT
 
-# What all stages share: files whole or not at all, errors and the end of a command, the terminal.
-SHARED = {"pipeline.files", "pipeline.errors", "pipeline.terminal"}
+# What all stages share: files whole or not at all, errors and the end of a command, the terminal, colours.
+SHARED = {"pipeline.files", "pipeline.errors", "pipeline.terminal", "pipeline.colours"}
 PACKAGES = ("pipeline", "training", "analysis", "data_manifests")
 ALLOWED = {
     "pipeline": {"pipeline", "data_manifests"},
