@@ -192,9 +192,15 @@ def complaint(summaries: Sequence[SplitSummary], max_rejects: float) -> str | No
 
 def check_options(source: Source, teacher: Teacher | None, options: Options) -> None:
     """Raise JobError for options that no job can run with."""
-    for name in ("samples_per_shard", "batch_size", "calibration_images", "workers"):
-        if getattr(options, name) < 1:
-            raise JobError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    counts = {
+        "--samples-per-shard": options.samples_per_shard,
+        "--batch-size": options.batch_size,
+        "--calibration-images": options.calibration_images,
+        "--workers": options.workers,
+    }
+    for name, count in counts.items():
+        if count < 1:
+            raise JobError(f"{name} must be at least 1, got {count}")
     if not 0 <= options.max_rejects <= 1:
         raise JobError(f"--max-rejects is a share between 0 and 1, got {options.max_rejects}")
     if teacher is None and not source.depth_fields:
