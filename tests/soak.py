@@ -349,7 +349,7 @@ def mutate(count: int, seed: int, study: Path, names: frozenset[str] | None = No
 
 def mutate_sources(count: int, seed: int, scratch: Path) -> list[Mutated]:
     """`count` damaged WebDataset tars and official class tars, each listed once, every member of it accounted for."""
-    from fuzzing_sources import KINDS, mutations, write
+    from fuzzing_sources import KINDS, mutations, write_source
 
     from pipeline.sources.imagenet import ImageNet
     from pipeline.sources.ledger import Ledger
@@ -359,7 +359,7 @@ def mutate_sources(count: int, seed: int, scratch: Path) -> list[Mutated]:
         result = Mutated(f"{kind} tar")
         for what, data in mutations(kind, seed, count):
             folder = scratch / f"source-{kind}"
-            write(kind, data, folder)
+            write_source(kind, data, folder)
 
             def listed(folder: Path = folder) -> None:
                 ledger = Ledger()

@@ -43,6 +43,18 @@ def test_imports_follow_the_data(package):
                 assert allowed, f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_only_teachers_know_what_estimates_depth():
+    """The job asks what the protocol has, so that a teacher of another kind is one file."""
+    heavy = {"torch", "transformers", "huggingface_hub", "safetensors"}
+    for path in (ROOT / "pipeline").rglob("*.py"):
+        if path.parent.name != "teachers":
+            for name in imported_names(path):
+                known = name.split(".")[0] in heavy or name.startswith(
+                    ("pipeline.teachers.hub", "pipeline.teachers.view")
+                )
+                assert not known, f"{path.relative_to(ROOT)} imports {name}"
+
+
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_imports_without_torch(module):
     code = f"import sys; sys.modules['torch'] = None; import {module}"

@@ -36,8 +36,8 @@ class LabellingOptions:
         str,
         typer.Option(
             show_default=False, rich_help_panel=_TEACHER,
-            help=f"Hub id or local folder of a depth model (default {DEFAULT_TEACHER}); toy = the embedded one; none = "
-            "only the depth that comes with the source.",
+            help=f"Hub id or local folder of a depth model (default {DEFAULT_TEACHER}), or a run that trained one; toy "
+            "= the embedded one; none = only the depth that comes with the source.",
         ),
     ] = DEFAULT_TEACHER  # fmt: skip
     teacher_size: Annotated[

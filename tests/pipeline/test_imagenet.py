@@ -22,8 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.io
-from fuzzing_sources import KINDS, mutations, whole
-from fuzzing_sources import write as write_tar
+from fuzzing_sources import KINDS, mutations, whole, write_source
 from PIL import Image
 from running import ROOT, command, fails_in_one_line, jpeg
 
@@ -879,7 +878,7 @@ def test_a_member_of_any_size_is_rejected_unread(tmp_path):
 def test_damaged_tars_end_in_a_listing_or_in_one_line(tmp_path, kind):
     outcomes = Counter()
     for number, (what, data) in enumerate(mutations(kind, 0, 50)):
-        write_tar(kind, data, tmp_path / str(number))
+        write_source(kind, data, tmp_path / str(number))
         start = time.perf_counter()
         try:
             account(source(tmp_path / str(number)))
@@ -888,7 +887,7 @@ def test_damaged_tars_end_in_a_listing_or_in_one_line(tmp_path, kind):
             outcomes["refused" if "\n" not in str(error) else what] += 1
         assert time.perf_counter() - start < 10, what
     assert set(outcomes) == {"listed", "refused"} and min(outcomes.values()) >= 3
-    write_tar(kind, whole(kind, 1), tmp_path / "whole")
+    write_source(kind, whole(kind, 1), tmp_path / "whole")
     assert len(account(source(tmp_path / "whole"))[0]) == (4 if kind == "webdataset" else 6)
 
 
