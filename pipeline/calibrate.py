@@ -18,6 +18,7 @@ from pipeline.progress import Meter
 from pipeline.shards import Store
 from pipeline.sources import Photograph, Source, printable
 from pipeline.standardize import Moments, Standardisation
+from pipeline.teachers import THESIS_STATS
 
 Constants = dict[str, Standardisation]  # by depth field
 
@@ -33,7 +34,8 @@ def parse_stats(stats: str) -> tuple[float, float] | None:
     try:
         mean, std = (float(part) for part in stats.split(","))
     except ValueError:
-        raise CalibrationError(f"--stats must be 'auto' or 'MEAN,STD' such as 2.5785,1.6296, got {stats!r}") from None
+        example = ",".join(map(str, THESIS_STATS))
+        raise CalibrationError(f"--stats must be 'auto' or 'MEAN,STD' such as {example}, got {stats!r}") from None
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
         raise CalibrationError(f"--stats needs a finite mean and a std above 0, got {stats!r}")
     return mean, std

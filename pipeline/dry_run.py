@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +13,8 @@ from rich.table import Table
 
 from pipeline import calibrate, plan, shards
 from pipeline.calibrate import spread
-from pipeline.encode import Encoded, encode
-from pipeline.job import Options, about, check, refuse_foreign
+from pipeline.encode import Encoded, encode_sample
+from pipeline.job import Options, about, check_options, refuse_foreign
 from pipeline.label import Depths, Labeller
 from pipeline.plan import Plan
 from pipeline.progress import Tally
@@ -24,20 +23,16 @@ from pipeline.shards import Reject
 from pipeline.shards.storage import LocalStore
 from pipeline.sources import Photograph, Source
 from pipeline.standardize import Moments, Standardisation
+from pipeline.teachers import Teacher
 from pipeline.terminal import print_table
-
-if TYPE_CHECKING:
-    from pipeline.teachers import Teacher
 
 _BATCHES = 4  # labelled; the first, which pays for warming up, is not timed
 _TAR_BYTES = 512 + 256  # header and mean padding of a member
 
 
-def estimate(
-    source: Source, teacher: "Teacher | None", out: str, options: Options, rank: Rank, console: Console
-) -> None:
+def estimate(source: Source, teacher: Teacher | None, out: str, options: Options, rank: Rank, console: Console) -> None:
     """Print shards, samples, size and time of the job that `options` describe."""
-    check(source, teacher, options)
+    check_options(source, teacher, options)
     refuse_foreign(shards.open_store(out))
     calibrate.borrowed(options.stats_from, teacher.identity() if teacher else None)
     table = Table("split", "images", "shards", "size", "images/s a process", f"time with {rank.world_size} process(es)")
@@ -65,7 +60,7 @@ def estimate(
 
 
 def _try(
-    source: Source, teacher: "Teacher | None", split: str, planned: Plan, options: Options
+    source: Source, teacher: Teacher | None, split: str, planned: Plan, options: Options
 ) -> tuple[float, float, list[Reject]]:
     """Mean bytes of a sample in its tar, images/s, and the rejects among the images tried."""
     items = spread(source, planned, _BATCHES * options.batch_size)[: _BATCHES * options.batch_size]
@@ -78,7 +73,7 @@ def _try(
 
             def done(slot: int, depths: Depths, photo: Photograph) -> None:
                 constants = {name: _own_constants(depth) for name, depth in depths.items()}
-                sizes.append(pool.submit(encode, "key", depths, photo, constants))
+                sizes.append(pool.submit(encode_sample, "key", depths, photo, constants))
 
             rejects = labeller.label(labeller.loaded(split, items), done)
             encoded = [s.result() for s in sizes]

@@ -24,7 +24,9 @@ def step_z(name: str, constants: Standardisation) -> float:
     return depth_codec.PSEUDO_STEP if name == "pseudo" else depth_codec.METRIC_STEP_M / constants.std
 
 
-def encode(key: str, depths: Depths, photo: Photograph, constants: dict[str, Standardisation]) -> Encoded | Reject:
+def encode_sample(
+    key: str, depths: Depths, photo: Photograph, constants: dict[str, Standardisation]
+) -> Encoded | Reject:
     """The sample's members; a Reject where a depth is too far from the data set's mean to be stored."""
     members = {photo.rgb_extension: photo.rgb_bytes}
     facts: dict[str, Any] = dict(photo.facts)
@@ -45,7 +47,7 @@ def encode(key: str, depths: Depths, photo: Photograph, constants: dict[str, Sta
     return Encoded(key, members, moments)
 
 
-def write(
+def write_encoded(
     store: Store,
     name: str,
     listing: str,

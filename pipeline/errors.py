@@ -53,7 +53,7 @@ def main(
         if told is None:
             raise
         complain(told)
-        sys.exit(getattr(told, "exit_code", 1))
+        sys.exit(told.exit_code if isinstance(told, UserError) else 1)
 
 
 def complain(error: Exception) -> None:

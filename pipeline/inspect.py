@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import files, shards
+from pipeline.colours import DEPTH_LEGEND, class_colours, depth_colours, field_line
 from pipeline.shards import DEPTH_FIELDS, Sample, Split
 
 if TYPE_CHECKING:
@@ -20,9 +21,8 @@ _MARGIN = 6
 _LINE = 20
 _HISTOGRAM_HEIGHT = 340
 _HISTOGRAM_PIXELS = 100_000  # about as many of each map, evenly spaced
-_MANY_LABELS = 12  # above it the legend lists only labels that occur on the sheet, and colours are spread for contrast
+_MANY_LABELS = 12  # above it the legend lists only labels that occur on the sheet
 _TITLES = {"rgb": "RGB", "pseudo": "pseudo (teacher)", "real": "real (sensor)", "raw": "raw (sensor)", "seg": "labels"}
-_LINES = {"pseudo": ("#0072B2", "-"), "real": ("#E69F00", "-"), "raw": ("#009E73", "--"), "exact": ("#CC79A7", ":")}
 
 _Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
@@ -96,7 +96,7 @@ def _tile(split: Split, sample: Sample, name: str, tile: int) -> Image.Image:
     if name == "rgb":
         pixels = sample[name]
     elif name == "seg":
-        pixels = label_colours(len(split.index.seg_names))[sample[name]]
+        pixels = class_colours(len(split.index.seg_names))[sample[name]]
     else:
         pixels = depth_colours(sample[name], *_range(split, sample, name))
     image = Image.fromarray(np.ascontiguousarray(pixels, np.uint8))
@@ -120,50 +120,6 @@ def _range(split: Split, sample: Sample, name: str) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = np.percentile(valid, (2, 98))
     return float(low), float(high)
-
-
-def depth_colours(z: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
-    """z to colours: bright at `low` (near), dark at `high` (far), red where not measured."""
-    valid = np.isfinite(z)
-    near = 1 - np.clip((np.nan_to_num(z) - low) / max(high - low, 1e-6), 0, 1)
-    anchors = np.array([[0, 34, 77], [65, 77, 107], [124, 123, 120], [188, 174, 108], [255, 234, 70]])  # cividis
-    position = near * (len(anchors) - 1)
-    below = np.minimum(position.astype(int), len(anchors) - 2)
-    share = (position - below)[..., None]
-    pixels = (1 - share) * anchors[below] + share * anchors[below + 1]
-    pixels[~valid] = (200, 30, 30)
-    return pixels.round().astype(np.uint8)
-
-
-def label_colours(count: int) -> NDArray[np.uint8]:
-    """(256, 3) colours of label values; 255 (void) is white."""
-    if count > _MANY_LABELS:
-        colours = _spread_colours(count)
-    else:
-        hues = (np.arange(256) * 0.618034) % 1.0
-        lightness = np.where(np.arange(256) % 2, 200, 140)
-        channels = [np.abs(((hues * 6 + shift) % 6) - 3) - 1 for shift in (0, 4, 2)]
-        colours = np.stack([np.clip(c, 0, 1) for c in channels], 1) * lightness[:, None] + 40
-        colours[0] = 70
-    colours[shards.VOID] = 255
-    return colours.round().astype(np.uint8)
-
-
-def _spread_colours(count: int) -> NDArray[np.float64]:
-    """(256, 3), the first `count` each as far in OKLab (Ottosson 2020) from white and all before it as sRGB allows."""
-    levels = np.arange(16, 256, 30) / 255
-    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
-    linear = np.vstack([np.ones(3), np.where(candidates > 0.04045, ((candidates + 0.055) / 1.055) ** 2.4, 0)])
-    to_lms = np.array([[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]])
-    to_lab = np.array([[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]])
-    white, *lab = np.cbrt(linear @ to_lms.T) @ to_lab.T
-    distance = np.linalg.norm(np.array(lab) - white, axis=1)
-    colours = np.zeros((256, 3))
-    for number in range(min(count, shards.VOID)):
-        farthest = int(distance.argmax())
-        colours[number] = candidates[farthest] * 255
-        distance = np.minimum(distance, np.linalg.norm(np.array(lab) - lab[farthest], axis=1))
-    return colours
 
 
 def _caption(split: Split, sample: Sample) -> str:
@@ -193,7 +149,7 @@ def _legend(split: Split, present: Collection[int], width: int, font: _Font) -> 
     """What the depth colours mean; a swatch a label, in columns."""
     names = split.index.seg_names
     shown = list(range(len(names)))
-    lines = ["depth: bright = near, dark = far, ranges by row and unit; red = not measured"]
+    lines = [f"depth: {DEPTH_LEGEND}; ranges by row and unit"]
     if note := shards.teacher_note(split.index.source, (split.index.teacher or {}).get("name")):
         lines.append(f"pseudo: {note}")
     num_columns = max(1, (width - _MARGIN) // 150)
@@ -207,7 +163,7 @@ def _legend(split: Split, present: Collection[int], width: int, font: _Font) -> 
     draw = ImageDraw.Draw(part)
     for line, text in enumerate(lines):
         draw.text((_MARGIN, 2 + line * _LINE), _shortened(draw, text, width - 2 * _MARGIN, font), "black", font)
-    colours = label_colours(len(names))
+    colours = class_colours(len(names))
     for position, number in enumerate(shown):
         left = _MARGIN + position // num_rows * 150
         top = 2 + _LINE * (len(lines) + position % num_rows)
@@ -259,6 +215,6 @@ def _draw_histogram(axes: "Axes", values: dict[str, NDArray[np.float32]]) -> Non
     for field, field_values in values.items():
         if field_values.size:
             density = np.histogram(field_values, edges)[0] / (field_values.size * (edges[1] - edges[0]))
-            colour, style = _LINES.get(field, ("#56B4E9", "-."))
+            colour, style = field_line(field)
             label = f"{field}: mean {field_values.mean():.2f}, std {field_values.std():.2f}"
             axes.stairs(density, edges, color=colour, linestyle=style, linewidth=1.3, label=label)

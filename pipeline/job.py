@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -29,10 +29,8 @@ from pipeline.shards.storage import LocalStore
 from pipeline.sources import Source, SourceError, printable
 from pipeline.sources.ledger import told
 from pipeline.split_job import SplitJob, SplitSummary
+from pipeline.teachers import Teacher
 from pipeline.terminal import make_console
-
-if TYPE_CHECKING:
-    from pipeline.teachers import Teacher
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Options:
 
 def run(
     source: Source,
-    teacher: "Teacher | None",
+    teacher: Teacher | None,
     out: "str | Path",
     options: Options,
     *,
@@ -65,7 +63,7 @@ def run(
     Raises JobError, SourceError, CalibrationError.
     """
     console = console or make_console()
-    check(source, teacher, options)
+    check_options(source, teacher, options)
     store = shards.open_store(out)
     refuse_foreign(store)
     teacher_facts = teacher.identity() if teacher else None
@@ -192,11 +190,17 @@ def complaint(summaries: Sequence[SplitSummary], max_rejects: float) -> str | No
 # --- prepare -------------------------------------------------------------------------------------------------------
 
 
-def check(source: Source, teacher: "Teacher | None", options: Options) -> None:
+def check_options(source: Source, teacher: Teacher | None, options: Options) -> None:
     """Raise JobError for options that no job can run with."""
-    for name in ("samples_per_shard", "batch_size", "calibration_images", "workers"):
-        if getattr(options, name) < 1:
-            raise JobError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    counts = {
+        "--samples-per-shard": options.samples_per_shard,
+        "--batch-size": options.batch_size,
+        "--calibration-images": options.calibration_images,
+        "--workers": options.workers,
+    }
+    for name, count in counts.items():
+        if count < 1:
+            raise JobError(f"{name} must be at least 1, got {count}")
     if not 0 <= options.max_rejects <= 1:
         raise JobError(f"--max-rejects is a share between 0 and 1, got {options.max_rejects}")
     if teacher is None and not source.depth_fields:

@@ -5,7 +5,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from pipeline.images import UnreadableImage
 from pipeline.shards import Reject
 from pipeline.sources import Photograph, Source, printable
-
-if TYPE_CHECKING:
-    from pipeline.teachers import Teacher
+from pipeline.teachers import Teacher
 
 Depths = dict[str, NDArray[np.float32]]  # field -> (height, width), native unit
 
@@ -30,7 +28,7 @@ class Labeller:
     """A source and a teacher, with the threads of `pool` to read and encode; `teacher_seconds` were spent in it."""
 
     def __init__(
-        self, source: Source, teacher: "Teacher | None", batch_size: int, pool: ThreadPoolExecutor, ahead: int
+        self, source: Source, teacher: Teacher | None, batch_size: int, pool: ThreadPoolExecutor, ahead: int
     ) -> None:
         self.source, self.teacher, self.batch_size, self.pool = source, teacher, batch_size, pool
         self._ahead = ahead  # items read before they are asked for

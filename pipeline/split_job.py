@@ -15,7 +15,7 @@ from rich.console import Console
 from pipeline import shards
 from pipeline.calibrate import Constants
 from pipeline.claim import JobError
-from pipeline.encode import Encoded, encode, write
+from pipeline.encode import Encoded, encode_sample, write_encoded
 from pipeline.index import Finished
 from pipeline.label import Depths, Labeller, Loaded
 from pipeline.plan import Plan
@@ -141,7 +141,7 @@ class SplitJob:
                     encoding: dict[int, Future[Encoded | Reject]] = encoding,
                 ) -> None:
                     key = self.source.key(self.split, items[slot])
-                    encoding[slot] = self.labeller.pool.submit(encode, key, depths, photo, self.constants)
+                    encoding[slot] = self.labeller.pool.submit(encode_sample, key, depths, photo, self.constants)
 
                 rejects = self.labeller.label(islice(loaded, len(items)), done)
                 self._wait(writing)
@@ -162,7 +162,7 @@ class SplitJob:
             else:
                 encoded.append(result)
         rejected = [rejects[slot] for slot in sorted(rejects)]
-        write(self.store, shard_name(number), self.plan.listing, encoded, rejected, self.constants)
+        write_encoded(self.store, shard_name(number), self.plan.listing, encoded, rejected, self.constants)
         self.store.delete(f"{shard_name(number)}{DAMAGED}")
 
     def _timed(self, loaded: Iterator[Loaded | Reject], meter: Meter) -> Iterator[Loaded | Reject]:

@@ -31,7 +31,7 @@ class Findings:
     num_shards: int = 0
 
 
-def verify(data: str, console: Console) -> Findings:
+def check_shards(data: str, console: Console) -> Findings:
     store = shards.open_store(data)
     found = Findings()
     splits = []

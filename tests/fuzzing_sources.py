@@ -39,7 +39,7 @@ def mutations(kind: str, seed: int, count: int) -> Iterator[tuple[str, bytes]]:
         yield f"{kind} seed {number}: {', '.join(done)}", bytes(data)
 
 
-def write(kind: str, data: bytes, folder: Path) -> None:
+def write_source(kind: str, data: bytes, folder: Path) -> None:
     """Put a tar where the source looks for it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ("x-train-0.tar" if kind == "webdataset" else "ILSVRC2012_img_train.tar")).write_bytes(data)

@@ -254,7 +254,7 @@ def readers(study: Path) -> Iterator[tuple[str, Path, Callable[[], object]]]:
 
     from analysis.fine_tuning import read_matrix
     from pipeline import shards
-    from pipeline.verify import commands, verify
+    from pipeline.verify import check_shards, commands
     from training import records
     from training.dumps.store import open_dump
     from training.engine import checkpoint
@@ -269,7 +269,7 @@ def readers(study: Path) -> Iterator[tuple[str, Path, Callable[[], object]]]:
         return [split.read(position) for position in (0, len(split) - 1)]
 
     def verified() -> object:
-        return verify(str(study / "few"), Console(quiet=True)), commands(str(study / "few"))
+        return check_shards(str(study / "few"), Console(quiet=True)), commands(str(study / "few"))
 
     yield "run.json", run_folder / "run.json", lambda: records.load_run(run_folder)
     yield "metrics.jsonl", run_folder / "metrics.jsonl", lambda: records.load_run(run_folder)
@@ -350,7 +350,7 @@ def mutate(count: int, seed: int, study: Path, names: frozenset[str] | None = No
 
 def mutate_sources(count: int, seed: int, scratch: Path) -> list[Mutated]:
     """`count` damaged WebDataset tars and official class tars, each listed once, every member of it accounted for."""
-    from fuzzing_sources import KINDS, mutations, write
+    from fuzzing_sources import KINDS, mutations, write_source
 
     from pipeline.sources.imagenet import ImageNet
     from pipeline.sources.ledger import Ledger
@@ -360,7 +360,7 @@ def mutate_sources(count: int, seed: int, scratch: Path) -> list[Mutated]:
         result = Mutated(f"{kind} tar")
         for what, data in mutations(kind, seed, count):
             folder = scratch / f"source-{kind}"
-            write(kind, data, folder)
+            write_source(kind, data, folder)
 
             def listed(folder: Path = folder) -> None:
                 ledger = Ledger()

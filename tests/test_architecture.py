@@ -7,8 +7,8 @@ import sys
 import pytest
 from running import ROOT
 
-# What all stages share: files whole or not at all, errors and the end of a command, the terminal.
-SHARED = {"pipeline.files", "pipeline.errors", "pipeline.terminal"}
+# What all stages share: files whole or not at all, errors and the end of a command, the terminal, colours.
+SHARED = {"pipeline.files", "pipeline.errors", "pipeline.terminal", "pipeline.colours"}
 PACKAGES = ("pipeline", "training", "analysis", "data_manifests")
 ALLOWED = {
     "pipeline": {"pipeline", "data_manifests"},
@@ -17,9 +17,9 @@ ALLOWED = {
     "data_manifests": {"data_manifests"},
 }
 TORCH_FREE = (
-    *sorted(SHARED), "pipeline.shards", "pipeline.job", "pipeline.inspect", "pipeline.verify", "pipeline.dry_run",
-    "pipeline.sources.imagenet", "pipeline.sources.nyu", "pipeline.cli", "training.records", "training.dumps.from_raw",
-    "training.dumps.store", "training.cli", "analysis", "analysis.report", "analysis.cli",
+    *sorted(SHARED), "pipeline.shards", "pipeline.teachers", "pipeline.job", "pipeline.inspect", "pipeline.verify",
+    "pipeline.dry_run", "pipeline.sources.imagenet", "pipeline.sources.nyu", "pipeline.cli", "training.records",
+    "training.dumps.from_raw", "training.dumps.store", "training.cli", "analysis", "analysis.report", "analysis.cli",
 )  # fmt: skip
 
 
@@ -41,6 +41,18 @@ def test_imports_follow_the_data(package):
             if name.split(".")[0] in PACKAGES:
                 allowed = any(name == a or name.startswith(a + ".") for a in ALLOWED[package])
                 assert allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_only_teachers_know_what_estimates_depth():
+    """The job asks what the protocol has, so that a teacher of another kind is one file."""
+    heavy = {"torch", "transformers", "huggingface_hub", "safetensors"}
+    for path in (ROOT / "pipeline").rglob("*.py"):
+        if path.parent.name != "teachers":
+            for name in imported_names(path):
+                known = name.split(".")[0] in heavy or name.startswith(
+                    ("pipeline.teachers.hub", "pipeline.teachers.view")
+                )
+                assert not known, f"{path.relative_to(ROOT)} imports {name}"
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)

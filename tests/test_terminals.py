@@ -95,7 +95,7 @@ def test_no_number_is_cut_in_40_columns(study, rooms, monkeypatch):
         ("training.commands.options", ("train", "evaluate", run, "--data", rooms)),
         ("analysis.cli", ("analyze", "table1", run)),
         (
-            "pipeline.cli",
+            "pipeline.commands.label",
             ("precompute-depth", "digits", folder / "d", "--samples", 8, "--val-samples", 4, "--teacher", "none"),
         ),
     ):

@@ -1,4 +1,6 @@
-"""CONTRACT: RGB-D shards. `records`: index and per-shard JSON; `write`; `read`; `storage`; `order`. Imports no torch.
+"""CONTRACT: RGB-D shards. Imports no torch.
+
+`records`: index and per-shard JSON; `write`; `decode`: members; `read`: samples; `storage`; `order`; `masks`.
 
 A data set is `OUT/<split>/shard-000000.tar` (plain WebDataset tars), one `shard-000000.json` beside each tar (keys,
 byte ranges, checksums, rejects) and one `index.json` (written last; what the source held beside the samples is in its
@@ -18,24 +20,15 @@ byte ranges, checksums, rejects) and one `index.json` (written last; what the so
 The json of digits has more: `overlap`, the pixels where both digits are, as `runs_of` writes a mask and `mask_of` reads
 it. Depth alone tells which label they have.
 
+A depth field may have any other name of small letters, digits and hyphens (`DepthName`): own fields and teachers.
 Every depth field is z-standardised and farther-is-larger; `index.depth[field]` undoes it. Tars are byte-identical for
 the same inputs: names sorted, mtime and owner zero.
 """
 
+from pipeline.shards.decode import Members, Sample, decode_depth, decode_member
 from pipeline.shards.masks import mask_of, runs_of
-from pipeline.shards.order import ROUNDS as ORDER_ROUNDS
-from pipeline.shards.order import permuted
-from pipeline.shards.read import (
-    TABLES,
-    Members,
-    Sample,
-    Split,
-    decode_depth,
-    decode_member,
-    is_empty,
-    open_split,
-    splits_of,
-)
+from pipeline.shards.order import ORDER_ROUNDS, permuted
+from pipeline.shards.read import TABLES, Split, is_empty, open_split, splits_of
 from pipeline.shards.records import (
     DEPTH_FIELDS,
     INDEX_REJECTS,
@@ -44,9 +37,7 @@ from pipeline.shards.records import (
     SPLITS,
     VOID,
     Count,
-    DepthField,
     DepthName,
-    Extents,
     Hash,
     LeftOut,
     NewerSchemaError,
@@ -55,6 +46,7 @@ from pipeline.shards.records import (
     ShardIndex,
     ShardRecord,
     ShardSummary,
+    StoredDepth,
     Text,
     config_hash,
     depth_statistics,
@@ -77,9 +69,7 @@ __all__ = [
     "TABLES",
     "VOID",
     "Count",
-    "DepthField",
     "DepthName",
-    "Extents",
     "Hash",
     "LeftOut",
     "Members",
@@ -93,6 +83,7 @@ __all__ = [
     "Split",
     "StorageError",
     "Store",
+    "StoredDepth",
     "Text",
     "config_hash",
     "decode_depth",

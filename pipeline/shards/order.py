@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-ROUNDS = 8
+ORDER_ROUNDS = 8
 
 
 def permuted(positions: NDArray[np.integer], count: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Where the permutation of range(count) that `keys` (ROUNDS of them) choose sends each position.
+    """Where the permutation of range(count) that `keys` (ORDER_ROUNDS of them) choose sends each position.
 
     A Feistel network over the next power of four, walked until it is back inside range(count) (Black and Rogaway 2002).
     """

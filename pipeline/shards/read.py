@@ -1,131 +1,22 @@
 """Reading: single samples by byte range, every checksum looked at."""
 
-import io
 import os
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from pipeline import depth_codec, files
-from pipeline.shards.records import SPLITS, VOID, ShardError, ShardIndex, ShardRecord, load_index, load_record
+from pipeline import files
+from pipeline.shards.decode import VERIFY, Members, Sample
+from pipeline.shards.records import SPLITS, ShardError, ShardRecord, load_index, load_record
 from pipeline.shards.storage import Store, exists, open_store
-
-Sample = dict[str, Any]  # "key" and the fields of the module's table, decoded
 
 # A process keeps the byte ranges of this many shards (about 0.1 MB each at 1,000 samples: all of ImageNet in 130 MB),
 # and fewer open tars than the 1,024 descriptors that systems commonly allow.
 TABLES, _TARS = 2048, 256
-_MOST_PIXELS = 150_000_000  # as in pipeline/images.py, which writes none larger
-_VERIFY = "run precompute-depth verify"
-
-
-def decode_depth(data: bytes, window: tuple[slice, slice] = (slice(None), slice(None))) -> NDArray[np.float32]:
-    """z of a depth member, NaN invalid; `window` (rows, columns) gives a part of it for less than the whole."""
-    return depth_codec.decode(data, window)
-
-
-def decode_member(extension: str, data: bytes) -> Any:
-    """One member's bytes as the module's table says."""
-    match extension:
-        case "rgb.jpg" | "rgb.png":
-            return np.asarray(_picture(extension, data).convert("RGB"))
-        case "seg.png":
-            return np.asarray(_picture(extension, data))
-        case "cls":
-            return int(data)
-        case "json":
-            return files.parsed_json(data)
-        case _ if extension.endswith("." + depth_codec.EXTENSION):
-            return depth_codec.decode(data)
-    raise ShardError(f"member '.{extension}' is none of the shard contract's fields; see pipeline/shards/__init__.py")
-
-
-def _picture(extension: str, data: bytes) -> Image.Image:
-    """What the writer writes and nothing else: Pillow would run Ghostscript over a member that is PostScript."""
-    try:
-        picture = Image.open(io.BytesIO(data), formats=["JPEG" if extension.endswith("jpg") else "PNG"])
-        if picture.width * picture.height > _MOST_PIXELS:
-            raise ValueError(f"{picture.width}x{picture.height} pixels, more than {_MOST_PIXELS:,}")
-        picture.load()
-    except (OSError, ValueError, MemoryError):
-        raise
-    except Exception as error:  # Pillow's plugins raise whatever damage leads them to
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
-    return picture
-
-
-def check_value(extension: str, value: Any, index: ShardIndex | None) -> None:
-    """ValueError where a decoded member is not what the module's table says, of as many names as the index has."""
-    names = {"cls": index.class_names, "seg.png": index.seg_names}.get(extension, []) if index else []
-    match extension:
-        case "cls" if value < 0 or (names and value >= len(names)):
-            raise ValueError(f"must be {f'0 to {len(names) - 1}' if names else 'at least 0'}, got {value}")
-        case "json" if not isinstance(value, dict):
-            raise ValueError(f"must be a dict, got {type(value).__name__}")
-        case "seg.png":
-            if value.dtype != np.uint8 or value.ndim != 2:
-                raise ValueError(f"must be 8-bit of shape (height, width), got {value.dtype} {value.shape}")
-            if names and (wrong := value[(value >= len(names)) & (value != VOID)]).size:
-                raise ValueError(
-                    f"must be 0 to {len(names) - 1} or {VOID} (void), got {wrong.max()} in {wrong.size:,} pixels"
-                )
-
-
-@dataclass(frozen=True)
-class Members:
-    """A sample's members as bytes: field -> (extension, bytes), those that were asked for."""
-
-    key: str
-    tar: str  # where the tar lies, for messages
-    data: dict[str, tuple[str, bytes]] = field(default_factory=dict)
-    index: ShardIndex | None = None  # whose names the values must fit
-
-    def add(self, extension: str, data: bytes, length: int, crc: int) -> None:
-        """Raises ShardError where the bytes are not those that the shard's JSON describes."""
-        if len(data) != length or zlib.crc32(data) != crc:
-            raise ShardError(f"{self._where(extension)} is damaged (checksum differs): {_VERIFY}")
-        self.data[extension.split(".")[0]] = (extension, data)
-
-    def check_has(self, fields: Collection[str]) -> None:
-        for wanted in fields:
-            if wanted != "key" and wanted not in self.data:
-                raise ShardError(
-                    f"{self.tar}: sample {self.key} has no '{wanted}', it has {', '.join(sorted(self.data))}"
-                )
-
-    def decode(self, field: str, decoder: Callable[[str, bytes], Any] = decode_member) -> Any:
-        """What `decoder` makes of the field's extension and bytes; without one, what the table says, checked."""
-        extension, data = self.data[field]
-        try:
-            value = decoder(extension, data)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ShardError(f"{self._where(extension)} does not decode: {error}") from error
-        if decoder is decode_member:
-            try:
-                check_value(extension, value, self.index)
-            except ValueError as error:
-                raise ShardError(f"{self._where(extension)} {error}: make the shards again") from None
-        return value
-
-    def check_sizes(self, sample: Sample) -> None:
-        """Of what was decoded."""
-        sizes = {name: value.shape[:2] for name, value in sample.items() if isinstance(value, np.ndarray)}
-        if len(set(sizes.values())) > 1:
-            told = ", ".join(f"{name} {height}x{width}" for name, (height, width) in sizes.items())
-            raise ShardError(
-                f"{self.tar}, key {self.key}: RGB, depth and labels differ in size ({told}): make the shards again"
-            )
-
-    def _where(self, extension: str) -> str:
-        return f"{self.tar}, key {self.key}, member {extension}"
 
 
 class Split:
@@ -201,7 +92,7 @@ class Split:
         summary = self.index.shards[number]
         record = load_record(self.store, summary.name)
         if record.sha256 != summary.sha256 or len(record.keys) != summary.num_samples:
-            raise ShardError(f"{self.store}/{record.name}.json does not belong to the index: {_VERIFY}")
+            raise ShardError(f"{self.store}/{record.name}.json does not belong to the index: {VERIFY}")
         return _Table(record)
 
     def _open_tar(self, number: int) -> "_Tar":
@@ -209,7 +100,7 @@ class Split:
         try:
             return _Tar(self.store, name)
         except FileNotFoundError:
-            raise ShardError(f"{self.store}/{name} does not exist but the index lists it: {_VERIFY}") from None
+            raise ShardError(f"{self.store}/{name} does not exist but the index lists it: {VERIFY}") from None
 
 
 class _Table:

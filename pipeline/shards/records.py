@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from pipeline import files
 from pipeline.errors import UserError
@@ -17,18 +17,24 @@ from pipeline.standardize import Moments, Standardisation
 
 SCHEMA_VERSION = 3  # 3 added `left_out` to the index
 READABLE_VERSIONS = (2, 3)
-DEPTH_FIELDS = ("pseudo", "real", "raw", "exact")
+DEPTH_FIELDS = ("pseudo", "real", "raw", "exact")  # that sources here write, in the order to show them
 SPLITS = ("train", "val")
 VOID = 255
 INDEX_REJECTS = 1000  # the index lists this many rejects; each shard's JSON lists all of its own
 
 
+def _no_other_member(name: str) -> str:
+    if name in ("key", "rgb", "cls", "seg", "json"):
+        raise ValueError(f"a depth field must not be called {name}, which a sample has beside its depth")
+    return name
+
+
 # What is read may be a stranger's: names match a pattern (not a list: new depth fields come), numbers have bounds, and
 # nothing that is named leads out of the data set.
 ShardName = Annotated[str, Field(pattern=r"^shard-[0-9]{6,15}$")]
-DepthName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+DepthName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$"), AfterValidator(_no_other_member)]
 SplitName = Annotated[str, Field(pattern=r"^[a-z]{1,16}$")]
-Extension = Annotated[str, Field(pattern=r"^[a-z0-9_.]{1,64}$")]
+Extension = Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,64}$")]
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,96}$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
 Word = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_./^ -]*$")]
@@ -69,7 +75,7 @@ class LeftOut(_Record):
     names: list[Text]  # the first by name, at most 100
 
 
-class DepthField(_Record):
+class StoredDepth(_Record):
     """How one depth field was standardised. z = sign * (depth - mean) / std."""
 
     mean: FiniteFloat
@@ -84,7 +90,7 @@ class DepthField(_Record):
     num_pixels: Count
 
     @model_validator(mode="after")
-    def _constants_are_usable(self) -> "DepthField":
+    def _constants_are_usable(self) -> "StoredDepth":
         _ = self.standardisation  # raises ValueError
         return self
 
@@ -173,7 +179,7 @@ class ShardIndex(_Record):
     rejects: list[Reject]
     left_out: list[LeftOut] | None = None  # by the listing this split comes from, of all splits; None: not known
     shards: list[ShardSummary]
-    depth: dict[DepthName, DepthField]
+    depth: dict[DepthName, StoredDepth]
     teacher: dict[str, Any] | None
     config: dict[str, Any]
     config_hash: Hash
@@ -259,5 +265,5 @@ def moments_of(record: ShardRecord) -> dict[str, Moments]:
     return {field: Moments(*values) for field, values in record.moments.items()}
 
 
-def describe_depth(standardisation: Standardisation, **facts: Any) -> DepthField:
-    return DepthField(**asdict(standardisation), **facts)
+def describe_depth(standardisation: Standardisation, **facts: Any) -> StoredDepth:
+    return StoredDepth(**asdict(standardisation), **facts)

@@ -1,6 +1,6 @@
 """Where samples come from: one file per source layout, each offering what `Source` asks for.
 
-Adding one: write `sources/<name>.py` with a class that has these members, and a command for it in `pipeline/cli.py`.
+Adding one: write `sources/<name>.py` with a class that has these members, and a command for it in `pipeline/commands/`.
 
 A source lists *access units*, the smallest things it can read alone: a file, a member of an indexed tar, a run of rows
 of a parquet row group. The job sorts and shuffles units, never samples, so nothing is read more often than it must be.

@@ -9,24 +9,17 @@ What looks like a split, a modality or a cache is never a class: it is refused w
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline.files import ReadError, read_bytes
 from pipeline.images import EXTENSIONS, read_file, stored_jpeg
 from pipeline.sources import Photograph, SourceError, name_bytes, printable
+from pipeline.sources.class_folders import Looked, look, unread
 from pipeline.sources.ledger import Ledger, Listed
 from pipeline.sources.trees import (
-    NO_ENDING,
-    RAW,
-    entries,
-    holds_image,
-    identify,
-    is_folder,
-    is_image,
     is_other_modality,
     is_photographs,
     refuse_ambiguous,
@@ -38,10 +31,6 @@ from pipeline.sources.trees import (
 
 _ANNOTATIONS, _WNIDS = "val_annotations.txt", "wnids.txt"  # tiny-imagenet's
 _MOST_TEXT = 1 << 28  # bytes of either
-_DOCUMENTS = re.compile(  # what lies beside photographs without being any; a folder of them alone is no lost class
-    r"\.(txt|json|jsonl|xml|csv|tsv|md|rst|html?|pdf|docx?|xlsx?|ya?ml|toml|ini|cfg|log|py|ipynb|sh|m|mat|npy|npz|pkl|h5"
-    r"|hdf5|pth?|ckpt|zip|tar|gz|tgz|bz2|xz|7z|rar|md5|sha\d+|db|lnk|url)"
-)
 
 
 class Folder:
@@ -65,7 +54,7 @@ class Folder:
             raise SourceError(f"--val-fraction must be at least 0 and below 1, got {val_fraction}")
         self.root, self.short_side, self.val_fraction = root, short_side, val_fraction
         self.notes: Sequence[str] = ()
-        top = _look(root)
+        top = look(root)
         if not top.holding and not top.flat:
             refuse_ambiguous(root)
             raise SourceError(f"source folder {root} holds no image ({', '.join(sorted(EXTENSIONS))}){_instead(root)}")
@@ -137,12 +126,12 @@ class Folder:
     def _note(self, line: str) -> None:
         self.notes = [*self.notes, line]
 
-    def _find_splits(self, top: "_Looked") -> tuple[dict[str, str], str | None]:
+    def _find_splits(self, top: "Looked") -> tuple[dict[str, str], str | None]:
         """(folder -> train or val, the folder of an unlabelled test split); ({}, None) where SRC has no splits."""
         found = {name: split for name in top.holding if (split := split_of(name))}
         if len(found) == 1 < len(top.holding):
             (name,) = found
-            if _look(self.root / name).flat:  # images, not class folders: trains are a class of many data sets
+            if look(self.root / name).flat:  # images, not class folders: trains are a class of many data sets
                 self._note(f"{name}/ is taken as a class, like the folders beside it")
                 return {}, None
         if not found:
@@ -173,7 +162,7 @@ class Folder:
 
     def _classes_of_splits(self) -> tuple[list[str], str | None]:
         """Class folders of both splits, and an image that lies outside class folders."""
-        looked = {name: _look(self.root / name) for name in self._splits}
+        looked = {name: look(self.root / name) for name in self._splits}
         train, val = sorted(self._splits, key=lambda name: self._splits[name])
         if (self.root / val / _ANNOTATIONS).is_file() and {*looked[val].holding} <= {"images"}:
             self._note(f"the labels of {val}/images/ are those of {_ANNOTATIONS}")
@@ -183,7 +172,7 @@ class Folder:
         flat = next((f"{name}/{found.flat}" for name, found in looked.items() if found.flat), None)
         return sorted({name for names in classes.values() for name in names}), flat
 
-    def _classes(self, folder: Path, looked: "_Looked") -> list[str]:
+    def _classes(self, folder: Path, looked: "Looked") -> list[str]:
         """The class folders of `folder`; SourceError where what it holds are no classes, or one would be lost."""
         if not looked.flat:
             refuse_ambiguous(folder)
@@ -197,7 +186,7 @@ class Folder:
             )
         if looked.holding and not looked.flat:
             for name in looked.without:
-                if lost := _unread(folder / name):
+                if lost := unread(folder / name):
                     raise SourceError(
                         f"class {printable(name)} of {folder} holds no readable image ({lost}): convert them, or move "
                         "the folder away"
@@ -247,54 +236,8 @@ def hashed_key(stem: str, unique: str) -> str:
     return f"{readable}-{_digest(unique)[:16]}"
 
 
-class _Looked(NamedTuple):
-    holding: list[str]  # folders that hold an image, sorted
-    without: list[str]  # those that hold none
-    flat: str | None  # an image that lies in the folder itself
-
-
-def _look(root: Path) -> _Looked:
-    folders, flat = [], None
-    for entry in entries(root, "", Ledger()):
-        if is_folder(entry):
-            folders.append((entry.is_symlink(), entry.name))  # links last, as the walk takes them
-        elif flat is None and is_image(entry.name):
-            flat = entry.name
-    holding: list[str] = []
-    without: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    for _, name in sorted(folders):
-        if (identity := identify(root / name)) not in seen:
-            (holding if holds_image(root / name) else without).append(name)
-        seen.add(identity)
-    return _Looked(sorted(holding), without, flat)
-
-
-def _unread(folder: Path) -> str:
-    """What a folder without images holds instead that may be photographs: "4 .xyz"; "" where there is nothing."""
-    ledger = Ledger()
-    for _ in walk_images(folder, "", ledger):
-        pass
-    endings = {
-        ending: count
-        for entry in ledger.left_out()
-        if entry.reason in (NO_ENDING, RAW)
-        for ending, count in entry.endings.items()
-        if not (_only_documents(entry.names) if ending == "none" else _DOCUMENTS.fullmatch(ending))
-    }
-    return ", ".join(
-        f"{count:,} {'without ending' if ending == 'none' else ending}" for ending, count in endings.items()
-    )
-
-
-def _only_documents(names: Sequence[str]) -> bool:
-    """Of names that have no ending."""
-    plain = [os.path.basename(name).lower() for name in names if not os.path.splitext(name)[1]]
-    return all(re.fullmatch(r"readme|licen[cs]e|copying|makefile|checksums?", name) for name in plain)
-
-
 def _instead(root: Path) -> str:
-    found = _unread(root)
+    found = unread(root)
     return f", got {found}" if found else ""
 
 

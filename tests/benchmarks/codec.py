@@ -33,7 +33,7 @@ from rich.table import Table
 
 from pipeline import depth_codec
 from pipeline.scenes import SceneConfig, fill, render
-from pipeline.teachers import Teacher
+from pipeline.teachers.hub import HubTeacher
 
 Map = NDArray[np.float32]  # (height, width), z, NaN = invalid
 
@@ -279,7 +279,7 @@ def cut_out_fields(count: int, height: int = 256, width: int = 342) -> list[Map]
 
 def map_sets(photos: Path) -> dict[str, MapSet]:
     pictures = photographs(photos)
-    toy = Teacher("toy", "cpu")
+    toy = HubTeacher("toy", "cpu")
     some = pictures[:: max(1, len(pictures) // 40)]
     luminance = [np.asarray(Image.fromarray(rgb).convert("L"), np.float32) for rgb in some]
     rooms = [render(0, index, SceneConfig(size_px=640)) for index in range(8)]

@@ -47,13 +47,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import depth_codec, job, shards
-from pipeline.encode import encode, write
+from pipeline.encode import encode_sample, write_encoded
 from pipeline.images import open_rgb, shrink, stored_jpeg
 from pipeline.shards.storage import LocalStore
 from pipeline.sources import Photograph
 from pipeline.sources.folder import Folder
 from pipeline.standardize import Moments, Standardisation
-from pipeline.teachers import Teacher
+from pipeline.teachers import Teacher, open_teacher
 
 SHORT_SIDE, BATCH_SIZE, WORKERS = 256, 32, 2
 NUM_STAGES = 24  # photographs whose stages are timed, and that constants are measured on
@@ -210,7 +210,7 @@ def stages(teacher: Teacher, folder: Path, stats: str) -> dict[str, int]:
     z = [constants.apply(depth) for depth in maps]
     encoded = []
     for path, depth, photo in zip(paths, maps, photos, strict=True):
-        sample = encode(path.stem, {"pseudo": depth}, photo, {"pseudo": constants})
+        sample = encode_sample(path.stem, {"pseudo": depth}, photo, {"pseudo": constants})
         assert not isinstance(sample, shards.Reject), sample.reason
         encoded.append(sample)
     members = [data for sample in encoded for data in sample.members.values()]
@@ -224,7 +224,7 @@ def stages(teacher: Teacher, folder: Path, stats: str) -> dict[str, int]:
 
     with tempfile.TemporaryDirectory() as out, patch("os.fsync", timed_fsync):
         writing = cpu_us(
-            [partial(write, LocalStore(Path(out)), "shard-000000", "", encoded, [], {"pseudo": constants})]
+            [partial(write_encoded, LocalStore(Path(out)), "shard-000000", "", encoded, [], {"pseudo": constants})]
         )
     decoding = cpu_us([partial(decode, path) for path in paths])
     storing = cpu_us([partial(stored_jpeg, path.read_bytes(), SHORT_SIDE) for path in paths])
@@ -317,10 +317,10 @@ def main() -> None:
         }
         for name, (location, size, count, repetitions) in teachers.items():
             some = links(photos, count, Path(scratch) / f"photos-{count}")
-            teacher = Teacher(location, "cpu", size=size)
+            teacher = open_teacher(location, "cpu", size=size)
             stats = calibrated(teacher, some)
             measured["speed"][name] = speed(teacher, some, stats, repetitions)
-            one_thread = Teacher(location, "cpu", size=size, threads=1)
+            one_thread = open_teacher(location, "cpu", size=size, threads=1)
             measured["stages_us_per_image"][name] = stages(one_thread, some, stats)
         peaks = {count: peak_mb(links(photos, count, Path(scratch) / f"memory-{count}")) for count in MEMORY_COUNTS}
     packages = ("torch", "transformers", "numpy", "pillow", "numcodecs")

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from pipeline import scenes
 from pipeline.standardize import Moments, Standardisation
-from pipeline.teachers import Teacher
+from pipeline.teachers import open_teacher
 from training.models.vit import VisionTransformer
 from training.tasks.classification.config import resolve
 
@@ -32,7 +32,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 def labelling(count: int, rounds: int, device: str) -> list[dict[str, object]]:
     """Of each precision: |z - z of fp32| on average and at most, and seconds over those of fp32."""
     rooms = [scenes.render(0, index, scenes.SceneConfig(size_px=64)).rgb for index in range(count)]
-    teachers = {dtype: Teacher("toy", device, dtype=dtype) for dtype in DTYPES}
+    teachers = {dtype: open_teacher("toy", device, dtype=dtype) for dtype in DTYPES}
     seconds: dict[str, list[float]] = {dtype: [] for dtype in DTYPES}
     maps: dict[str, np.ndarray] = {}
     for _ in range(rounds):

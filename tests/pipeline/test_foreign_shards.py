@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from fuzzing import hostile_values
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from pipeline import shards
 from pipeline.errors import UserError
 from pipeline.inspect import sheet
-from pipeline.verify import verify
+from pipeline.verify import check_shards
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,15 @@ def test_every_field_is_bounded_or_does_no_harm(rooms, tmp_path, name, schema):
     assert outcomes["refused"] > outcomes["read"]
 
 
+def test_a_depth_field_may_have_any_name_but_another_members():
+    names = TypeAdapter(shards.DepthName)
+    for name in ("pseudo", "da3-base", "raw_2", "3d"):
+        assert names.validate_python(name) == name
+    for name in ("", "RGB", "rgb", "cls", "seg", "json", "key", "a.b", "a/b", "-a", "a" * 33):
+        with pytest.raises(ValidationError):
+            names.validate_python(name)
+
+
 def drawn(data: Path) -> str:
     """What a contact sheet of the split ends with: nothing, or a line."""
     try:
@@ -52,6 +62,6 @@ def drawn(data: Path) -> str:
 
 def verified(data: Path) -> list[str]:
     try:
-        return verify(str(data), Console(quiet=True)).problems
+        return check_shards(str(data), Console(quiet=True)).problems
     except UserError as error:
         return [str(error)]

@@ -22,8 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.io
-from fuzzing_sources import KINDS, mutations, whole
-from fuzzing_sources import write as write_tar
+from fuzzing_sources import KINDS, mutations, whole, write_source
 from PIL import Image
 from running import ROOT, command, fails_in_one_line, jpeg
 
@@ -879,7 +878,7 @@ def test_a_member_of_any_size_is_rejected_unread(tmp_path):
 def test_damaged_tars_end_in_a_listing_or_in_one_line(tmp_path, kind):
     outcomes = Counter()
     for number, (what, data) in enumerate(mutations(kind, 0, 50)):
-        write_tar(kind, data, tmp_path / str(number))
+        write_source(kind, data, tmp_path / str(number))
         start = time.perf_counter()
         try:
             account(source(tmp_path / str(number)))
@@ -888,7 +887,7 @@ def test_damaged_tars_end_in_a_listing_or_in_one_line(tmp_path, kind):
             outcomes["refused" if "\n" not in str(error) else what] += 1
         assert time.perf_counter() - start < 10, what
     assert set(outcomes) == {"listed", "refused"} and min(outcomes.values()) >= 3
-    write_tar(kind, whole(kind, 1), tmp_path / "whole")
+    write_source(kind, whole(kind, 1), tmp_path / "whole")
     assert len(account(source(tmp_path / "whole"))[0]) == (4 if kind == "webdataset" else 6)
 
 
@@ -1095,8 +1094,9 @@ def test_classes_must_agree_between_splits(tmp_path, random_teacher):
 
 def test_bad_words_on_the_command_line(roots, tmp_path, random_teacher):
     line = ("precompute-depth", "imagenet", roots["folders"], tmp_path / "out", "--teacher", random_teacher)
-    fails_in_one_line(command(*line, "--split", "test"), "train", "val")
-    fails_in_one_line(command(*line, "--split", "train", "--layout", "zip"), "zip")
+    for option, value in (("--split", "test"), ("--layout", "zip"), ("--dtype", "fp8"), ("--teacher-aspect", "crop")):
+        refused = command(*line, "--split", "train", option, value)
+        assert refused.returncode == 2 and value in refused.stderr and "Traceback" not in refused.stderr
     fails_in_one_line(
         command("precompute-depth", "imagenet", tmp_path / "none", tmp_path / "out", "--split", "train"),
         "does not exist",

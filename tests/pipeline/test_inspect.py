@@ -7,14 +7,16 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from PIL import Image
 from running import ROOT
 
 from pipeline import inspect
+from pipeline.colours import DEPTH_MAP, NOT_MEASURED, class_colours, depth_colours
 from pipeline.shards import VOID, Split, describe_depth, teacher_note
 from pipeline.standardize import Standardisation
 
-RED = (200, 30, 30)
+RED = NOT_MEASURED
 
 
 class FakeSplit:
@@ -85,10 +87,12 @@ def test_every_column_in_its_place():
     row = pixels[20 + 22 + 90]  # the middle of the only row
     middle = [tuple(row[6 + 246 * column + 200]) for column in range(5)]
     left = [tuple(row[6 + 246 * column + 40]) for column in range(5)]
-    near, far = (255, 234, 70), (0, 34, 77)
+    near, far = ((np.array(colormaps[DEPTH_MAP](end)[:3]) * 255).round().tolist() for end in (0.0, 1.0))
+    assert sum(near) > 500 > 150 > sum(far), "near is bright"
+    near, far = tuple(near), tuple(far)
     assert (left[0], left[1], left[2], left[3]) == ((1, 2, 3), near, near, RED)
     assert (middle[1], middle[2], middle[3]) == (far, far, RED)
-    assert left[4] == middle[4] == tuple(inspect.label_colours(40)[7])
+    assert left[4] == middle[4] == tuple(class_colours(40)[7])
 
 
 def test_metric_fields_of_a_row_share_their_colours():
@@ -103,7 +107,7 @@ def test_the_legend_of_many_labels_lists_those_that_occur():
     seg = np.zeros((64, 64), np.uint8)
     seg[:32] = 21
     few = draw([sample(64, 64, seg=seg)], ALL, seg_names=FORTY)
-    colours = inspect.label_colours(40)
+    colours = class_colours(40)
     legend = few[22 + 20 + 160 + 6 : -340]
     assert [number for number in range(40) if holds(legend, colours[number])] == [0, 21]
     every = draw([sample(64, 64, seg=np.arange(4096).reshape(64, 64).astype(np.uint8) % 40)], ALL, seg_names=FORTY)
@@ -112,8 +116,17 @@ def test_the_legend_of_many_labels_lists_those_that_occur():
     assert every.shape[0] > few.shape[0]
 
 
+def test_the_farther_the_darker_and_what_is_not_measured_is_red():
+    z = np.array([-9, -1, 0, 1, 9, np.nan], np.float32)
+    colours = depth_colours(z, -1, 1)
+    brightness = colours[:5].astype(int).sum(1)
+    assert brightness[0] == brightness[1] > brightness[2] > brightness[3] == brightness[4]
+    assert tuple(colours[5]) == NOT_MEASURED
+    assert not (depth_colours(np.linspace(-1, 1, 256, dtype=np.float32), -1, 1) == NOT_MEASURED).all(-1).any()
+
+
 def test_forty_colours_are_told_apart():
-    colours = inspect.label_colours(40)
+    colours = class_colours(40)
     assert tuple(colours[VOID]) == (255, 255, 255)
     shown = np.vstack([colours[:40], colours[VOID]]).astype(int)
     gaps = np.abs(shown[:, None] - shown[None]).max(-1) + 255 * np.eye(41, dtype=int)
@@ -123,7 +136,7 @@ def test_forty_colours_are_told_apart():
 def test_a_short_list_of_labels_is_shown_whole():
     names = [f"class {number}" for number in range(9)]
     legend = draw([sample(64, 64, seg=np.zeros((64, 64), np.uint8))], ALL, seg_names=names)[208:-340]
-    assert all(holds(legend, colour) for colour in inspect.label_colours(9)[:9])
+    assert all(holds(legend, colour) for colour in class_colours(9)[:9])
 
 
 def test_the_histograms_change_with_the_depth():

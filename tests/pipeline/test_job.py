@@ -37,9 +37,9 @@ def test_photographs_to_shards_that_plain_webdataset_reads(labelled, photos):
 
 
 def test_stored_depth_is_the_standardised_estimate(labelled, random_teacher):
-    from pipeline.teachers import Teacher
+    from pipeline.teachers import open_teacher
 
-    teacher = Teacher(str(random_teacher), "cpu")
+    teacher = open_teacher(str(random_teacher), "cpu")
     split = shards.open_split(labelled, "train")
     constants = split.index.depth["pseudo"]
     assert constants.polarity == "closer_is_larger"

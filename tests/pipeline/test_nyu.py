@@ -216,11 +216,11 @@ def test_no_machine_path_in_what_is_written(source, mat):
 
 
 def test_shards_hold_rgb_real_raw_pseudo_and_labels(source, random_teacher, tmp_path):
-    from pipeline.teachers import Teacher
+    from pipeline.teachers import open_teacher
 
     out = str(tmp_path / "out")
     options = job.Options(samples_per_shard=2, batch_size=2)
-    job.run(source, Teacher(str(random_teacher), "cpu"), out, options, console=Console(quiet=True))
+    job.run(source, open_teacher(str(random_teacher), "cpu"), out, options, console=Console(quiet=True))
     train, val = (shards.open_split(out, split) for split in ("train", "val"))
     assert (len(train), len(val)) == (3, 3)
     assert train.index.seg_names == MANIFEST["classes"]

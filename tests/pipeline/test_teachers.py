@@ -34,7 +34,8 @@ from transformers import (
 
 import data_manifests
 from pipeline.ranks import usable_cpus
-from pipeline.teachers import Teacher, TeacherError, UnfitImage
+from pipeline.teachers import TeacherError, UnfitImage
+from pipeline.teachers.hub import HubTeacher
 
 _SHAPES = (90, 130), (130, 90), (90, 130)  # two shapes, so that a batch holds two of three
 
@@ -253,8 +254,8 @@ def photos() -> list[np.ndarray]:
     return [crop[:height, :width].copy() for crop, (height, width) in zip(crops, _SHAPES, strict=True)]
 
 
-def load(path: Path, kind: Kind, **options: Any) -> Teacher:
-    return Teacher(str(path), "cpu", **{"aspect": "square" if kind.square else "keep"} | options)
+def load(path: Path, kind: Kind, **options: Any) -> HubTeacher:
+    return HubTeacher(str(path), "cpu", **{"aspect": "square" if kind.square else "keep"} | options)
 
 
 def plainly(path: Path, photo: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
@@ -483,15 +484,15 @@ def test_depthpro_gives_metres_by_its_field_of_view(folder, photos):
 def test_depthpro_without_field_of_view_is_refused(tmp_path):
     kind = Kind(lambda: _pro(use_fov_model=False), KINDS["depth_pro"].processor, _FARTHER, "m")
     with pytest.raises(TeacherError, match="no field-of-view head"):
-        Teacher(str(build(kind, tmp_path)), "cpu", aspect="square")
+        HubTeacher(str(build(kind, tmp_path)), "cpu", aspect="square")
 
 
 def test_a_processor_that_pads_instead_of_resizing(folder, photos, tmp_path):
     """Like facebook/dpt-dinov2-*-nyu: transformers would leave the padding in the depth."""
     path = change(folder("dpt-dinov2"), tmp_path / "pads", do_resize=False, do_pad=True, size_divisor=32)
     with pytest.raises(TeacherError, match="no size of its own: give --teacher-size"):
-        Teacher(str(path), "cpu")
-    assert Teacher(str(path), "cpu", size=70).prepare(photos[0]).shape == (3, 70, 98)
+        HubTeacher(str(path), "cpu")
+    assert HubTeacher(str(path), "cpu", size=70).prepare(photos[0]).shape == (3, 70, 98)
 
 
 @pytest.mark.parametrize("name", ["depth_anything", "dpt-vit", "zoedepth"])
@@ -542,7 +543,7 @@ def test_preparing_in_many_threads_changes_nothing(folder, photos):
 
 
 def test_automatic_dtype_and_device(folder):
-    teacher = Teacher(str(folder("depth_anything")))
+    teacher = HubTeacher(str(folder("depth_anything")))
     on_gpu = torch.cuda.is_available()
     assert teacher.device.type == ("cuda" if on_gpu else "cpu")
     identity = teacher.identity()
@@ -560,12 +561,12 @@ def test_revision_is_pinned_and_recorded(folder, tmp_path, monkeypatch):
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("b" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    newest, pinned = Teacher("someone/depth", "cpu"), Teacher("someone/depth", "cpu", revision="a" * 40)
+    newest, pinned = HubTeacher("someone/depth", "cpu"), HubTeacher("someone/depth", "cpu", revision="a" * 40)
     assert (newest.identity()["revision"], newest.unit) == ("b" * 40, "m")
     assert (pinned.identity()["revision"], pinned.unit) == ("a" * 40, "relative inverse depth")
     assert [dict(teacher.processor.size) for teacher in (newest, pinned)] == [_square(70), _square(56)]
     with pytest.raises(TeacherError, match=r"at revision cccccccc.* nor reachable on the hub"):
-        Teacher("someone/depth", "cpu", revision="c" * 40)
+        HubTeacher("someone/depth", "cpu", revision="c" * 40)
 
 
 @pytest.mark.slow
@@ -602,7 +603,7 @@ def test_broken_folders_end_in_one_line(folder, tmp_path):
     cases["no-processor"] = empty
     for message, broken in cases.items():
         with pytest.raises(TeacherError, match=message) as refusal:
-            Teacher(str(broken), "cpu")
+            HubTeacher(str(broken), "cpu")
         assert "\n" not in str(refusal.value)
 
 
@@ -610,4 +611,4 @@ def test_a_type_that_the_manifest_does_not_know_is_refused(folder, monkeypatch):
     manifest = {"types": {"glpn": {}}, "default": "somebody/depth"}
     monkeypatch.setattr(data_manifests, "load", lambda name: manifest)
     with pytest.raises(TeacherError, match="of type 'depth_anything'; polarity and unit are known for glpn"):
-        Teacher(str(folder("depth_anything")), "cpu")
+        HubTeacher(str(folder("depth_anything")), "cpu")

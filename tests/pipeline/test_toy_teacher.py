@@ -8,7 +8,8 @@ import scipy.stats
 from running import ROOT
 
 from pipeline import scenes
-from pipeline.teachers import TOY_FOLDER, Teacher
+from pipeline.teachers import open_teacher
+from pipeline.teachers.hub import TOY_FOLDER
 
 _UNSEEN = 777_000  # neither the teacher's rooms (seed 1000) nor the demo's (seed 0), nor their validation streams
 
@@ -20,7 +21,7 @@ def rooms():
 
 @pytest.fixture(scope="module")
 def estimates(rooms):
-    teacher = Teacher("toy", "cpu")
+    teacher = open_teacher("toy", "cpu")
     assert teacher.polarity == "closer_is_larger"
     return teacher.estimate([teacher.prepare(room.rgb) for room in rooms], [room.rgb.shape[:2] for room in rooms])
 

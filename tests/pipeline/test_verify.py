@@ -17,7 +17,7 @@ from running import command, contents, fails_in_one_line, jpeg, label
 
 from pipeline import depth_codec, shards
 from pipeline.shards import ShardError
-from pipeline.verify import verify
+from pipeline.verify import check_shards
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.77, 0.999])
@@ -46,7 +46,7 @@ def test_a_flipped_bit_anywhere_is_found_and_its_sample_named(labelled):
         damaged = bytearray(data)
         damaged[offset] ^= 1 << int(rng.integers(8))
         tar.write_bytes(damaged)
-        found = verify(str(labelled), Console(quiet=True))
+        found = check_shards(str(labelled), Console(quiet=True))
         assert found.damaged == [("train", "shard-000000")]
         where = [(k, e) for k in range(4) for e, (o, n, _) in record.extents(k).items() if o <= offset < o + n]
         if where:
@@ -116,10 +116,10 @@ def test_any_flipped_bit_of_the_jsons_is_found(labelled):
             except ValueError:
                 same = False
             changed += not same
-            assert bool(verify(str(labelled), Console(quiet=True)).problems) != same, (name, offset)
+            assert bool(check_shards(str(labelled), Console(quiet=True)).problems) != same, (name, offset)
         path.write_bytes(saved)
     assert changed > 100
-    assert not verify(str(labelled), Console(quiet=True)).problems
+    assert not check_shards(str(labelled), Console(quiet=True)).problems
 
 
 def test_a_plan_with_a_flipped_bit_is_refused(labelled, bundled_photos, random_teacher):

@@ -81,7 +81,7 @@ def test_a_replaced_checkpoint_is_never_without_a_whole_one(tmp_path):
         replace(source, target)
 
     found: list[int] = []
-    with patch("pipeline.files.os.replace", failing), pytest.raises(checkpoint.CheckpointError, match="no"):
+    with patch("os.replace", failing), pytest.raises(checkpoint.CheckpointError, match="no"):
         checkpoint.save(folder, {"model": {"x": torch.ones(1)}}, step=2, epoch=0, study_hash="a")
     assert found == [1]
     assert checkpoint.load(folder).info.step == 1
@@ -146,7 +146,7 @@ if module.__name__ == "training.engine.checkpoint":
             write(state, file)
         module.torch.save = torn
     if where in ("replace", "replaced", "prune"):
-        replace = module.files.os.replace
+        replace = os.replace
         def around(source, target):
             name = os.path.basename(target)
             if where == "replace" and name == what:
@@ -156,7 +156,7 @@ if module.__name__ == "training.engine.checkpoint":
             start, end = aside.get(os.environ["DIE_AT"], ("never", ""))
             if name.startswith(start) and name.endswith(end):
                 die()
-        module.files.os.replace = around
+        os.replace = around
 """
 
 

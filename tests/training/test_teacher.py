@@ -126,7 +126,7 @@ def test_saved_folder_is_a_teacher(trained):
     facts = json.loads((out / "training.json").read_text())
     assert facts["metrics"] == metrics
     assert facts["scenes"]["train"] == 192
-    loaded = teachers.Teacher(str(out), device="cpu")
+    loaded = teachers.open_teacher(str(out), device="cpu")
     assert loaded.polarity == "closer_is_larger"
     rgb = scenes.render(99, 0).rgb
     for picture in (rgb, np.ascontiguousarray(rgb[:40])):
@@ -136,7 +136,7 @@ def test_saved_folder_is_a_teacher(trained):
 
 
 def test_prepares_pictures_as_the_processor_does(trained):
-    loaded = teachers.Teacher(str(trained[0]), device="cpu")
+    loaded = teachers.open_teacher(str(trained[0]), device="cpu")
     for size in ((64, 64), (40, 64), (90, 64)):
         rgb = np.ascontiguousarray(scenes.render(98, 1, scenes.SceneConfig(size_px=96)).rgb[: size[0], : size[1]])
         ours = teacher.prepare(torch.from_numpy(rgb)[None], 56)[0]

@@ -45,7 +45,7 @@ class GapError(UserError):
 class Inverse:
     """Reads stored metric depth as a teacher of inverse depth would give it, farther is larger all the same."""
 
-    depth: shards.DepthField
+    depth: shards.StoredDepth
     mean: float = 0.0  # of 1/d, in 1/m
     std: float = 1.0
 

@@ -18,7 +18,6 @@ Name = Annotated[str, Field(max_length=255, pattern=r"^[^/\x00]+$")]  # of a fil
 Place = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]
 Word = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # a model, preset, source, unit
 Stamp = Annotated[str, Field(pattern=r"^[0-9A-Za-z:+.-]{1,40}$")]
-DepthName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]  # of a depth field that the index knows
 CheckpointName = Annotated[str, Field(pattern=r"^(latest|best|(epoch|step)-[0-9]{1,15})$")]
 SplitName = Annotated[str, Field(pattern=r"^[a-z]{1,16}$")]
 Hash = Annotated[str, Field(pattern=r"^[A-Za-z0-9_:-]{0,128}$")]

@@ -4,11 +4,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.shards import DepthName
 from training.records.fields import (
     SCHEMA_VERSION,
     CheckpointName,
     Count,
-    DepthName,
     OtherDepth,
     Place,
     Record,

@@ -4,13 +4,13 @@ from typing import Literal
 
 from pydantic import Field, FiniteFloat
 
+from pipeline.shards import DepthName
 from training.records.fields import (
     SCHEMA_VERSION,
     Amount,
     Bits,
     CheckpointName,
     Count,
-    DepthName,
     Hash,
     OtherDepth,
     Place,

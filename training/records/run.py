@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
+from pipeline.shards import DepthName
 from training.records.fields import (
     SCHEMA_VERSION,
     Amount,
     Count,
-    DepthName,
     Hash,
     Name,
     Place,

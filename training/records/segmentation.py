@@ -4,12 +4,12 @@ from typing import Literal
 
 from pydantic import FiniteFloat, model_validator
 
+from pipeline.shards import DepthName
 from training.records.fields import (
     SCHEMA_VERSION,
     Amount,
     CheckpointName,
     Count,
-    DepthName,
     Hash,
     OtherDepth,
     Place,

@@ -8,10 +8,10 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from pipeline import files
+from pipeline.shards import DepthName
 from training.config import ConfigError, Section, Several, check_moniker, validated
 from training.models.registry import MONIKERS, NO_DEPTH
 from training.noise.sweep import Kind
-from training.records import DepthName
 from training.study.stages import STAGES
 
 _MOST_BYTES = 1 << 20

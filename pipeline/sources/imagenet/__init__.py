@@ -18,7 +18,12 @@ from typing import Any
 import data_manifests
 from pipeline.images import stored_jpeg
 from pipeline.sources import Photograph, SourceError, name_bytes, printable
-from pipeline.sources.imagenet.layouts import Folders, Kaggle, Layout, Official, Parquet, WebDataset, refuse_packed
+from pipeline.sources.imagenet.labels import found_below
+from pipeline.sources.imagenet.layout import Layout
+from pipeline.sources.imagenet.parquet import Parquet
+from pipeline.sources.imagenet.tar_members import PACKED_ENDING
+from pipeline.sources.imagenet.webdataset import WebDataset
+from pipeline.sources.imagenet.wnid_layouts import Folders, Kaggle, Official
 from pipeline.sources.ledger import Ledger, Listed
 
 LAYOUTS: Mapping[str, type[Layout]] = {
@@ -100,11 +105,25 @@ def _recognise(root: Path, split: str, layouts: Sequence[str]) -> str:
     if len(found) > 1:
         raise SourceError(f"source {root} holds {split} as {' and as '.join(found)}: choose one with --layout")
     if not found or found[0] in ("official", "webdataset"):
-        refuse_packed(root, split)
+        _refuse_packed(root, split)
     if not found:
         wanted = "; ".join(f"{name} has {LAYOUTS[name].looks_for.format(split=split)}" for name in layouts)
         raise SourceError(f"source {root} must hold the {split} split of ImageNet, got nothing like it: {wanted}")
     return found[0]
+
+
+def _refuse_packed(root: Path, split: str) -> None:
+    """A compressed tar would be overlooked: name it, and what to do. The devkit may be compressed: it is read so."""
+    patterns = (f"*{split}*", f"{split}*/*", *(("n*",) if split == "train" else ()))
+    for path in sorted({path for pattern in patterns for path in found_below(root, pattern)}):
+        packed = PACKED_ENDING.search(path.name)
+        own = path.name.startswith("ILSVRC2012_img_") or not path.name.startswith("ILSVRC2012_")
+        if packed and packed.end() == len(path.name) and own and path.is_file():
+            plain = path.with_name(f"{path.name[: packed.start()]}.tar")
+            if not plain.exists():
+                raise SourceError(
+                    f"{printable(str(path))} is compressed, not tar: unpack it to {plain.name}, or move it"
+                )
 
 
 def _size(path: Path) -> int:

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, Strict, model_validator
 
+from pipeline.shards import DepthName
+from pipeline.teachers import DEFAULT_TEACHER, THESIS_STATS
 from training.config import (
     OptimConfig,
     Section,
@@ -16,7 +18,6 @@ from training.config import (
 )
 from training.loading.augment.config import AugmentConfig
 from training.models.registry import MONIKERS, ModelConfig
-from training.records import DepthName
 
 KIND = "classification"
 ONLINE = "online"  # the depth that no shards hold: the teacher sees every batch
@@ -26,10 +27,10 @@ class DataConfig(Section):
     """`online` is what the paper did: the teacher sees every augmented and mixed batch, inside the training loop."""
 
     depth: DepthName = "pseudo"  # which depth of the shards the model sees; "online" reads none
-    teacher: str = "depth-anything/Depth-Anything-V2-Small-hf"  # for online: a hub id, a folder, or toy
+    teacher: str = DEFAULT_TEACHER  # for online: a hub id, a folder, or toy
     teacher_stats: Annotated[
         tuple[Annotated[float, Field(ge=-1e6, le=1e6)], Annotated[float, Field(ge=1e-6, le=1e6)]], Strict(False)
-    ] = (2.5785, 1.6296)  # for online: mean, std (the paper's)
+    ] = THESIS_STATS  # for online: mean, std
 
 
 class ClassificationOptim(OptimConfig):

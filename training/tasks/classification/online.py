@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.teachers import TeacherError, open_teacher
 from training.loading.augment.normalise import RGB_MEAN, RGB_STD
 from training.tasks.classification.config import Config
 
@@ -17,10 +18,10 @@ class OnlineDepth:
     """z-standardised depth (batch, 1, size, size), farther is larger, of normalised RGB (batch, 3, size, size)."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        from pipeline.teachers import Teacher, TeacherError  # transformers takes long to import, and few runs need it
+        from pipeline.teachers.hub import HubTeacher  # transformers takes long to import, and few runs need it
 
-        teacher = Teacher(config.data.teacher, device.type)
-        if teacher.model.config.model_type != "depth_anything":
+        teacher = open_teacher(config.data.teacher, device.type)
+        if not isinstance(teacher, HubTeacher) or teacher.model.config.model_type != "depth_anything":
             raise TeacherError(f"data.teacher must be a DepthAnything model for online depth, got {teacher.name!r}")
         self.model, self.dtype, self.identity = teacher.model.to(device), teacher.dtype, teacher.identity()
         self.polarity, self.unit = teacher.polarity, teacher.unit

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline import files, shards
-from pipeline.teachers import TeacherError, resolve_device
+from pipeline.teachers import TeacherError
+from pipeline.teachers.device import resolve_device
 from pipeline.terminal import make_console
 from training.tasks.depth.metrics import measure
 

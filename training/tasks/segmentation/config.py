@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.shards import DepthName
 from training.config import (
     ConfigError,
     OptimConfig,
@@ -22,7 +23,6 @@ from training.config import (
 )
 from training.models.registry import MONIKERS, RELATIVES, BackboneConfig
 from training.models.segmenter import HeadConfig
-from training.records import DepthName
 
 KIND = "segmentation"
 Selection = Literal["best-on-val", "best-on-test"]

@@ -2,22 +2,17 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import files, shards
+from pipeline.colours import class_colours, depth_colours
 from training.tasks.segmentation.batch import SegBatch
 from training.tasks.segmentation.scores import confusion, counts_of, mean_iou
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 _TITLES = ("RGB", "depth, near is bright", "labels", "prediction")
-_VOID = (1.0, 1.0, 1.0)
-_NO_DEPTH = (0.75, 0.1, 0.1)
 
 _Row = tuple[str, NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -45,7 +40,7 @@ class Sheet:
         from matplotlib.figure import Figure
         from matplotlib.patches import Patch
 
-        colours = class_colours(len(self.classes))
+        colours = class_colours(len(self.classes)) / 255
         rows = [self.rows[place] for place in sorted(self.rows)]
         ratio = rows[0][1].shape[0] / rows[0][1].shape[1]
         figure = Figure(figsize=(10, len(rows) * (2.45 * ratio + 0.25) + 1.2), layout="constrained", dpi=110)
@@ -53,7 +48,7 @@ class Sheet:
         for row, (key, rgb, depth, label, guess) in zip(axes, rows, strict=True):
             guess = np.where(label == shards.VOID, shards.VOID, guess)
             row[0].imshow(rgb)
-            _show_depth(row[1], depth)
+            row[1].imshow(_depth_picture(depth))
             row[2].imshow(colours[label], interpolation="nearest")
             row[3].imshow(colours[guess], interpolation="nearest")
             row[0].set_ylabel(key, fontsize=7)
@@ -65,7 +60,7 @@ class Sheet:
             axis.set_title(name, fontsize=9)
         there = sorted({int(c) for *_, label, guess in rows for c in np.union1d(label, guess)} - {shards.VOID})
         handles = [Patch(facecolor=colours[c], label=self.classes[c]) for c in there]
-        handles.append(Patch(facecolor=_VOID, edgecolor="0.6", label="void"))
+        handles.append(Patch(facecolor=colours[shards.VOID], edgecolor="0.6", label="void"))
         figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=7, frameon=False)
         figure.suptitle(title, fontsize=10)
         with files.writing(path) as file:
@@ -78,23 +73,7 @@ def _own_iou(label: NDArray[np.uint8], guess: NDArray[np.uint8], num_classes: in
     return mean_iou(counts_of(confusion(torch.from_numpy(guess), torch.from_numpy(label), num_classes)))
 
 
-def _show_depth(axis: "Axes", depth: NDArray[np.float32]) -> None:
-    from matplotlib import colormaps
-
+def _depth_picture(depth: NDArray[np.float32]) -> NDArray[np.uint8]:
     valid = depth[np.isfinite(depth)]
     low, high = np.percentile(valid, (2, 98)) if valid.size else (0.0, 1.0)
-    image = colormaps["cividis_r"](np.clip((np.nan_to_num(depth) - low) / max(high - low, 1e-6), 0, 1))[..., :3]
-    image[~np.isfinite(depth)] = _NO_DEPTH
-    axis.imshow(image)
-
-
-def class_colours(count: int) -> NDArray[np.float64]:
-    """(256, 3): hues by the golden ratio at three lightnesses, void white."""
-    from matplotlib.colors import hsv_to_rgb
-
-    place = np.arange(256)
-    hsv = np.stack([(place * 0.618034 + 0.58) % 1, np.where(place % 2, 0.55, 0.8), 0.95 - 0.2 * (place % 3)], 1)
-    colours = hsv_to_rgb(hsv)
-    colours[count:] = 0
-    colours[shards.VOID] = _VOID
-    return colours
+    return depth_colours(depth, float(low), float(high))

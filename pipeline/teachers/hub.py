@@ -1,16 +1,14 @@
-"""Teachers: monocular depth estimators behind one interface that declares polarity and unit.
+"""Teachers of `transformers`: any `AutoModelForDepthEstimation` of a type in `data_manifests/teachers.toml`.
 
-Any `AutoModelForDepthEstimation` of a type in `data_manifests/teachers.toml` loads the same way, from a hub id or from
-a local folder; `toy` names the embedded one in `pipeline/toy_teacher/`. The pixels are prepared and the estimates
-brought to the photograph's size by the checkpoint's own `transformers` processor.
+All load the same way, from a hub id or from a local folder; `toy` names the embedded one in `toy/`. The pixels are
+prepared and the estimates brought to the photograph's size by the checkpoint's own `transformers` processor.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +21,26 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 import data_manifests
-from pipeline.images import UnreadableImage
 from pipeline.ranks import usable_cpus
-from pipeline.teacher_view import TeacherError, processor_settings, view_of
+from pipeline.teachers import DEFAULT_TEACHER, TeacherError, UnfitImage
+from pipeline.teachers.device import (
+    device_name,
+    one_line_when_memory_is_short,
+    resolve_device,
+    resolve_dtype,
+    using_threads,
+)
+from pipeline.teachers.view import processor_settings, view_of
 
-TOY_FOLDER = Path(__file__).parent / "toy_teacher"
+TOY_FOLDER = Path(__file__).parent / "toy"
 
-_DTYPES = {
-    "float32": torch.float32, "fp32": torch.float32, "float16": torch.float16, "fp16": torch.float16,
-    "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
-}  # fmt: skip
 _MOST_THREADS, _LARGEST_SIDE = 1024, 4096  # beyond them: a segmentation fault, no memory
 # The first fusion layer has nothing to fuse with. Published checkpoints (Intel/dpt-large) omit its weights, and
 # transformers then draws them at random: neither absence nor value means anything.
 _IDLE = "fusion_stage.layers.0.residual_layer1"
 
 
-class UnfitImage(UnreadableImage):
-    """This teacher cannot see this one photograph, which makes it a reject; others are fine."""
-
-
-class Teacher:
+class HubTeacher:
     """A frozen depth estimator: `prepare` one image at a time, `estimate` a batch of equal shapes.
 
     `size` is a side in pixels that the model sees, by default the checkpoint's own; a multiple of the model's patch.
@@ -76,13 +73,13 @@ class Teacher:
         revision: str | None = None,
         threads: int | None = None,
     ) -> None:
-        _check(size, aspect, dtype, threads)
+        _check(size, aspect, threads)
         self.name, self.size, self.aspect, self.compile = name, size, aspect, compile
         self.device = resolve_device(device)
         on_gpu = self.device.type == "cuda"
         if compile:
             _require_compiler(on_gpu)
-        self.dtype = _DTYPES[dtype] if dtype != "auto" else torch.float16 if on_gpu else torch.float32
+        self.dtype = resolve_dtype(dtype, self.device)
         self.threads = None if on_gpu else threads or usable_cpus()
         self.model, processor, self.revision, idle = _load(name, revision)
         self._weights_sha256 = _digest(self.model, idle)  # of what the checkpoint holds, before `dtype` rounds it
@@ -98,17 +95,6 @@ class Teacher:
         # ZoeDepth with two metric heads (NYU and KITTI) lets the images of a batch vote on one head for all.
         self._one_by_one = len(getattr(self.model.config, "bin_configurations", None) or ()) > 1
 
-    @property
-    def precision_note(self) -> str | None:
-        """What to say of 16-bit floats on a CPU, where they are asked for (tests/benchmarks/precision.json)."""
-        if self.device.type != "cpu" or self.dtype == torch.float32:
-            return None
-        name, moved = ("bf16", "0.3") if self.dtype == torch.bfloat16 else ("fp16", "0.03")
-        return (
-            f"note: {name} on a CPU moves z by up to {moved}, where storing it moves it by 0.002: leave out --dtype, "
-            "or label on a GPU"
-        )
-
     def identity(self) -> dict[str, Any]:
         """Everything the estimates depend on besides the pixels and the batch size."""
         return {
@@ -122,7 +108,7 @@ class Teacher:
             "aspect": self.aspect,
             "polarity": self.polarity,
             "unit": self.unit,
-            "device": _device_name(self.device),
+            "device": device_name(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "compile": self.compile,
             "num_threads": self.threads,
@@ -134,7 +120,7 @@ class Teacher:
         """uint8 (height, width, 3) to the (3, h, w) float32 tensor the model wants, by its own processor."""
         self._refuse_thin(*rgb.shape[:2])
         pixels = torch.from_numpy(rgb.copy()).permute(2, 0, 1)
-        with _threads(1):  # many of us run at once: one team of threads each would fight over the cores
+        with using_threads(1):  # many of us run at once: one team of threads each would fight over the cores
             return self.processor(pixels, return_tensors="pt", input_data_format="channels_first")["pixel_values"][0]
 
     def _refuse_thin(self, height: int, width: int) -> None:
@@ -153,7 +139,7 @@ class Teacher:
     @torch.inference_mode()
     def estimate(self, pixels: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
         """Depth of equally shaped prepared images, each at its (height, width), in the teacher's unit and polarity."""
-        with _threads(self.threads), _one_line_when_memory_is_short(len(pixels)):
+        with using_threads(self.threads), one_line_when_memory_is_short(len(pixels)):
             batch = torch.stack(list(pixels)).to(self.device, self.dtype)
             step = 1 if self._one_by_one else len(batch)
             maps: list[torch.Tensor] = []
@@ -177,28 +163,11 @@ class Teacher:
         return [result["predicted_depth"] for result in results]
 
 
-def resolve_device(device: str) -> torch.device:
-    """`auto` is the GPU where there is one."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise TeacherError(f"--device must be auto, cpu or cuda, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TeacherError("--device cuda: this machine has no usable GPU; use --device cpu")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def use_gpu(local_rank: int) -> None:
-    """Give each process of a machine a GPU of its own; does nothing without one."""
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank % torch.cuda.device_count())
-
-
-def _check(size: int | None, aspect: str, dtype: str, threads: int | None) -> None:
+def _check(size: int | None, aspect: str, threads: int | None) -> None:
     if size is not None and size < 1:
         raise TeacherError(f"--teacher-size must be at least 1, got {size}")
     if aspect not in ("keep", "square"):
         raise TeacherError(f"--teacher-aspect must be keep or square, got {aspect!r}")
-    if dtype not in ("auto", *_DTYPES):
-        raise TeacherError(f"--dtype must be auto, float32, float16 or bfloat16, got {dtype!r}")
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
         raise TeacherError(f"--threads must be 1 to {_MOST_THREADS}, got {threads}")
     if size is not None and size > _LARGEST_SIDE:
@@ -212,28 +181,6 @@ def _require_compiler(on_gpu: bool) -> None:
         raise TeacherError(f"--compile needs a {language} compiler, and none is on the PATH: install one")
 
 
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Use this many threads in torch, in the calling thread alone: OpenMP keeps the number per thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _one_line_when_memory_is_short(batch_size: int) -> Iterator[None]:
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise TeacherError(
-            f"the GPU's memory does not hold a batch of {batch_size} images: lower --batch-size (and, where shards are "
-            "already written, choose another folder)"
-        ) from error
-
-
 def _config_digest(config: Any) -> str:
     """Of everything in config.json that is no name or place: two networks may share their weights."""
     names = ("_name_or_path", "_commit_hash", "transformers_version", "architectures", "dtype", "torch_dtype")
@@ -242,13 +189,6 @@ def _config_digest(config: Any) -> str:
         return {k: plain(v) for k, v in value.items() if k not in names} if isinstance(value, dict) else value
 
     return hashlib.sha256(json.dumps(plain(config.to_dict()), sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _device_name(device: torch.device) -> str:
-    """The GPU's model; of a CPU its instruction set, by which torch chooses its kernels."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def _digest(model: torch.nn.Module, without: Sequence[str]) -> str:
@@ -267,10 +207,10 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any, str | None, list[s
     huggingface_hub.utils.logging.set_verbosity_error()  # without a network: eleven lines of retries
     location = str(TOY_FOLDER) if name == "toy" else name
     if not name:
-        raise TeacherError(f"--teacher must name a folder or a hub id such as {_default()}, got nothing")
+        raise TeacherError(f"--teacher must name a folder or a hub id such as {DEFAULT_TEACHER}, got nothing")
     if name != "toy" and (Path(name).exists() or name.startswith((".", os.sep))) and not Path(name).is_dir():
         what = "is a file" if Path(name).exists() else "does not exist"
-        raise TeacherError(f"teacher folder {name} {what}: give a folder or a hub id such as {_default()}")
+        raise TeacherError(f"teacher folder {name} {what}: give a folder or a hub id such as {DEFAULT_TEACHER}")
     if revision is not None and Path(location).is_dir():
         raise TeacherError(f"teacher {name} is a local folder, which has no revisions: leave out --teacher-revision")
     try:
@@ -328,10 +268,6 @@ def _manifest_facts(name: str, config: Any) -> dict[str, Any]:
     for variant in (getattr(config, "depth_estimation_type", None), getattr(backbone, "model_type", None)):
         facts = facts.get(variant, facts)
     return facts
-
-
-def _default() -> str:
-    return data_manifests.load("teachers")["default"]
 
 
 def _one_line(error: BaseException) -> str:

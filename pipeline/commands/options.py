@@ -4,27 +4,40 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from pipeline.errors import UserError
+from pipeline.teachers import DEFAULT_TEACHER
 
-DEFAULT_TEACHER = "depth-anything/Depth-Anything-V2-Small-hf"
+SplitChoice = Literal["train", "val"]
+Out = Annotated[
+    str,
+    typer.Argument(
+        metavar="OUT",
+        help="Folder or fsspec URL (s3://...) to write: train/ and val/ with tars and an index.json each.",
+    ),
+]
+Shards = Annotated[str, typer.Argument(metavar="SHARDS", help="A folder or URL written by precompute-depth.")]
+ShortSide = Annotated[
+    int, typer.Option("--short-side", min=0, help="Shrink so that the short side is this; 0 keeps the size.")
+]
+
 _PLACE_OF_OUT: dict[str, int] = {}  # in the line of each labelling command
 _TEACHER, _BYTES, _RUN = "Teacher", "What is written", "How this run works"
 
 
 @dataclass(frozen=True)
-class JobOptions:
+class LabellingOptions:
     """The options of every labelling command."""
 
     teacher: Annotated[
         str,
         typer.Option(
             show_default=False, rich_help_panel=_TEACHER,
-            help=f"Hub id or local folder of a depth model (default {DEFAULT_TEACHER}); toy = the embedded one; none = "
-            "only the depth that comes with the source.",
+            help=f"Hub id or local folder of a depth model (default {DEFAULT_TEACHER}), or a run that trained one; toy "
+            "= the embedded one; none = only the depth that comes with the source.",
         ),
     ] = DEFAULT_TEACHER  # fmt: skip
     teacher_size: Annotated[
@@ -35,21 +48,25 @@ class JobOptions:
         ),
     ] = None  # fmt: skip
     teacher_aspect: Annotated[
-        str, typer.Option(rich_help_panel=_TEACHER, help="keep the image's aspect, or square.")
+        Literal["keep", "square"],
+        typer.Option(rich_help_panel=_TEACHER, help="Keep the image's aspect, or squeeze it."),
     ] = "keep"
     teacher_revision: Annotated[
         str | None,
         typer.Option(show_default="newest", rich_help_panel=_TEACHER, help="Commit of the hub repository to pin."),
     ] = None
     dtype: Annotated[
-        str,
-        typer.Option(rich_help_panel=_TEACHER, help="auto (fp16 on a GPU, fp32 on a CPU), fp32, fp16 or bf16."),
+        Literal["auto", "fp32", "fp16", "bf16", "float32", "float16", "bfloat16"],
+        typer.Option(rich_help_panel=_TEACHER, help="auto is fp16 on a GPU, fp32 on a CPU."),
     ] = "auto"
     compile: Annotated[
         bool,
         typer.Option("--compile", rich_help_panel=_TEACHER, help="torch.compile the teacher: slow start, then faster."),
     ] = False
-    device: Annotated[str, typer.Option(rich_help_panel=_TEACHER, help="auto, cpu or cuda.")] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(rich_help_panel=_TEACHER, help="auto is the GPU where there is one."),
+    ] = "auto"
     threads: Annotated[
         int | None,
         typer.Option(
@@ -112,24 +129,23 @@ class JobOptions:
     line: tuple[str, ...] = ()  # the command itself, as `_line` words it
 
 
-def labelling(app: typer.Typer, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command of `app` that takes JobOptions (with other `defaults`) after its own parameters, as `job`."""
+def labelling(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command that takes LabellingOptions (with other `defaults`) after its own parameters, as `job`."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(function).parameters.values() if p.name != "job"]
-        shared = {k: p for k, p in inspect.signature(JobOptions).parameters.items() if k != "line"}
+        shared = {k: p for k, p in inspect.signature(LabellingOptions).parameters.items() if k != "line"}
         options = [p.replace(default=defaults.get(p.name, p.default)) for p in shared.values()]
 
         def command(**given: Any) -> None:
             line = _line(function.__name__, parameters, given)
-            job = JobOptions(**{name: given.pop(name) for name in shared}, line=line)
+            job = LabellingOptions(**{name: given.pop(name) for name in shared}, line=line)
             function(**given, job=job)
 
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *options)]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         command.__name__, command.__doc__ = function.__name__, function.__doc__
-        app.command()(command)
         _PLACE_OF_OUT[function.__name__] = 1 + sum(p.name == "src" for p in own)
         return command
 

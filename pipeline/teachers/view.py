@@ -4,11 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import UserError
-
-
-class TeacherError(UserError):
-    """The teacher cannot be used; one line that names it and the fix."""
+from pipeline.teachers import TeacherError
 
 
 @dataclass(frozen=True)

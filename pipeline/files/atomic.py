@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, what a kill leaves of them, and what in a folder is no data.
+"""Files and folders that appear whole or not at all, and what a kill leaves of them.
 
 All three stages write by it, so that one rule holds for all: what is made lies under a hidden name of its own beside
 the wanted one, is flushed to the disk, and takes the wanted name at the end. Below the folder that a user names no link
@@ -9,20 +9,17 @@ is followed for writing: a folder may be somebody else's, links and all. Imports
 """
 
 import errno
-import fcntl
-import json
 import os
 import re
 import secrets
 import shutil
-import stat
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from pipeline.errors import UserError, plain
+from pipeline.errors import UserError
+from pipeline.files.disk import is_abandoned, lock, locked, sync, sync_tree
 
 _HIDDEN = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>partial|old|removed)")
 _EARLIER = re.compile(  # as earlier versions named them, of names that are surely ours
@@ -30,41 +27,13 @@ _EARLIER = re.compile(  # as earlier versions named them, of names that are sure
     r"|[a-z0-9-]+\.(?:json|jsonl|tar|units|ends|damaged|png)(?=\.(?:.+-\d+-\d+\.)?partial\Z))"
     r"\.(?:.+-\d+-\d+\.)?(?P<kind>partial|old|removed|replaced)"
 )
-_LITTER = re.compile(
-    r"\.DS_Store|\._.*|\.git(keep|ignore|attributes)?|Thumbs\.db|ehthumbs\.db|desktop\.ini|Icon\r|__MACOSX|@eaDir|#recycle"
-    r"|\.(AppleDouble|Trashes|Spotlight-V100|fseventsd|directory|localized|ipynb_checkpoints|cache|thumbnails|snapshot)"
-    r"|\.(nfs|fuse_hidden|Trash|~lock\.|goutputstream|syncthing\.|stfolder|dropbox).*|\$RECYCLE\.BIN"
-    r"|lost\+found|System Volume Information|.*~|~\$.*|\.?#.*|\..*\.sw[a-p]|.*\.(bak|orig|tmp)",
-    re.IGNORECASE,
-)
-
-
-_DAY_S = 24 * 3600
 
 
 class WriteError(UserError):
     """Something cannot be written, and nothing was changed; one line that names it, the cause and the fix."""
 
 
-class ReadError(ValueError):
-    """A file is there and cannot be what it should be: for the caller to name, with the fix."""
-
-
-# --- looking -------------------------------------------------------------------------------------------------------
-
-
-def is_litter(name: str) -> bool:
-    """Whether a name is what systems, clouds, editors and git leave behind anywhere: nobody's data."""
-    return _LITTER.fullmatch(name) is not None
-
-
-def listed(folder: Path, ending: str = "") -> list[Path]:
-    """What lies in a folder and ends so, by name, without hidden files and litter; nothing where there is no folder."""
-    try:
-        names = sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [folder / n for n in names if n.endswith(ending) and not n.startswith(".") and not is_litter(n)]
+# --- what a kill left ----------------------------------------------------------------------------------------------
 
 
 def whole(path: Path) -> Path:
@@ -81,57 +50,6 @@ def set_aside(folder: Path, ending: str = "") -> list[Path]:
     matches = [match for match in map(_matched, names) if match and match["kind"] in ("old", "replaced")]
     lost = sorted({match["name"] for match in matches if match["name"].endswith(ending)} - {*names})
     return [whole(folder / name) for name in lost]
-
-
-def read_bytes(path: Path, most: int) -> bytes:
-    """A regular file's bytes; ReadError where it is something else (a pipe would wait for ever) or claims over `most`.
-
-    OSError as usual.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ReadError("a folder" if stat.S_ISDIR(status.st_mode) else "no regular file")
-        if status.st_size > most:
-            raise ReadError(f"{status.st_size:,} bytes, more than {most:,}")
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read(min(status.st_size, most) + 1)
-    finally:
-        os.close(descriptor)
-
-
-def parsed_json(data: bytes | str) -> Any:
-    """JSON from outside: whatever is wrong with it, however deeply it is nested, is one ReadError."""
-    try:
-        return json.loads(data)
-    except RecursionError:
-        raise ReadError("nested too deeply") from None
-    except ValueError as error:  # also of bytes that are no text, and of numbers of thousands of digits
-        raise ReadError(str(error).splitlines()[0]) from None
-
-
-def too_deep(value: Any, deepest: int = 16) -> bool:
-    """Whether dicts and lists are nested deeper than any configuration: walking them could exhaust the stack."""
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(deepest):
-        inner = (v for each in level for v in (each.values() if isinstance(each, dict) else each))
-        level = [v for v in inner if isinstance(v, dict | list)]
-    return bool(level)
-
-
-def reason(error: Exception) -> str:
-    """What is wrong with something that was read, on one line: for a ValidationError its first field and value."""
-    text = str(error)
-    if hasattr(error, "errors"):
-        first = error.errors(include_url=False)[0]
-        where, text = ".".join(map(str, first["loc"])), str(first["msg"]).removeprefix("Value error, ")
-        try:
-            value = f"{first['input']!r:.40}"
-        except (RecursionError, ValueError):
-            value = type(first["input"]).__name__
-        text = f"{where:.100}: {text}, got {value}" if where else text
-    return plain(" ".join(text.split()))[:300]
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
@@ -221,7 +139,7 @@ def making(folder: Path) -> Iterator[Path]:
             )
         made = _beside(folder, "partial")
         made.mkdir()
-        lock = _locked(made)
+        lock = locked(made)
     except OSError as error:
         raise cannot_write(folder, error) from error
     try:
@@ -295,7 +213,7 @@ def _mend(folder: Path, hidden: str, of: str | None = None) -> None:
     kind, name = found["kind"], folder / found["name"]
     if kind in ("old", "replaced") and not os.path.lexists(name):
         os.replace(path, name)
-    elif kind != "partial" or _abandoned(path):
+    elif kind != "partial" or is_abandoned(path):
         remove(path)
 
 
@@ -306,32 +224,6 @@ def _matched(name: str) -> re.Match[str] | None:
 def is_hidden(name: str) -> bool:
     """Whether a name is one that writers here use until all is done."""
     return _matched(name) is not None
-
-
-# --- locks and the disk --------------------------------------------------------------------------------------------
-
-
-def lock_file(path: Path) -> int:
-    """An open descriptor of a lock file that holds nothing, made where it is not there; never through a link."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-
-
-def sync_tree(folder: Path) -> None:
-    """Flush a folder to the disk with all that is in it."""
-    for where, _, names in os.walk(folder):
-        for name in names:
-            sync(Path(where) / name)
-        sync(Path(where))
-
-
-def sync(path: Path) -> None:
-    """Flush a file, or a folder's entries, to the disk; some file systems know no such thing for folders."""
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def cannot_write(path: Path, error: OSError) -> WriteError:
@@ -361,35 +253,7 @@ def _opened(path: Path) -> tuple[Path, IO[bytes]]:
     while True:
         partial = _beside(path, "partial")
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        _lock(descriptor)
+        lock(descriptor)
         if os.fstat(descriptor).st_nlink:
             return partial, open(descriptor, "w+b")
         os.close(descriptor)
-
-
-def _locked(folder: Path) -> int:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    _lock(descriptor)
-    return descriptor
-
-
-def _lock(descriptor: int) -> None:
-    with suppress(OSError):  # a file system without locks
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-
-
-def _abandoned(path: Path) -> bool:
-    """Whether no process holds it. On a file system without locks: whether nobody has touched it for a day."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return True  # gone, or a link, which no writer makes
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return time.time() - os.fstat(descriptor).st_mtime > _DAY_S
-    finally:
-        os.close(descriptor)
-    return True

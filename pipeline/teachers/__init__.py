@@ -1,0 +1,94 @@
+"""Teachers: what the labelling job asks of a depth estimator, and opening one by its name. Imports no torch.
+
+`hub` has the depth models of `transformers`, `view` at what sizes each class of them sees a photograph, `device` where
+they run; `toy/` holds the weights of the embedded one.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+import data_manifests
+from pipeline.errors import UserError
+from pipeline.images import UnreadableImage
+
+_FACTS = data_manifests.load("teachers")
+DEFAULT_TEACHER: str = _FACTS["default"]
+THESIS_STATS: tuple[float, float] = (_FACTS["thesis"]["mean"], _FACTS["thesis"]["std"])  # of DEFAULT_TEACHER at 224 px
+_RUN, _ITS_TEACHER = "run.json", "teacher"  # a training run's first file, and the folder that it ends with
+
+
+class TeacherError(UserError):
+    """The teacher cannot be used; one line that names it and the fix."""
+
+
+class UnfitImage(UnreadableImage):
+    """This teacher cannot see this one photograph, which makes it a reject; others are fine."""
+
+
+class Teacher(Protocol):
+    """A frozen depth estimator. `prepare` is called by many threads at once, `estimate` by one.
+
+    Whatever an estimate depends on besides its pixels and the company in its batch stands in `identity`.
+    """
+
+    name: str  # as it was asked for: a hub id, a folder, `toy`
+    polarity: str  # closer_is_larger or farther_is_larger: of what `estimate` gives
+    unit: str  # of the same: "m", "relative inverse depth", ...
+
+    def identity(self) -> dict[str, Any]:
+        """JSON that differs where estimates may: `name`, `polarity`, `unit`, `weights_sha256`, versions, device.
+
+        It is part of the job: ranks and reruns with another one are refused.
+        """
+
+    def prepare(self, rgb: NDArray[np.uint8]) -> Any:
+        """What `estimate` takes of one photograph (height, width, 3): any array or tensor; equal shapes share a batch.
+
+        Raises UnfitImage for a photograph that this teacher cannot see.
+        """
+
+    def estimate(self, pixels: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
+        """Depth of equally shaped prepared images, each at its (height, width), in `unit` and `polarity`.
+
+        An estimate that is constant or not finite makes its image a reject. Raises TeacherError.
+        """
+
+
+def open_teacher(
+    name: str,
+    device: str = "auto",
+    *,
+    size: int | None = None,
+    aspect: str = "keep",
+    dtype: str = "auto",
+    compile: bool = False,
+    revision: str | None = None,
+    threads: int | None = None,
+) -> Teacher:
+    """The teacher of that name: `toy`, a hub id, a folder of `transformers`, or a finished run that trained one.
+
+    The options are those of `hub.HubTeacher`. Raises TeacherError.
+    """
+    from pipeline.teachers.hub import HubTeacher  # torch and transformers take seconds
+
+    return HubTeacher(
+        _of_run(name), device, size=size, aspect=aspect, dtype=dtype, compile=compile, revision=revision,
+        threads=threads,
+    )  # fmt: skip
+
+
+def _of_run(name: str) -> str:
+    """The teacher's folder where `name` is that of a training run, else `name`."""
+    if name in ("", "toy") or not (Path(name) / _RUN).is_file():
+        return name
+    inside = Path(name) / _ITS_TEACHER
+    if not inside.is_dir():
+        raise TeacherError(
+            f"teacher {name} is a run without a finished teacher ({_ITS_TEACHER}/ is not there): let the run end, or "
+            "give another folder"
+        )
+    return str(inside)
