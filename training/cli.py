@@ -15,6 +15,7 @@ from training.commands.matrix import matrix
 from training.commands.options import explained
 from training.commands.pretrain import pretrain
 from training.commands.study import study
+from training.commands.task import task
 from training.commands.teacher import teacher
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ app = typer.Typer(
     "Start with `train pretrain --preset tiny --model m4ch --data SHARDS --out runs/m4ch`.",
 )
 
-for command in (pretrain, finetune, evaluate, gap, matrix, dump, export, study, teacher):
+for command in (pretrain, finetune, evaluate, gap, matrix, dump, export, study, teacher, task):
     app.command()(command)
 
 

@@ -13,7 +13,7 @@ from test_noise import redrawn
 from pipeline import depth_codec, index, shards
 from pipeline.standardize import Moments, Standardisation
 from training import records
-from training.engine.task import At
+from training.engine.found import At
 from training.noise.crossing import crossing, interval, resampled_means
 from training.noise.gap import as_record, measure, measure_inverse, open_pairs
 from training.noise.sweep import SIGMAS, Noise

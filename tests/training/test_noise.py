@@ -12,8 +12,8 @@ from running import command, fails_in_one_line
 from pipeline import shards
 from training import records
 from training.commands import options
+from training.engine.found import At
 from training.engine.machine import Machine
-from training.engine.task import At
 from training.noise.sweep import SIGMAS, Noise, NoiseError, noisy, parse_sigmas, sweep
 from training.tasks.classification.config import resolve
 from training.tasks.classification.evaluate import evaluate

@@ -15,11 +15,11 @@ from sklearn.metrics import jaccard_score
 from torch import nn
 
 from pipeline import shards
+from training.engine.found import At
 from training.engine.log import write_json
 from training.engine.machine import Machine
 from training.engine.ranks import Ranks
 from training.engine.share import DataError, Share
-from training.engine.task import At
 from training.loading.augment.normalise import RGB_MEAN, RGB_STD
 from training.loading.order import Order
 from training.models.segmenter import Segmenter
@@ -27,7 +27,7 @@ from training.records import SegmentationEvaluation, read_evaluation
 from training.tasks.segmentation import scores
 from training.tasks.segmentation.data import Part, carved, open_labelled, train_loader, whole
 from training.tasks.segmentation.evaluate import as_evaluation, evaluate, resized_depth, segmented
-from training.tasks.segmentation.sheet import Sheet, class_colours
+from training.tasks.segmentation.sheet import Sheet
 
 CPU = torch.device("cpu")
 
@@ -371,6 +371,3 @@ def test_the_sheet_shows_evenly_spaced_images_and_its_classes(rooms, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
     with Image.open(tmp_path / "sheet.png") as image:
         assert image.size[0] > 800 and len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 100
-    colours = class_colours(40)
-    assert len(np.unique(colours[:40].round(6), axis=0)) == 40, "every class has its own colour"
-    assert colours[shards.VOID].tolist() == [1, 1, 1]

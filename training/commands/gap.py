@@ -48,8 +48,8 @@ def gap(
 
         train gap runs/m4ch --data nyu-rgbd --real raw --sigma 0,0.25,0.5,1,2,4,8
     """
+    from training.engine.found import At
     from training.engine.machine import choose_device
-    from training.engine.task import At
     from training.noise.gap import as_record, measure, measure_inverse, open_pairs
     from training.noise.sweep import NoiseError, parse_sigmas
     from training.provenance import check_splits

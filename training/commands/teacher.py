@@ -1,29 +1,36 @@
 """train teacher: the depth estimator that labels toy rooms."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from training.commands.options import DryRun, Profile, Resume, RunOut, Settings, train_or_try
+
 
 def teacher(
-    data: Annotated[Path, typer.Option("--data", help="Shards with `exact` depth (toyrooms --teacher none).")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for config.json, model.safetensors, preprocessor.")],
-    epochs: Annotated[int, typer.Option("--epochs")] = 3,
-    batch_size: Annotated[int, typer.Option("--batch-size")] = 64,
-    lr: Annotated[float, typer.Option("--lr", help="Peak learning rate.")] = 2e-3,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
-    size_px: Annotated[int, typer.Option("--size-px", help="Input side, a multiple of 14.")] = 112,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    data: Annotated[str, typer.Option("--data", help="Shards with `exact` depth (toyrooms --teacher none).")],
+    out: RunOut,
+    preset: Annotated[str, typer.Option("--preset", help="toy, or a TOML file.")] = "toy",
+    settings: Settings = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    profile: Profile = False,
 ) -> None:
-    """Train the tiny DepthAnything that labels toy rooms; the result loads like any teacher.
+    """Train the tiny Depth Anything that labels toy rooms, from shards with rendered depth.
 
-    Example:
+    A run like any other, which ends with OUT/teacher: `precompute-depth --teacher OUT` labels with it. Its scores stand
+    beside those of the mean depth of each position, which is what can be said without looking.
+
+    Examples:
 
         precompute-depth toyrooms rooms --teacher none --samples 120000 --seed 1000
 
         train teacher --data rooms --out my-teacher
-    """
-    from training.tasks.depth.toy_teacher import train_teacher
 
-    train_teacher(data, out, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, size_px=size_px, device=device)
+        precompute-depth folder photos shards --teacher my-teacher
+    """
+    from training.engine.task import Asked
+    from training.tasks.depth.task import TeacherTraining
+
+    asked = Asked(data, out, preset, settings=settings or [], resume=resume)
+    train_or_try(TeacherTraining, asked, dry_run, profile)

@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.terminal import print_table
 from training.engine import checkpoint, frozen, log
 from training.engine.describe import describe
+from training.engine.found import At, Found
 from training.engine.machine import Machine, TrainingError, choose_device, describe_device, slow_precision
 from training.engine.meter import Meter
 from training.engine.profiling import profiler
@@ -27,10 +28,12 @@ from training.engine.ranks import Ranks, started
 from training.engine.resume import FINAL, Hold, begin_or_refuse, earlier_checkpoint, finished, progress_fault
 from training.engine.share import Share
 from training.engine.step import StepSummary, TrainingStep
-from training.engine.task import At, Found, Task
+from training.engine.task import Task
 from training.engine.trackers import check_trackers
 from training.models.attention import set_attention
 from training.records import EndLine, ParametersLine
+
+_NONE_YET = -1.0  # in a checkpoint, where nothing was evaluated; scores lie above it
 
 
 class Stopped(UserError):
@@ -117,7 +120,8 @@ class _Training:
             print_table(self.console, report.table())
         self.training = TrainingStep(task, model, self.machine, self.share)
         self.record = describe(out.name, task, model, self.machine, report)
-        self.step, self.epochs_logged, self.best = 0, -1, -1.0
+        self.step, self.epochs_logged = 0, -1
+        self.best: float | None = None  # score of an evaluation so far
         self.meter, self.earlier_seconds, self.num_lines, self.resumes = Meter(), 0.0, 0, 0
         self.record = ranks.by_first(lambda: begin_or_refuse(out, self.record, hold))
         if saved is not None:
@@ -140,9 +144,10 @@ class _Training:
             raise TrainingError(f"{saved.folder} does not say where the run was ({fault}): restore its own checkpoints")
         self.training.load(state, str(saved.folder))
         torch.set_rng_state(state["rng"])
-        self.step, self.epochs_logged, self.best = saved.info.step, state["epochs_logged"], state["best"]
-        if self.best >= 0 and not (self.out / "checkpoints" / "best" / "checkpoint.json").exists():
-            self.best = -1.0
+        self.step, self.epochs_logged = saved.info.step, state["epochs_logged"]
+        self.best = None if state["best"] == _NONE_YET else state["best"]
+        if self.best is not None and not (self.out / "checkpoints" / "best" / "checkpoint.json").exists():
+            self.best = None
             self.console.print(f"{self.out}/checkpoints/best is gone: the next evaluation makes a new one")
         self.meter.load(state)
         self.num_lines, self.earlier_seconds = state["num_lines"], state["total_seconds"]
@@ -271,7 +276,7 @@ class _Training:
     def _take_note(self, epoch: int, found: Found) -> None:
         self.log.write(found.line(self.step, epoch))
         self.progress.say(f"epoch {epoch}: {found}")
-        if found.score > self.best:
+        if self.best is None or found.score > self.best:
             self.best = found.score
             self._write_checkpoint("best", self.training.weights())
 
@@ -302,7 +307,7 @@ class _Training:
                 "rng": torch.get_rng_state(),
                 "num_lines": self.log.num_lines,
                 "epochs_logged": self.epochs_logged,
-                "best": self.best,
+                "best": _NONE_YET if self.best is None else self.best,
                 "resumes": self.resumes,
                 "total_seconds": time.perf_counter() - self.started,
             }

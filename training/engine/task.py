@@ -5,13 +5,12 @@ none of them. What a task can be asked before its data are opened (model, loss) 
 file, `open` does.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from pydantic import BaseModel
@@ -19,31 +18,21 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from pipeline.shards import Split
+from training import provenance
 from training.config import Study
 from training.engine.checkpoint import Checkpoint
+from training.engine.found import At, Found, refuse_diverged
 from training.engine.machine import Machine
 from training.engine.share import DataError, Epochs, Share
 from training.loading.batch import Batch
 from training.models.backbone import FigureParameters
 from training.models.pretrained import Report
-from training.records import MetricsLine, RunRecord, ShardsSeen
+from training.models.vit import ModelError
+from training.records import RunRecord, ScoresEvaluation, ShardsSeen
 from training.results import Target
 
 C = TypeVar("C", bound=Study)
 B = TypeVar("B", bound=Batch)
-
-
-class Found(Protocol):
-    """What an evaluation found; `str` of it is for people."""
-
-    @property
-    def score(self) -> float:
-        """The higher the better: the checkpoint of the highest is kept as `best`."""
-
-    @property
-    def loss(self) -> float: ...
-
-    def line(self, step: int, epoch: int) -> MetricsLine: ...
 
 
 @dataclass(frozen=True)
@@ -59,27 +48,6 @@ class Asked:
     settings: Sequence[str] = ()
     resume: bool = False
     more: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class At:
-    """Which weights an evaluation was of."""
-
-    checkpoint: str  # its name
-    epoch: int
-    sha256: str = ""
-
-    @classmethod
-    def of(cls, saved: Checkpoint) -> "At":
-        return cls(saved.name, saved.info.epoch, saved.info.sha256)
-
-
-def refuse_diverged(loss: float, which: str) -> None:
-    """A result without a finite loss would be no result: whoever reads it would have to guess why."""
-    if not math.isfinite(loss):
-        raise DataError(
-            f"the loss of {which} is {loss}: its weights have diverged. Choose an earlier one with --checkpoint epoch-N"
-        )
 
 
 @dataclass(frozen=True)
@@ -140,9 +108,9 @@ class Task(ABC, Generic[C, B]):
         """Modules whose weights stay those of `config.init` (training/engine/frozen.py)."""
         return ()
 
-    @abstractmethod
     def initialise(self, model: nn.Module) -> Report:
         """Load `config.init`."""
+        raise ModelError(f"--init: {self.made_by} starts from no weights: leave it out")
 
     @abstractmethod
     def example(self) -> tuple[Tensor, ...]:
@@ -180,8 +148,34 @@ class Task(ABC, Generic[C, B]):
         """This rank's batches of steps first_step .. num_steps - 1."""
 
     @abstractmethod
+    def splits(self) -> tuple[Split, Split]:
+        """What is trained on and what is tested on, of open data."""
+
+    @property
+    def classes(self) -> tuple[int, str]:
+        """How many classes or labels there are, and the hash of their names; none by default."""
+        return 0, ""
+
     def seen(self) -> ShardsSeen:
         """The data, for run.json."""
+        (train, test), (num_classes, sha256) = self.splits(), self.classes
+        index, field = train.index, self.config.data.depth
+        return ShardsSeen(
+            path=self.data,
+            source=index.source,
+            train_fingerprint=index.fingerprint,
+            val_fingerprint=test.index.fingerprint,
+            num_train=self.num_train,
+            num_val=len(test),
+            num_classes=num_classes,
+            classes_sha256=sha256,
+            depth_field=field,
+            **self.depth_seen(),
+        )
+
+    def depth_seen(self) -> dict[str, Any]:
+        """How the depth it reads was standardised and by whom it was estimated."""
+        return provenance.seen(self.splits()[0].index, self.config.data.depth)
 
     @property
     def epochs(self) -> Epochs:
@@ -201,9 +195,25 @@ class Task(ABC, Generic[C, B]):
     def evaluate(self, model: nn.Module, machine: Machine) -> Found:
         """On the data that choose a checkpoint, shared between ranks; leaves the model in evaluation mode."""
 
-    @abstractmethod
     def record(self, found: Any, at: At, other_depth: Sequence[str] = ()) -> BaseModel:
-        """What an evaluation found, as RUN/evaluations keeps it."""
+        """What an evaluation found, as RUN/evaluations keeps it; this one of `Scores`."""
+        refuse_diverged(found.loss, f"{self.config.model.name}, {at.checkpoint}")
+        split = self.splits()[1]
+        return ScoresEvaluation(
+            task=self.kind,
+            model=self.config.model.name,
+            checkpoint=at.checkpoint,
+            epoch=at.epoch,
+            checkpoint_sha256=at.sha256,
+            data=split.data,
+            split=split.index.split,
+            fingerprint=split.index.fingerprint,
+            depth_field=self.config.data.depth,
+            num_samples=found.num_samples,
+            scores=found.scores,
+            loss=found.loss,
+            other_depth=list(other_depth),
+        )
 
     def conclude(self, found: Found, out: Path, at: At, machine: Machine) -> BaseModel:
         """The record a finished run ends with, whose last evaluation found `found`; called on every rank."""
@@ -220,22 +230,21 @@ class Task(ABC, Generic[C, B]):
                 f"a run of {self.made_by} is evaluated on val as it is: leave out --multi-scale and --split"
             )
         self.open(target.data)
-        other = target.opened(loaded.record.shards, self.val_split(), self.config.data.depth)
+        other = target.opened(loaded.record.shards, self.splits()[1], self.config.data.depth)
         with asked.meter("evaluate", self.num_val) as advance:
             found = self.evaluate(loaded.model.to(asked.machine.device), asked.machine)
             advance(self.num_val)
         record = self.record(found, At.of(loaded.saved), other)
         name = f"val-{self.config.data.depth}-{loaded.saved.name}"
-        return Result(record, target.place(name, loaded.record.shards, self.val_split()))
-
-    @abstractmethod
-    def val_split(self) -> Split:
-        """What is evaluated on, of open data."""
+        return Result(record, target.place(name, loaded.record.shards, self.splits()[1]))
 
     @classmethod
-    @abstractmethod
     def tables(cls, result: Any) -> list[Table]:
-        """A record for people."""
+        """A record for people; this one of `Scores`."""
+        table = Table("score", "value", title=f"{result.model}, {result.num_samples:,} samples")
+        for name, value in result.scores.items():
+            table.add_row(name, f"{value:.4f}")
+        return [table]
 
 
 @dataclass(frozen=True)

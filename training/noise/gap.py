@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from pipeline import shards
 from pipeline.errors import UserError
-from training.engine.task import At
+from training.engine.found import At
 from training.loading.augment import geometry
 from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.loading.data import load

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pipeline import shards
 from pipeline.errors import UserError
+from training.engine.found import At, refuse_diverged
 from training.engine.machine import Machine
-from training.engine.task import At, refuse_diverged
 from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.models.vit import VisionTransformer
 from training.random_numbers import generator

@@ -4,6 +4,7 @@ from typing import Any
 
 from training.engine.task import Task
 from training.tasks.classification.task import PreTraining
+from training.tasks.depth.task import TeacherTraining
 from training.tasks.segmentation.task import FineTuning
 
-TASKS: dict[str, type[Task[Any, Any]]] = {task.kind: task for task in (PreTraining, FineTuning)}
+TASKS: dict[str, type[Task[Any, Any]]] = {task.kind: task for task in (PreTraining, FineTuning, TeacherTraining)}

@@ -57,6 +57,12 @@ class Config(Study):
             )
         return self
 
+    @model_validator(mode="after")
+    def _trains_all(self) -> "Config":
+        if self.model.freeze != "none":
+            raise ValueError("model.freeze has no effect on pre-training: leave it out, or freeze in train finetune")
+        return self
+
     @property
     def mix_group(self) -> int:
         return self.augment.mix_group if self.augment.mixes else 1

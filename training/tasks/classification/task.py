@@ -10,13 +10,16 @@ from torch import Tensor, nn
 
 from pipeline import shards
 from training import provenance
+from training.config import ConfigError
+from training.engine.found import At
 from training.engine.machine import Machine
 from training.engine.share import DataError, Share, check_batch_size
-from training.engine.task import Asked, At, Examination, Loaded, Result, Task
+from training.engine.task import Asked, Examination, Loaded, Result, Task
 from training.models.backbone import FigureParameters
 from training.models.pretrained import Report
+from training.models.registry import MONIKERS
 from training.models.vit import VisionTransformer
-from training.records import Evaluation, ShardsSeen
+from training.records import Evaluation
 from training.results import MeasureError
 from training.tasks.classification.batch import Batch
 from training.tasks.classification.config import KIND, ONLINE, Config, resolve
@@ -41,7 +44,8 @@ class PreTraining(Task[Config, Batch]):
     @classmethod
     def of(cls, asked: Asked, say: Callable[[str], None]) -> Self:
         classes = len(shards.open_split(asked.data, "train").index.class_names) or None
-        assert asked.model is not None
+        if asked.model is None:
+            raise ConfigError(f"--model must be given, one of {', '.join(MONIKERS)}")
         return cls(resolve(asked.preset, asked.model, asked.settings, num_classes=classes, init=asked.init))
 
     def build(self) -> VisionTransformer:
@@ -90,28 +94,23 @@ class PreTraining(Task[Config, Batch]):
     def loader(self, share: Share, first_step: int, num_steps: int) -> Iterator[Batch]:
         return train_loader(self.train, self.config, share, first_step, num_steps)
 
-    def seen(self) -> ShardsSeen:
-        index = self.train.index
-        if self.teacher:
-            depth: dict[str, Any] = {
-                "standardisation": {key: getattr(self.teacher, key) for key in ("mean", "std", "polarity", "unit")},
-                "teacher": self.config.data.teacher,
-                "teacher_sha256": self.teacher.identity["weights_sha256"],
-            }
-        else:
-            depth = provenance.seen(index, self.config.data.depth)
-        return ShardsSeen(
-            path=self.data,
-            source=index.source,
-            train_fingerprint=index.fingerprint,
-            val_fingerprint=self.val.index.fingerprint,
-            num_train=self.num_train,
-            num_val=self.num_val,
-            num_classes=len(index.class_names),
-            classes_sha256=classes_sha256(self.train),
-            depth_field=self.config.data.depth,
-            **depth,
-        )
+    def splits(self) -> tuple[shards.Split, shards.Split]:
+        return self.train, self.val
+
+    @property
+    def classes(self) -> tuple[int, str]:
+        return len(self.train.index.class_names), classes_sha256(self.train)
+
+    def depth_seen(self) -> dict[str, Any]:
+        if self.teacher is None:
+            return super().depth_seen()
+        teacher = self.teacher
+        constants = {"mean": teacher.mean, "std": teacher.std, "polarity": teacher.polarity, "unit": teacher.unit}
+        return {
+            "standardisation": constants,
+            "teacher": self.config.data.teacher,
+            "teacher_sha256": teacher.identity["weights_sha256"],
+        }
 
     def facts(self) -> dict[str, Any]:
         return {"online_teacher": self.teacher.identity if self.teacher else None}
@@ -122,9 +121,6 @@ class PreTraining(Task[Config, Batch]):
 
     def record(self, found: Any, at: At, other_depth: Sequence[str] = ()) -> Evaluation:
         return as_evaluation(found, self.config, self.val, self.config.data.depth, at, other_depth)
-
-    def val_split(self) -> shards.Split:
-        return self.val
 
     def examine(self, loaded: Loaded, asked: Examination) -> Result:
         target, machine, field = asked.target, asked.machine, asked.target.depth or self.config.data.depth

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 _VOID = 255
 
 
-def measure(
+def collected(
     maps: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], position_mean: NDArray[np.float64]
-) -> dict[str, float]:
-    """Means over images (boxes), for the estimates and, under `position_`, for `position_mean` in their place.
+) -> dict[str, list[float]]:
+    """A number an image (a box), for the estimates and, under `position_`, for `position_mean` in their place.
 
     `maps`: batches of estimated inverse depth, true inverse depth in 1/m (NaN = unknown) and seg, each (batch, height,
     width). Every map is first aligned to the truth by per-image least squares (scale and shift) in inverse depth.
@@ -26,8 +26,14 @@ def measure(
     for estimated, inverse_depth, seg in maps:
         for name, batch in (("", estimated), ("position_", np.broadcast_to(position_mean, estimated.shape))):
             for one_map, true, labels in zip(batch, inverse_depth, seg, strict=True):
+                if not np.isfinite(true).any():
+                    continue
                 for measured, value in _score(one_map, true.astype(np.float64), labels, position_mean):
                     scores.setdefault(name + measured, []).append(value)
+    return scores
+
+
+def means(scores: dict[str, list[float]]) -> dict[str, float]:
     return {name: round(float(np.mean(values)), 4) for name, values in scores.items()}
 
 

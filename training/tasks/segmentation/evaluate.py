@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline import shards
+from training.engine.found import At, refuse_diverged
 from training.engine.machine import Autocast, Machine
 from training.engine.share import DataError
-from training.engine.task import At, refuse_diverged
 from training.models.segmenter import Segmenter
 from training.records import SegmentationEvaluation, SegmentationLine, SegmentationScores
 from training.tasks.segmentation.batch import SegBatch

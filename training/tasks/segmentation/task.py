@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from pipeline import shards
 from training import provenance
 from training.engine import checkpoint, frozen
+from training.engine.found import At, Found
 from training.engine.machine import Machine
 from training.engine.share import DataError, Share, check_batch_size
-from training.engine.task import Asked, At, Examination, Found, Loaded, Result, Task
+from training.engine.task import Asked, Examination, Loaded, Result, Task
 from training.models.backbone import FigureParameters
 from training.models.pretrained import Report
 from training.models.segmenter import Segmenter
 from training.models.vit import load_checked
-from training.records import SegmentationEvaluation, ShardsSeen
+from training.records import SegmentationEvaluation
 from training.tasks.segmentation.batch import SegBatch
 from training.tasks.segmentation.config import KIND, FinetuneConfig
 from training.tasks.segmentation.data import (
@@ -121,20 +122,12 @@ class FineTuning(Task[FinetuneConfig, SegBatch]):
     def is_due(self, epoch: int) -> bool:
         return epoch % self.config.select.every == 0
 
-    def seen(self) -> ShardsSeen:
-        index = self.split.index
-        return ShardsSeen(
-            path=self.data,
-            source=index.source,
-            train_fingerprint=index.fingerprint,
-            val_fingerprint=self.test.index.fingerprint,
-            num_train=self.num_train,
-            num_val=len(self.test),
-            num_classes=len(index.seg_names),
-            classes_sha256=labels_sha256(self.split),
-            depth_field=self.config.data.depth,
-            **provenance.seen(index, self.config.data.depth),
-        )
+    def splits(self) -> tuple[shards.Split, shards.Split]:
+        return self.split, self.test
+
+    @property
+    def classes(self) -> tuple[int, str]:
+        return len(self.split.index.seg_names), labels_sha256(self.split)
 
     def facts(self) -> dict[str, Any]:
         return {"frozen": self.kept_back, "started_from": self.start.origin if self.start else None}
@@ -158,9 +151,6 @@ class FineTuning(Task[FinetuneConfig, SegBatch]):
             evaluate(model.to(machine.device), whole(self.test), self.config, self.config.data.depth, machine),
             At.of(best),
         )
-
-    def val_split(self) -> shards.Split:
-        return self.test
 
     def examine(self, loaded: Loaded, asked: Examination) -> Result:
         """With a contact sheet of predictions to look at."""
