@@ -7,7 +7,7 @@ import typer
 
 from analysis.figures import FIGURES, FigureSpec
 from pipeline import errors
-from pipeline.terminal import make_console, print_table
+from pipeline.terminal import add_version, make_console, print_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +20,7 @@ app = typer.Typer(
     "Start with `analyze report runs/* --out report`, then open report/index.html.",
 )
 console = make_console()
+add_version(app)
 
 
 Runs = Annotated[

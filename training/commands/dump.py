@@ -14,6 +14,7 @@ from pipeline.terminal import print_table
 from training.commands.options import (
     AcceptOther,
     Data,
+    PatchDepthChoice,
     PretrainedRun,
     console,
     meter,
@@ -49,7 +50,7 @@ def dump(
         int, typer.Option("--causal", help="Images whose depth is changed too, many passes each; 500 are advised.")
     ] = 0,
     patch_depth: Annotated[
-        str,
+        PatchDepthChoice,
         typer.Option(
             "--patch-depth",
             help="Depth of a patch in the statistics: mean, or center4 (the paper's printed code), then for all dumps "
@@ -60,9 +61,9 @@ def dump(
 ) -> None:
     """Record what attention does with depth, in one pass: statistics over many images, raw scores of a few.
 
-    Statistics cover every layer and head and grow no memory with images; they are what `analyze` draws from, without
-    a model or torch. Images are spread evenly over val; those without classes, such as NYU's, do as well, for all but
-    what changed depth does to accuracy. Raw scores serve the report's examples. --causal adds what
+    Statistics cover every layer and head, and memory does not grow with the number of images; they are what `analyze`
+    draws from, without a model or torch. Images are spread evenly over val; those without classes, such as NYU's, do as
+    well, for all but what changed depth does to accuracy. Raw scores serve the report's examples. --causal adds what
     happens when depth is swapped with another image's, flattened, replaced by the sensor's, kept out of single blocks,
     or erased from their outputs. Prints what it will take before it starts; a dump that is interrupted leaves nothing.
 
@@ -120,7 +121,7 @@ def _dumped(
     images: int | None,
     raw: int,
     causal: int,
-    patch_depth: str,
+    patch_depth: PatchDepthChoice,
     accept_other_depth: bool,
 ) -> "tuple[Path, DumpInfo]":
     from training import provenance

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.terminal import print_table
-from training.commands.options import Data, Settings, console, told, written
+from training.commands.options import Data, HeadChoice, SelectChoice, Settings, console, told, written
 
 if TYPE_CHECKING:
     from training.records import SegmentationEvaluation
@@ -21,9 +21,13 @@ def matrix(
     ],
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Folder for matrix.json and the runs that are made.")],
-    preset: Annotated[str, typer.Option("--preset", help="As for finetune: dformer-nyu or tiny.")] = "dformer-nyu",
-    head: Annotated[str | None, typer.Option("--head", help="ham (default), pyramid or linear.")] = None,
-    select: Annotated[str | None, typer.Option("--select", help="best-on-val (default) or best-on-test.")] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", help="As for finetune: dformer-nyu, tiny or a TOML file.")
+    ] = "dformer-nyu",
+    head: Annotated[HeadChoice | None, typer.Option("--head", help="ham (default), pyramid or linear.")] = None,
+    select: Annotated[
+        SelectChoice | None, typer.Option("--select", help="best-on-val (default) or best-on-test.")
+    ] = None,
     settings: Settings = None,
     multi_scale: Annotated[
         bool, typer.Option("--multi-scale", help="Test with the recipe's scales and mirrors, as the authors do.")

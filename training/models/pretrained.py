@@ -18,17 +18,15 @@ size, or another architecture, is refused; a model is loaded whole or left as it
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
+from rich.table import Table
 from torch import Tensor
 
 from training.models.layouts import is_plain, num_blocks, refuse_odd_tensors, refuse_other_architectures
 from training.models.positions import resampled
 from training.models.vit import ModelError, VisionTransformer, VitConfig, load_checked
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 How = Literal["loaded", "adapted", "fresh"]
 
@@ -76,9 +74,7 @@ class Report:
     rows: tuple[Row, ...]
     note: str = ""
 
-    def table(self) -> "Table":
-        from rich.table import Table
-
+    def table(self) -> Table:
         caption = f"sha256 {self.sha256[:16]}" + (f". {self.note}" if self.note else "")
         table = Table(title=f"weights from {self.source}", caption=caption, caption_justify="left")
         table.add_column("what")

@@ -7,11 +7,12 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from pipeline import shards
+from training.config import ONLINE
 from training.engine.share import DataError, Share
 from training.loading.data import load, load_pieces
 from training.loading.pieces import Pieces
 from training.tasks.classification.batch import Batch
-from training.tasks.classification.config import ONLINE, Config
+from training.tasks.classification.config import Config
 from training.tasks.classification.samples import eval_batch, fields_of, leaves_draws, train_batch
 
 

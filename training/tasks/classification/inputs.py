@@ -4,11 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.config import ONLINE
 from training.loading.augment import rand_augment
 from training.loading.augment.mix import mix
 from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.tasks.classification.batch import Batch
-from training.tasks.classification.config import ONLINE, Config
+from training.tasks.classification.config import Config
 
 
 def model_inputs(batch: Batch, config: Config) -> tuple[Tensor, Tensor, Tensor]:

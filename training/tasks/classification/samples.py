@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from pipeline import shards
+from training.config import ONLINE
 from training.loading.augment import geometry, rand_augment
 from training.loading.decode import decode_rgb, sendable
 from training.random_numbers import generator
 from training.tasks.classification.batch import Batch
-from training.tasks.classification.config import ONLINE, Config
+from training.tasks.classification.config import Config
 
 
 def fields_of(depth_field: str, labelled: bool = True) -> tuple[str, ...]:

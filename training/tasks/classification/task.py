@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline import shards
 from training import provenance
-from training.config import ConfigError
+from training.config import ONLINE, ConfigError
 from training.engine.found import At
 from training.engine.machine import Machine
 from training.engine.share import DataError, Share, check_batch_size
@@ -22,7 +22,7 @@ from training.models.vit import VisionTransformer
 from training.records import Evaluation
 from training.results import MeasureError
 from training.tasks.classification.batch import Batch
-from training.tasks.classification.config import KIND, ONLINE, Config, resolve
+from training.tasks.classification.config import KIND, Config, resolve
 from training.tasks.classification.data import check_classes, classes_sha256, open_shards, train_loader
 from training.tasks.classification.evaluate import Outcome, as_evaluation, evaluate
 from training.tasks.classification.inputs import model_inputs
@@ -43,10 +43,22 @@ class PreTraining(Task[Config, Batch]):
 
     @classmethod
     def of(cls, asked: Asked, say: Callable[[str], None]) -> Self:
-        classes = len(shards.open_split(asked.data, "train").index.class_names) or None
+        index = shards.open_split(asked.data, "train").index
+        classes = len(index.class_names) or None
         if asked.model is None:
             raise ConfigError(f"--model must be given, one of {', '.join(MONIKERS)}")
-        return cls(resolve(asked.preset, asked.model, asked.settings, num_classes=classes, init=asked.init))
+        settings = [*asked.settings]
+        config = resolve(asked.preset, asked.model, settings, num_classes=classes, init=asked.init)
+        chosen = any(setting.partition("=")[0].strip() == "optim.batch_size" for setting in settings)
+        most = index.num_samples // config.mix_group * config.mix_group
+        if 0 < most < config.optim.batch_size and not chosen:
+            say(
+                f"note: optim.batch_size is {most}, as there are {index.num_samples} training samples; "
+                f"preset {config.preset} has {config.optim.batch_size}"
+            )
+            settings.append(f"optim.batch_size={most}")
+            config = resolve(asked.preset, asked.model, settings, num_classes=classes, init=asked.init)
+        return cls(config)
 
     def build(self) -> VisionTransformer:
         return self.config.model.build()
