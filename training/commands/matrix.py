@@ -37,7 +37,7 @@ def matrix(
 
     Fine-tunes every pre-trained run twice into OUT/NAME-real and OUT/NAME-pseudo (a model without depth once), unless
     they are there, then tests. Stopped anywhere, the same line goes on. On a cluster fine-tune first, one job a run,
-    and give the fine-tuned runs. Intervals resample the test images, the same for all.
+    and give the fine-tuned runs. Intervals leave each test image out once, the same for all.
 
     Examples:
 
