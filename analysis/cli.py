@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from analysis.figures import FIGURES, FigureSpec
 from pipeline import errors
@@ -64,13 +65,13 @@ def report(
     """
     from rich.progress import track
 
-    from analysis.load import load
+    from analysis.read import read
     from analysis.report import Steps, write_report
 
     def tracked(steps: Steps) -> Steps:
         return track(steps, "report", console=console, transient=True, disable=not console.is_terminal)
 
-    page = write_report(load(runs, matrix, digits), out, tracked)
+    page = write_report(read(runs, matrix, digits), out, tracked)
     console.print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)", highlight=False)
 
 
@@ -86,12 +87,12 @@ def _add_figure(spec: FigureSpec) -> None:
         variant: Annotated[str | None, typer.Option("--variant", help=f"Which reading to draw: {variants}.")] = None,
         depth: Depth = None,
     ) -> None:
-        from analysis.load import load
         from analysis.output import all_or_nothing, write_figure
+        from analysis.read import read
 
         chosen = spec.chosen(variant)
         with all_or_nothing(out) as made:
-            study = load(runs)
+            study = read(runs)
             drawn = spec.drawn(study, chosen, depth)
             paths = write_figure(made, f"figure{spec.number}-{chosen}", drawn.figure, drawn.frames, drawn.caption)
         _list(out, paths)
@@ -123,9 +124,9 @@ def table1(runs: RunFolders, out: OutOrNone = None) -> None:
         analyze table1 runs/m3ch runs/mlin runs/m4ch
     """
     from analysis import tables
-    from analysis.load import load
+    from analysis.read import read
 
-    frame = tables.table1(load(runs))
+    frame = tables.table1(read(runs))
     _show("Table 1: size and cost", tables.readable1(frame), frame, out, "table1")
 
 
@@ -138,9 +139,9 @@ def table2(runs: RunFolders, out: OutOrNone = None) -> None:
         analyze table2 runs/* --out tables
     """
     from analysis import accuracy
-    from analysis.load import load
+    from analysis.read import read
 
-    frame = accuracy.table2(load(runs))
+    frame = accuracy.table2(read(runs))
     _show("Table 2: accuracy", accuracy.readable2(frame), frame, out, "table2")
     print(accuracy.notes2(frame))
 
@@ -159,8 +160,9 @@ def table3(
         analyze table3 table3 --out tables
     """
     from analysis import fine_tuning
+    from analysis.read import read_matrix
 
-    found = fine_tuning.read_matrix(matrix)
+    found = read_matrix(matrix)
     _show("Table 3: fine-tuning", fine_tuning.readable3(found), fine_tuning.table3(found), out, "table3")
     differences = fine_tuning.readable_differences(found)
     _show("differences", differences, fine_tuning.differences(found), out, "table3-differences")
@@ -182,9 +184,9 @@ def causal(runs: Runs, out: OutOrNone = None, depth: Depth = None) -> None:
     import pandas as pd
 
     from analysis import causal as changes
-    from analysis.load import load
+    from analysis.read import read
 
-    dumps = load(runs).last_dumps(depth)
+    dumps = read(runs).last_dumps(depth)
     answers = pd.concat([changes.outcomes(dump) for dump in dumps], ignore_index=True)
     again = pd.concat([changes.refitted(dump) for dump in dumps], ignore_index=True)
     by_block = answers["change"].str.contains(r"-\d+$")
@@ -238,8 +240,6 @@ _SPARE = (
 
 def _print_table(title: str, readable: "pd.DataFrame") -> None:
     """Print as many columns as fit, and say which do not; no column is cut short. A pipe is as wide as it must be."""
-    from rich.table import Table
-
     columns = list(readable.columns)
     left_out: list[str] = []
     for spare in (*_SPARE, None):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from analysis import html
 from analysis.html import Html
-from analysis.load import Study, depth_order, model_order, seed_of
+from analysis.load import Loaded, depth_order, model_order, seed_of
 from analysis.packing import deflated, quantised
 from training.dumps.from_raw import bias_mode, raw_bias, raw_depth
 from training.dumps.pairs import distances
@@ -30,7 +30,7 @@ _MAX_IMAGES, _MIN_IMAGES, _MIN_LAYERS = 12, 2, 3
 _DECADES = 4.0  # attention below 10^-4 of a layer's largest shows as that
 
 
-def explorer_section(study: Study) -> Html:
+def explorer_section(study: Loaded) -> Html:
     """The section, or a line that says what is lacking."""
     title = "Explorer: one patch, what it attends to, and depth"
     dumps, left_out = comparable_examples(study)
@@ -98,7 +98,7 @@ def _select(name: str, options: Sequence[tuple[int, str]]) -> Html:
     return html.of('<label>{} <select data-choice="{}">{}</select></label>', name, name, inside)
 
 
-def comparable_examples(study: Study) -> "tuple[list[Dump], list[str]]":
+def comparable_examples(study: Loaded) -> "tuple[list[Dump], list[str]]":
     """Last dumps with raw scores, lowest seed of each model and depth; and names of those that share no image."""
     chosen: dict[Any, Dump] = {}
     for dump in sorted(study.dumps, key=lambda dump: (-seed_of(dump), dump.info.epoch)):

@@ -3,7 +3,9 @@
 import base64
 import zlib
 
+import matplotlib
 import numpy as np
+from matplotlib.colors import to_hex
 
 LEVELS = 254  # bytes 1..255; 0 is undefined
 
@@ -21,9 +23,6 @@ def deflated(values: np.ndarray) -> str:
 
 def palettes(steps: int = 33) -> dict[str, list[str]]:
     """Hex colours in even steps: `magnitude` from small to large, `signed` from below zero to above."""
-    import matplotlib
-    from matplotlib.colors import to_hex
-
     places = np.linspace(0, 1, steps)
     return {
         "magnitude": [to_hex(matplotlib.colormaps["cividis"](place)) for place in places],
@@ -33,7 +32,4 @@ def palettes(steps: int = 33) -> dict[str, list[str]]:
 
 def signed_colour(value: float) -> str:
     """The `signed` palette at `value` from -1 to 1."""
-    import matplotlib
-    from matplotlib.colors import to_hex
-
     return to_hex(matplotlib.colormaps["RdBu_r"]((value + 1) / 2))

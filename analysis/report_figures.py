@@ -13,7 +13,7 @@ from PIL import Image
 from analysis import html, output
 from analysis.figures import FIGURES, Drawn, FigureSpec
 from analysis.html import Html
-from analysis.load import AnalysisError, Study, axes_of
+from analysis.load import AnalysisError, Loaded, axes_of
 from analysis.style import COLUMN, PAGE
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _mark(name: str) -> Html:
     return html.of("<!--drawing {}-->", name)
 
 
-def figure_sections(study: Study, drawings: Drawings) -> dict[str, Callable[[], Html]]:
+def figure_sections(study: Loaded, drawings: Drawings) -> dict[str, Callable[[], Html]]:
     """Anchor -> what makes its section, for every figure there is."""
     return {f"figure{spec.number}": partial(_section, spec, study, drawings) for spec in FIGURES.values()}
 
@@ -89,7 +89,7 @@ def heading(spec: FigureSpec) -> str:
     return f"Figure {spec.number}: {spec.title}"
 
 
-def _section(spec: FigureSpec, study: Study, drawings: Drawings) -> Html:
+def _section(spec: FigureSpec, study: Loaded, drawings: Drawings) -> Html:
     anchor = f"figure{spec.number}"
     fields: list[str | None] = list(study.depth_fields()) if spec.per_depth else []
     outer, missing = [], []
@@ -114,7 +114,7 @@ def _section(spec: FigureSpec, study: Study, drawings: Drawings) -> Html:
     return html.section(anchor, heading(spec), html.markdown(spec.about), content)
 
 
-def _panel(spec: FigureSpec, study: Study, variant: str, field: str | None, name: str, drawings: Drawings) -> Html:
+def _panel(spec: FigureSpec, study: Loaded, variant: str, field: str | None, name: str, drawings: Drawings) -> Html:
     """One variant; where what it draws does not share axes, once for every set of dumps that do."""
     title = f"{heading(spec)}, {TITLES.get(variant, variant)}"
     pieces = []
@@ -124,7 +124,7 @@ def _panel(spec: FigureSpec, study: Study, variant: str, field: str | None, name
     return html.join(pieces)
 
 
-def _drawn_sets(spec: FigureSpec, study: Study, variant: str, field: str | None) -> dict[str, Drawn]:
+def _drawn_sets(spec: FigureSpec, study: Loaded, variant: str, field: str | None) -> dict[str, Drawn]:
     """What is drawn, by the suffix of its name: all at once, or else `-1` and so on."""
     try:
         return {"": spec.draw(study, variant, field)}
@@ -144,7 +144,7 @@ def _drawn_sets(spec: FigureSpec, study: Study, variant: str, field: str | None)
     return drawn
 
 
-def _of_one_axis(study: Study, field: str) -> list[Study]:
+def _of_one_axis(study: Loaded, field: str) -> list[Loaded]:
     """The study once for each set of dumps of `field` that share axes."""
     axes = [axes_of(dumps[0]) for dumps in study.panel_sets(field)]
     return [replace(study, dumps=[dump for dump in study.dumps if axes_of(dump) == each]) for each in axes]

@@ -2,11 +2,12 @@
 
 import json
 
-from analysis.load import AnalysisError, Study, command
+from analysis.commands import command
+from analysis.load import AnalysisError, Loaded
 from training.records import EndLine, Evaluation, Run
 
 
-def comparable_runs(study: Study) -> list[Run]:
+def comparable_runs(study: Loaded) -> list[Run]:
     """The runs, or a refusal that names two which saw different data."""
     if not study.runs:
         raise AnalysisError("tables and the report read run folders; none was given (a bare .zarr serves figures only)")

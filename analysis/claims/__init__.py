@@ -20,7 +20,7 @@ from analysis.claims import (
 from analysis.claims.claim import DEPTH, Claim, Rule, claims
 from analysis.claims.sources import at_chance
 from analysis.claims.verdict import VERDICTS, Rules, Verdict, verdict
-from analysis.load import AnalysisError, Study
+from analysis.load import AnalysisError, Loaded
 
 __all__ = ["DEPTH", "RULES", "VERDICTS", "Claim", "Judged", "claims", "judge"]
 
@@ -61,12 +61,12 @@ class Judged:
     contribution: int
 
 
-def judge(study: Study, chosen: list[Claim] | None = None) -> list[Judged]:
+def judge(study: Loaded, chosen: list[Claim] | None = None) -> list[Judged]:
     """Every claim, or those chosen, in the order of the file."""
     return [_judged(study, claim) for claim in (claims() if chosen is None else chosen)]
 
 
-def _judged(study: Study, claim: Claim) -> Judged:
+def _judged(study: Loaded, claim: Claim) -> Judged:
     observed, interval, seeds = "", "–", ""
     try:
         if BEYOND_CHANCE in claim.precondition:
@@ -85,7 +85,7 @@ def _judged(study: Study, claim: Claim) -> Judged:
     )  # fmt: skip
 
 
-def _check_beyond_chance(study: Study, claim: Claim) -> None:
+def _check_beyond_chance(study: Loaded, claim: Claim) -> None:
     there = {run.record.model for run in study.runs}
     models = [model for model in claim.models if model in there]
     if low := at_chance(study, models):

@@ -7,7 +7,7 @@ from analysis.claims.sources import accuracy, seeds_told
 from analysis.claims.texts import bounded, joined
 from analysis.claims.verdict import Found
 from analysis.contrast import Arm, Between, Measured, contrast
-from analysis.load import BASELINE, AnalysisError, Study
+from analysis.load import BASELINE, AnalysisError, Loaded
 from analysis.statistics import tango
 
 _MEASURES = {"top1": "correct1", "top5": "correct5"}
@@ -25,7 +25,7 @@ def _least(first: Arm, second: Arm) -> float:
     return ((high - low) / (2 * 1.959964)) ** 2
 
 
-def _accuracy_gap(study: Study, claim: Claim) -> Found:
+def _accuracy_gap(study: Loaded, claim: Claim) -> Found:
     measure = claim.options.get("measure", "top1")
     if measure == "top5" and any(run.record.shards.num_classes <= 5 for run in study.runs):
         raise AnalysisError("needs more than 5 classes: five guesses are always right of so few")
@@ -34,7 +34,7 @@ def _accuracy_gap(study: Study, claim: Claim) -> Found:
     return _found([found], found, [better, worse], seeds)
 
 
-def _accuracy_tie(study: Study, claim: Claim) -> Found:
+def _accuracy_tie(study: Loaded, claim: Claim) -> Found:
     """Within the margin on either side; the margin must be smaller than what RGB alone is away."""
     names, margin = [claim.options["better"], claim.options["worse"]], claim.options["margin"] / POINTS
     (better, worse, alone), seeds = accuracy(study, [*names, BASELINE])
@@ -48,7 +48,7 @@ def _accuracy_tie(study: Study, claim: Claim) -> Found:
     return _found([found.shifted(margin), found.turned().shifted(margin)], found, [better, worse], seeds)
 
 
-def _ordered(study: Study, claim: Claim) -> Found:
+def _ordered(study: Loaded, claim: Claim) -> Found:
     """Each richer model above each simpler one next to it."""
     pairs = claim.options["pairs"]
     names = list(dict.fromkeys(name for pair in pairs for name in pair))

@@ -8,8 +8,9 @@ from analysis.claims.claim import Claim, Rule
 from analysis.claims.sources import runs_of, seeds_told
 from analysis.claims.texts import joined
 from analysis.claims.verdict import Found
+from analysis.commands import command
 from analysis.contrast import Arm, Measured, between, contrast
-from analysis.load import BASELINE, AnalysisError, Study, command
+from analysis.load import BASELINE, AnalysisError, Loaded
 from analysis.runs import recipe_differences, recipe_of
 from analysis.tables import groups, table1
 from training.records import EndLine, Run
@@ -28,7 +29,7 @@ def printed(text: str) -> tuple[float, float]:
     return float(digits) * unit * (-1 if text[0] in "-−" else 1), place * unit / 2
 
 
-def _printed(study: Study, claim: Claim) -> Found:
+def _printed(study: Loaded, claim: Claim) -> Found:
     """Every number that the thesis prints in a column, against ours at its rounding."""
     frame = table1(study).dropna(subset=["paper_parameters"]).set_index("model")
     if frame.empty or (claim.options["column"] == "macs" and BASELINE not in frame.index):
@@ -61,7 +62,7 @@ def _rounded(value: float, half: float) -> str:
     return f"{value:+,.0f}".replace("-", "−") if half < 1e3 else f"{value / 1e6:+,.1f}M".replace("-", "−")
 
 
-def _hours_over_cost(study: Study, claim: Claim) -> Found:
+def _hours_over_cost(study: Loaded, claim: Claim) -> Found:
     """log(hours / m3ch's) minus log(MACs / m3ch's): above 0 where time grows faster than the operations."""
     models = [m for m in claim.options["models"] if any(run.record.model == m for run in study.runs)]
     if not models:

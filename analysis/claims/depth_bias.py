@@ -16,12 +16,12 @@ from analysis.claims.texts import signed, span
 from analysis.claims.verdict import LEVEL, Found, holm
 from analysis.contrast import Arm, Between, Measured, between, contrast
 from analysis.depth_bias import of_parameters, phi_grid, share_within
-from analysis.load import AnalysisError, Study
+from analysis.load import AnalysisError, Loaded
 
 _LEAST_EPOCHS, _LEAST_LAYERS = 5, 3
 
 
-def _logged(study: Study, model: str, name: str) -> np.ndarray:
+def _logged(study: Loaded, model: str, name: str) -> np.ndarray:
     """(seeds, epochs, layers, ...), from epoch 0 on."""
     every = [of_parameters(run, name) for run in runs_of(study, model)]
     common = sorted(set.intersection(*(set(epochs) for epochs, _ in every)))
@@ -59,7 +59,7 @@ def _check_moved(change: Arm, what: str) -> None:
         )
 
 
-def _alpha_smooth(study: Study, claim: Claim) -> Found:
+def _alpha_smooth(study: Loaded, claim: Claim) -> Found:
     alpha = _logged(study, "mlin", "alpha")
     if alpha.shape[1] <= _LEAST_EPOCHS:
         raise AnalysisError(f"needs α of at least {_LEAST_EPOCHS} epochs after the first, got {alpha.shape[1] - 1}")
@@ -72,7 +72,7 @@ def _alpha_smooth(study: Study, claim: Claim) -> Found:
     return Found((side,), observed=observed, interval=span(side), seeds=seeds_told([arm]))
 
 
-def _alpha_peaks(study: Study, claim: Claim) -> Found:
+def _alpha_peaks(study: Loaded, claim: Claim) -> Found:
     alpha = _logged(study, "mlin", "alpha")
     if alpha.shape[2] < _LEAST_LAYERS:
         raise AnalysisError(f"needs at least {_LEAST_LAYERS} layers with a gradient, got {alpha.shape[2]}")
@@ -87,7 +87,7 @@ def _alpha_peaks(study: Study, claim: Claim) -> Found:
     )
 
 
-def _phi(study: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _phi(study: Loaded) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Δ (grid,), φ at the end and at the beginning (seeds, layers, grid)."""
     phi = _logged(study, "mmlp", "phi")
     return phi_grid(runs_of(study, "mmlp")[0]), phi[:, -1], phi[:, 0]
@@ -118,7 +118,7 @@ def _bends(delta: np.ndarray, phi: np.ndarray, beyond: float) -> np.ndarray:
     return np.asarray(np.stack(bends, -1) / np.where(width > 0, width, 1.0)[..., None])
 
 
-def _phi_straight(study: Study, claim: Claim) -> Found:
+def _phi_straight(study: Loaded, claim: Claim) -> Found:
     delta, phi, first = _phi(study)
     now, before = (_bends(delta, each, claim.options["beyond"]) for each in (phi, first))
     observed = f"bend over range {now.mean(0).min():.2f} to {now.mean(0).max():.2f}"
@@ -126,7 +126,7 @@ def _phi_straight(study: Study, claim: Claim) -> Found:
     return _of_shape(-now, -before, -claim.options["threshold"], observed, change)
 
 
-def _phi_turns(study: Study, claim: Claim) -> Found:
+def _phi_turns(study: Loaded, claim: Claim) -> Found:
     """The share of a curve's turning (changes of slope) within `beyond` of 0."""
     delta, phi, first = _phi(study)
     near = np.abs(delta[1:-1]) <= claim.options["beyond"] + 1e-9
@@ -142,7 +142,7 @@ def _phi_turns(study: Study, claim: Claim) -> Found:
     return _of_shape(now, before, claim.options["threshold"], observed, change)
 
 
-def _phi_early_stronger(study: Study, claim: Claim) -> Found:
+def _phi_early_stronger(study: Loaded, claim: Claim) -> Found:
     delta, phi, first = _phi(study)
     if phi.shape[1] < _LEAST_LAYERS:
         raise AnalysisError(f"needs at least {_LEAST_LAYERS} layers with a gradient, got {phi.shape[1]}")
@@ -160,7 +160,7 @@ def _phi_early_stronger(study: Study, claim: Claim) -> Found:
     return _of_shape(-now, -before, -claim.options["threshold"], observed, _arm("mmlp", strength - began))
 
 
-def _phi_draws(study: Study, claim: Claim) -> Found:
+def _phi_draws(study: Loaded, claim: Claim) -> Found:
     """φ's slope on |Δ|, left and right of 0; s_h < 0 makes a φ that falls with |Δ| a score that rises with it."""
     delta, phi, first = _phi(study)
 
@@ -180,7 +180,7 @@ def _phi_draws(study: Study, claim: Claim) -> Found:
     )
 
 
-def _delta_near_zero(study: Study, claim: Claim) -> Found:
+def _delta_near_zero(study: Loaded, claim: Claim) -> Found:
     """Of the images that the model's curves are drawn over; no training is in it."""
     found = dumps_of(study, claim.options["model"])[0]
     shares = share_within(found, claim.options["limit"])

@@ -15,7 +15,7 @@ from analysis.claims.sources import accuracy, seeds_told
 from analysis.claims.texts import bounded, joined
 from analysis.claims.verdict import LEVEL, Found
 from analysis.contrast import Arm, Between, Measured, between, contrast
-from analysis.load import BASELINE, AnalysisError, Study
+from analysis.load import BASELINE, AnalysisError, Loaded
 from analysis.statistics import Estimate
 from training.records import Matrix, MatrixCell
 
@@ -25,13 +25,13 @@ _RR, _RP, _PP, _PR = range(4)
 _Z = 1.959964
 
 
-def _matrix(study: Study) -> Matrix:
+def _matrix(study: Loaded) -> Matrix:
     if study.matrix is None:
         raise AnalysisError("needs the matrix.json of 'train matrix'")
     return study.matrix
 
 
-def arms(study: Study, models: Sequence[str]) -> dict[str, Arm]:
+def arms(study: Loaded, models: Sequence[str]) -> dict[str, Arm]:
     """Of these models that are there with all four cells: mIoU by `_CELLS`, a seed a row of the table."""
     rows: dict[str, dict[tuple[str, int], dict[tuple[str, str], MatrixCell]]] = {}
     for cell in _matrix(study).cells:
@@ -69,7 +69,7 @@ _DROP = {_PP: 0.5, _PR: -0.5, _RR: 0.5, _RP: -0.5}
 _MORE = {_PP: 1.0, _PR: -1.0, _RR: -1.0, _RP: 1.0}
 
 
-def _some(study: Study, models: Sequence[str]) -> dict[str, Arm]:
+def _some(study: Loaded, models: Sequence[str]) -> dict[str, Arm]:
     if not (found := arms(study, models)):
         raise AnalysisError(f"needs one of {', '.join(models)}, fine-tuned with either depth and tested with both")
     return found
@@ -83,7 +83,7 @@ def _told(each: dict[str, Measured]) -> str:
     return "; ".join(f"{name} {bounded(found, POINTS)}" for name, found in each.items())
 
 
-def _found(study: Study, claim: Claim, each: dict[str, Measured], found: dict[str, Arm], told: str) -> Found:
+def _found(study: Loaded, claim: Claim, each: dict[str, Measured], found: dict[str, Arm], told: str) -> Found:
     cells = joined(list(each.values()))
     observed = f"{told} in {int((cells.value > 0).sum())} of {len(each)}"
     return Found(
@@ -92,7 +92,7 @@ def _found(study: Study, claim: Claim, each: dict[str, Measured], found: dict[st
     )  # fmt: skip
 
 
-def _seeds(study: Study, found: dict[str, Arm]) -> str:
+def _seeds(study: Loaded, found: dict[str, Arm]) -> str:
     """How many of each model, and where all were fine-tuned from one pre-trained network, whose luck they all have."""
     told = []
     for model, arm in found.items():
@@ -101,12 +101,12 @@ def _seeds(study: Study, found: dict[str, Arm]) -> str:
     return f"{', '.join(told)}; each model's own spread"
 
 
-def _pseudo_gains(study: Study, claim: Claim) -> Found:
+def _pseudo_gains(study: Loaded, claim: Claim) -> Found:
     found = _some(study, claim.options["models"])
     return _found(study, claim, _within(found, _GAIN), found, "higher with pseudo-depth")
 
 
-def _indifferent(study: Study, claim: Claim) -> Found:
+def _indifferent(study: Loaded, claim: Claim) -> Found:
     found, margin = _some(study, claim.options["models"]), claim.options["margin"] / POINTS
     each = _within(found, _GAIN)
     cells = joined(list(each.values()))
@@ -119,15 +119,15 @@ def _indifferent(study: Study, claim: Claim) -> Found:
     )  # fmt: skip
 
 
-def _gain_grows(study: Study, claim: Claim) -> Found:
+def _gain_grows(study: Loaded, claim: Claim) -> Found:
     return _between_models(study, claim, _GAIN, "grows")
 
 
-def _drops_more(study: Study, claim: Claim) -> Found:
+def _drops_more(study: Loaded, claim: Claim) -> Found:
     return _between_models(study, claim, _DROP, "drops more")
 
 
-def _between_models(study: Study, claim: Claim, weights: dict[int, float], told: str) -> Found:
+def _between_models(study: Loaded, claim: Claim, weights: dict[int, float], told: str) -> Found:
     """A difference of two models' differences, each with the luck of its own seeds."""
     pairs = claim.options["pairs"]
     there = arms(study, [name for pair in pairs for name in pair])
@@ -145,14 +145,14 @@ def _between_models(study: Study, claim: Claim, weights: dict[int, float], told:
     return _found(study, claim, each, of, told)
 
 
-def _every_drops(study: Study, claim: Claim) -> Found:
+def _every_drops(study: Loaded, claim: Claim) -> Found:
     found = _some(study, claim.options["models"])
     each = {f"{model}, trained with real depth": part for model, part in _within(found, _DROP_REAL).items()}
     each |= {f"{model}, trained with pseudo-depth": part for model, part in _within(found, _DROP_PSEUDO).items()}
     return _found(study, claim, each, found, "a drop")
 
 
-def _larger_drop(study: Study, claim: Claim) -> Found:
+def _larger_drop(study: Loaded, claim: Claim) -> Found:
     found = _some(study, claim.options["models"])
     drops = joined([*_within(found, _DROP_REAL).values(), *_within(found, _DROP_PSEUDO).values()])
     if drops.seeds_df and not (drops.above_zero < LEVEL).any():
@@ -160,7 +160,7 @@ def _larger_drop(study: Study, claim: Claim) -> Found:
     return _found(study, claim, _within(found, _MORE), found, "the larger drop is from pseudo to real depth")
 
 
-def _complex_best(study: Study, claim: Claim) -> Found:
+def _complex_best(study: Loaded, claim: Claim) -> Found:
     """Some complex model above every simpler one, with either depth; which one is picked counts twice."""
     complex_, simple = (arms(study, claim.options[name]) for name in ("complex", "simple"))
     if not complex_ or not simple:
@@ -184,7 +184,7 @@ def _complex_best(study: Study, claim: Claim) -> Found:
     )
 
 
-def _varies_more(study: Study, claim: Claim) -> Found:
+def _varies_more(study: Loaded, claim: Claim) -> Found:
     """SDs of the models themselves: what sampling and seeds add to either is taken off.
 
     Models share samples and images, so the covariances come from these; seeds add to the variances alone.

@@ -17,7 +17,7 @@ from analysis.claims.sources import check_paired, dumps_of, seeds_told, trained_
 from analysis.claims.texts import joined, span
 from analysis.claims.verdict import LEVEL, Found, effect, holm
 from analysis.contrast import Arm, contrast
-from analysis.load import BASELINE, AnalysisError, Study, seed_of
+from analysis.load import BASELINE, AnalysisError, Loaded, seed_of
 from analysis.probes import probe
 from analysis.statistics import Jackknife
 
@@ -30,12 +30,12 @@ def _statistic(dump: "Dump", name: str, stream: str = "tokens", width: int | Non
     return found
 
 
-def _probed(study: Study, model: str, name: str, stream: str = "tokens", width: int | None = None) -> tuple[Arm, Arm]:
+def _probed(study: Loaded, model: str, name: str, stream: str = "tokens", width: int | None = None) -> tuple[Arm, Arm]:
     statistic = partial(_statistic, name=name, stream=stream, width=width)
     return trained_and_untrained(study, model, ("probe", name, stream, width), statistic)
 
 
-def _others(study: Study, claim: Claim) -> list[str]:
+def _others(study: Loaded, claim: Claim) -> list[str]:
     """Of the models that the claimed one is compared with, those that have dumps."""
     model, others = claim.options["model"], claim.options["others"]
     there = [name for name in others if any(dump.info.model == name for dump in study.dumps)]
@@ -68,21 +68,21 @@ def _below(claim: Claim, every: Versions) -> Found:
     )  # fmt: skip
 
 
-def _errors(study: Study, model: str, stream: str = "tokens", width: int | None = None) -> dict[str, Arm]:
+def _errors(study: Loaded, model: str, stream: str = "tokens", width: int | None = None) -> dict[str, Arm]:
     """Probes' MSE; of the untrained model, and of probes for another image's depth, which find what positions have."""
     now, before = _probed(study, model, "mse", stream, width)
     other, _ = _probed(study, model, "mse_control", stream, width)
     return {"": now, UNTRAINED: before, OTHER_IMAGE: other}
 
 
-def _probe_below(study: Study, claim: Claim) -> Found:
+def _probe_below(study: Loaded, claim: Claim) -> Found:
     names = [claim.options["model"], *_others(study, claim)]
     every = {name: _errors(study, name) for name in names}
     check_paired([dump for name in names for dump in dumps_of(study, name)])
     return _below(claim, every)
 
 
-def _probe_peaks(study: Study, claim: Claim) -> Found:
+def _probe_peaks(study: Loaded, claim: Claim) -> Found:
     """Where selectivity is largest: R² for an image's own depth minus R² for another's."""
     last, first = _probed(study, claim.options["model"], "selectivity")
     terms = {"": [(1.0, last)], UNTRAINED: [(1.0, last), (-1.0, first)]}
@@ -92,7 +92,7 @@ def _probe_peaks(study: Study, claim: Claim) -> Found:
     return peaked(terms, np.arange(1, last.values.shape[1] + 1), claim.options["third"], found)
 
 
-def _likeness(study: Study, model: str, untrained: bool) -> Arm:
+def _likeness(study: Loaded, model: str, untrained: bool) -> Arm:
     """CKA with m3ch, of the same seed where there is one, else of its lowest."""
     of = untrained_of if untrained else dumps_of
     base, dumps = of(study, BASELINE), of(study, model)
@@ -104,7 +104,7 @@ def _likeness(study: Study, model: str, untrained: bool) -> Arm:
     return Arm.of(model, [block_cka(each) for each in found])
 
 
-def _cka_below(study: Study, claim: Claim) -> Found:
+def _cka_below(study: Loaded, claim: Claim) -> Found:
     """CKA with m3ch, in the first `share_of_layers`."""
     every: Versions = {}
     for name in (claim.options["model"], *_others(study, claim)):
@@ -114,7 +114,7 @@ def _cka_below(study: Study, claim: Claim) -> Found:
     return _below(claim, every)
 
 
-def _width(study: Study, model: str) -> int:
+def _width(study: Loaded, model: str) -> int:
     """Of the narrower branch: to as many principal components both are reduced, for a wider one has more to read."""
     first = dumps_of(study, model)[0]
     if not first.info.first_attention_layer:
@@ -122,7 +122,7 @@ def _width(study: Study, model: str) -> int:
     return min(stream.width for stream in first.info.streams if stream.name != "tokens")
 
 
-def _rgb_branch_below(study: Study, claim: Claim) -> Found:
+def _rgb_branch_below(study: Loaded, claim: Claim) -> Found:
     """MSE of the depth branch minus that of the RGB branch."""
     model = claim.options["model"]
     width = _width(study, model)
@@ -138,7 +138,7 @@ def _rgb_branch_below(study: Study, claim: Claim) -> Found:
     )
 
 
-def _branches_flat(study: Study, claim: Claim) -> Found:
+def _branches_flat(study: Loaded, claim: Claim) -> Found:
     """Each branch's R² in every fused layer within the threshold of its first; where training made an image's own
     depth readable at all.
     """

@@ -11,18 +11,18 @@ from analysis.claims.sources import seeds_told
 from analysis.claims.texts import bounded, joined
 from analysis.claims.verdict import Found
 from analysis.contrast import Arm, Between, Measured, between, contrast
-from analysis.load import AnalysisError, Study
+from analysis.load import AnalysisError, Loaded
 from analysis.robustness import KINDS, Swept, at_sigma, sigma_stars, swept_models
 from analysis.runs import recipe_differences
 
 POINTS = 100.0
 
 
-def _swept(study: Study, noise: str) -> dict[str, Swept]:
+def _swept(study: Loaded, noise: str) -> dict[str, Swept]:
     return {each.model: each for each in swept_models(study, DEPTH) if each.noise == noise}
 
 
-def _check_recipes(study: Study, models: Sequence[str]) -> None:
+def _check_recipes(study: Loaded, models: Sequence[str]) -> None:
     runs = [run for run in study.runs if run.record.model in models and run.noise_sweeps]
     if unlike := recipe_differences(runs):
         raise AnalysisError(f"{' and '.join(models)} differ in {'; '.join(unlike)}")
@@ -34,7 +34,7 @@ def _lost(swept: Swept, sigmas: Sequence[float]) -> Arm:
     return Arm.of_samples(swept.model, swept.of_seeds[:, 0] - under)
 
 
-def _simpler_lose_less(study: Study, claim: Claim) -> Found:
+def _simpler_lose_less(study: Loaded, claim: Claim) -> Found:
     swept = {
         name: each for name, each in _swept(study, "pixel").items() if each.sigmas[0] == 0 and len(each.sigmas) > 1
     }
@@ -55,7 +55,7 @@ def _simpler_lose_less(study: Study, claim: Claim) -> Found:
     )  # fmt: skip
 
 
-def _better_without_noise(study: Study, claim: Claim) -> Found:
+def _better_without_noise(study: Loaded, claim: Claim) -> Found:
     names = [claim.options["better"], claim.options["worse"]]
     swept = next((found for kind in KINDS if set(names) <= set(found := _swept(study, kind))), {})
     if not swept or any(swept[name].sigmas[0] != 0 for name in names):
@@ -69,7 +69,7 @@ def _better_without_noise(study: Study, claim: Claim) -> Found:
     return Found((gap,), observed=f"{observed} points", interval=interval, seeds=told, unit=POINTS)
 
 
-def _better_at_sigma_star(study: Study, claim: Claim) -> Found:
+def _better_at_sigma_star(study: Loaded, claim: Claim) -> Found:
     """At the σ* of either model, for each kind of noise. σ*'s own error counts, by the slope of the difference
     there.
     """

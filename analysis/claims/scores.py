@@ -14,13 +14,13 @@ from analysis.claims.texts import signed, span
 from analysis.claims.verdict import LEVEL, Found, there
 from analysis.contrast import Arm, contrast, drawn_together
 from analysis.fixed_effects import distance_slopes
-from analysis.load import AnalysisError, Study
+from analysis.load import AnalysisError, Loaded
 from analysis.similarity import cosine_jackknife
 
 Terms = list[tuple[float, Arm]]
 
 
-def _slopes(study: Study, model: str) -> tuple[Terms, dict[str, Terms]]:
+def _slopes(study: Loaded, model: str) -> tuple[Terms, dict[str, Terms]]:
     """Falls with |Δ| by layer, and what is left of them over each reference."""
     last, first = trained_and_untrained(
         study, model, "distance slopes", lambda dump: distance_slopes(dump, dump.info.parts[-1])
@@ -57,12 +57,12 @@ def found_of(fall: Terms, beyond: dict[str, Terms], what: str) -> Found:
     )
 
 
-def _falls(study: Study, claim: Claim) -> Found:
+def _falls(study: Loaded, claim: Claim) -> Found:
     fall, beyond = _slopes(study, claim.options["model"])
     return found_of(fall, beyond, "layers")
 
 
-def _linear(study: Study, claim: Claim) -> Found:
+def _linear(study: Loaded, claim: Claim) -> Found:
     model = claim.options["model"]
     arm = arm_of(study, model, dumps_of(study, model), "linearity", linearity)
     return straight(found_of(*_slopes(study, model), "layers"), arm, claim, "layers")
@@ -80,7 +80,7 @@ def straight(fall: Found, r2: Arm, claim: Claim, what: str) -> Found:
     return Found((side,), incomplete=not falls.all(), observed=observed, seeds=seeds_told([arm]))
 
 
-def _peaks(study: Study, claim: Claim) -> Found:
+def _peaks(study: Loaded, claim: Claim) -> Found:
     """Where the fall is steepest, in the claimed third of the layers."""
     fall, beyond = _slopes(study, claim.options["model"])
     found = found_of(fall, beyond, "layers")
@@ -116,7 +116,7 @@ def peaked(every: dict[str, Terms], layers: np.ndarray, third: str, of: Found) -
     )  # fmt: skip
 
 
-def _swap_falls(study: Study, claim: Claim) -> Found:
+def _swap_falls(study: Loaded, claim: Claim) -> Found:
     """Of a swap nothing but depth has changed: the photograph's part is in both scores and cancels."""
     model = claim.options["model"]
     dumps = [dump for dump in dumps_of(study, model) if dump.info.num_causal]
@@ -126,7 +126,7 @@ def _swap_falls(study: Study, claim: Claim) -> Found:
     return found_of([(-1.0, arm_of(study, model, dumps, "swap", swap_jackknife))], {}, "layers")
 
 
-def _cosines(study: Study, model: str) -> tuple[dict[str, Arm], dict[str, Arm], np.ndarray]:
+def _cosines(study: Loaded, model: str) -> tuple[dict[str, Arm], dict[str, Arm], np.ndarray]:
     """Gauge-fixed cosines by layer, with |Δ|, with distance and with another image's |Δ|: trained, untrained; layers.
 
     Of a row-centred score that is the same everywhere nothing is left: no offset that softmax ignores is in them.
@@ -139,7 +139,7 @@ def _cosines(study: Study, model: str) -> tuple[dict[str, Arm], dict[str, Arm], 
     return last, first, layers
 
 
-def _cosine_terms(study: Study, claim: Claim) -> tuple[Terms, dict[str, Terms], np.ndarray]:
+def _cosine_terms(study: Loaded, claim: Claim) -> tuple[Terms, dict[str, Terms], np.ndarray]:
     last, first, layers = _cosines(study, claim.options["model"])
     quantity = claim.options.get("quantity", "depth")
     own = last[quantity]
@@ -149,12 +149,12 @@ def _cosine_terms(study: Study, claim: Claim) -> tuple[Terms, dict[str, Terms], 
     return [(-1.0, own)], beyond, layers
 
 
-def _cosine_below(study: Study, claim: Claim) -> Found:
+def _cosine_below(study: Loaded, claim: Claim) -> Found:
     fall, beyond, _ = _cosine_terms(study, claim)
     return found_of(fall, beyond, "layers")
 
 
-def _distance_stronger(study: Study, claim: Claim) -> Found:
+def _distance_stronger(study: Loaded, claim: Claim) -> Found:
     """The most negative cosine over layers, with distance against with |Δ|; and by more than before training."""
     last, first, _ = _cosines(study, claim.options["model"])
 
@@ -173,7 +173,7 @@ def _distance_stronger(study: Study, claim: Claim) -> Found:
     return Found(sides, {UNTRAINED: left}, observed=observed, interval=span(sides[0]), seeds=seeds_told([lead]))
 
 
-def _cosine_peaks(study: Study, claim: Claim) -> Found:
+def _cosine_peaks(study: Loaded, claim: Claim) -> Found:
     fall, beyond, layers = _cosine_terms(study, claim)
     found = found_of(fall, beyond, "layers")
     if not there(found).any():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from analysis.load import AnalysisError, Study
+from analysis.load import AnalysisError, Loaded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,7 @@ class Drawn:
     caption: str  # definition, numbers of images and seeds, checkpoint
 
 
-Draw = Callable[[Study, str, str | None], Drawn]  # study, variant, depth field or None
+Draw = Callable[[Loaded, str, str | None], Drawn]  # study, variant, depth field or None
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class FigureSpec:
             )
         return variant or self.variants[0]
 
-    def drawn(self, study: Study, variant: str | None = None, depth: str | None = None) -> Drawn:
+    def drawn(self, study: Loaded, variant: str | None = None, depth: str | None = None) -> Drawn:
         return self.draw(study, self.chosen(variant), depth)
 
 
 def _by(module: str, name: str = "draw") -> Draw:
     """`name` of analysis/figures/<module>.py, imported when it draws."""
 
-    def draw(study: Study, variant: str, depth: str | None) -> Drawn:
+    def draw(study: Loaded, variant: str, depth: str | None) -> Drawn:
         drawn = getattr(import_module(f"analysis.figures.{module}"), name)(study, variant, depth)
         assert isinstance(drawn, Drawn)
         return drawn

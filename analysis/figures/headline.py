@@ -6,12 +6,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.accuracy import gaps
-from analysis.load import BASELINE, DEPTH_FIELDS, Study, model_order
+from analysis.load import BASELINE, DEPTH_FIELDS, Loaded, model_order
 from analysis.style import COLUMN, look_of, new_figure, settings
 from analysis.tables import groups, outcomes
 
 
-def depth_figure(study: Study) -> tuple[Figure, pd.DataFrame]:
+def depth_figure(study: Loaded) -> tuple[Figure, pd.DataFrame]:
     """Top-1 gained over m3ch by each model, grouped by the depth it was trained on; its data."""
     baseline = groups(study).get((BASELINE, "none"), [])
     rows = [

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures import Drawn, caption
-from analysis.load import Study
+from analysis.load import Loaded
 from analysis.robustness import KINDS, Swept, accuracy_under_noise, sigma_stars, swept_models
 from analysis.style import COLUMN, PAGE, look_of, new_figure, settings, zero_line
 
@@ -16,7 +16,7 @@ _SIGMA = {
 }
 
 
-def draw4(study: Study, variant: str, depth: str | None) -> Drawn:
+def draw4(study: Loaded, variant: str, depth: str | None) -> Drawn:
     """Top-1 by sigma above, what is lost of it below; a column a kind of noise."""
     swept = swept_models(study, depth)
     frame = accuracy_under_noise(swept)
@@ -41,7 +41,7 @@ def draw4(study: Study, variant: str, depth: str | None) -> Drawn:
     return Drawn(figure, {"": frame}, text)
 
 
-def draw14(study: Study, variant: str, depth: str | None) -> Drawn:
+def draw14(study: Loaded, variant: str, depth: str | None) -> Drawn:
     """Top-1 by sigma with each model's sigma* upright; `literal` compares logits, `softmax` shares."""
     output = "logits" if variant == "literal" else "softmax"
     swept = swept_models(study, depth)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from analysis.figures import Drawn, caption
-from analysis.load import AnalysisError, Study, seed_of
+from analysis.load import AnalysisError, Loaded, seed_of
 from analysis.probes import Probes, Variant, probe
 from analysis.statistics import Estimate
 from analysis.style import GREY, PAGE, look_of, new_figure, settings, zero_line
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 INITIAL = 0  # the epoch of the untrained model
 
 
-def draw9(study: Study, variant: str, depth: str | None) -> Drawn:
+def draw9(study: Loaded, variant: str, depth: str | None) -> Drawn:
     """Figure 9: models of one stream of tokens, the last dump of every run."""
     dumps = study.last_dumps(depth, lambda dump: not dump.info.first_attention_layer)
     if not dumps:
@@ -44,7 +44,7 @@ def draw9(study: Study, variant: str, depth: str | None) -> Drawn:
     return Drawn(figure, {"": frame}, _caption(trained, frame, f"{fitted} on the block's output"))
 
 
-def draw12(study: Study, variant: str, depth: str | None) -> Drawn:
+def draw12(study: Loaded, variant: str, depth: str | None) -> Drawn:
     """Figure 12: the two branches of fusion models, in the layers that have them; a column a model."""
     dumps = study.last_dumps(depth, lambda dump: dump.info.first_attention_layer > 0)
     if not dumps:
@@ -102,7 +102,7 @@ def _references(found: Probes) -> dict[str, object]:
     }
 
 
-def _split(study: Study, dumps: "list[Dump]") -> "tuple[list[Dump], list[Dump]]":
+def _split(study: Loaded, dumps: "list[Dump]") -> "tuple[list[Dump], list[Dump]]":
     """Dumps of trained models, and of the same models before training."""
 
     def kind(dump: "Dump") -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ from statsmodels.stats.proportion import proportion_confint
 import analysis
 from analysis import style
 from analysis.figures import FIGURES, Drawn
-from analysis.load import AnalysisError, Study
+from analysis.load import AnalysisError, Loaded
 from analysis.robustness import at_sigma, swept_models, top1_at
 
 MLIN, M4CH = [0.65, 0.62, 0.60, 0.50], [0.70, 0.60, 0.45, 0.30]
@@ -31,7 +31,7 @@ def runs(folder: Path, *, seeds: int = 1, **changes: Any) -> list[Path]:
     return made
 
 
-def gapped(folder: Path, **changes: Any) -> Study:
+def gapped(folder: Path, **changes: Any) -> Loaded:
     made = runs(folder)
     for run, stars in zip(
         made, ({"pixel": None}, {"pixel": 0.7, "patch": 1.1}, {"pixel": 0.8, "patch": None}), strict=True
@@ -40,7 +40,7 @@ def gapped(folder: Path, **changes: Any) -> Study:
     return analysis.load(made)
 
 
-def draw(study: Study, number: int, variant: str | None = None) -> Drawn:
+def draw(study: Loaded, number: int, variant: str | None = None) -> Drawn:
     drawn = FIGURES[number].drawn(study, variant)
     style.close(drawn.figure)
     return drawn

@@ -14,23 +14,23 @@ import analysis
 from analysis import style
 from analysis.depth_bias import alpha_by_epoch, density_of_delta, head_scale, phi_curves, run_of
 from analysis.figures import FIGURES, Drawn
-from analysis.load import AnalysisError, Study
+from analysis.load import AnalysisError, Loaded
 
 
-def mlin(folder: Path, **changes: Any) -> Study:
+def mlin(folder: Path, **changes: Any) -> Loaded:
     run = planted.write_run(folder / "mlin", model="mlin", **changes)
     alphas = {epoch: {"alpha": [1 + 0.1 * epoch, 1 + 0.3 * epoch, 1 - 0.1 * epoch, 1.0]} for epoch in (0, 2, 1)}
     return analysis.load(planted.write_parameters(run, alphas))
 
 
-def mmlp(folder: Path, slope: float = 0.5) -> Study:
+def mmlp(folder: Path, slope: float = 0.5) -> Loaded:
     run = planted.as_model(planted.write_run(folder / "mmlp"), "mmlp")
     delta = np.array(planted.PHI_GRID)
     curves = [(slope * layer * np.maximum(delta, 0) + 0.2).tolist() for layer in (3, 2, 1, 0)]
     return analysis.load(planted.write_parameters(run, {5: {"phi": curves, "phi_grid": planted.PHI_GRID}}))
 
 
-def draw(study: Study, number: int, variant: str | None = None) -> Drawn:
+def draw(study: Loaded, number: int, variant: str | None = None) -> Drawn:
     drawn = FIGURES[number].drawn(study, variant)
     style.close(drawn.figure)
     return drawn

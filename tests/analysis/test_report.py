@@ -27,9 +27,9 @@ import analysis.figures
 from analysis import accuracy, report_answer, report_figures
 from analysis.causal import outcomes
 from analysis.claims import claims
+from analysis.commands import command, to_make_again
 from analysis.figures.answer import attention_strip, changed_answers
-from analysis.load import MODELS, AnalysisError, Study, command
-from analysis.manifest import commands
+from analysis.load import MODELS, AnalysisError, Loaded
 from analysis.report import write_report
 from analysis.report_answer import notices
 from analysis.report_claims import _whole
@@ -49,7 +49,7 @@ def page(demo: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = planted.write_dump(folder / f"{model}.zarr", scores, model=model, num_raw=4)
         raw[model, "pseudo", 5] = open_dump(path)
     dumps = [raw.get((each.info.model, each.info.depth_field, each.info.epoch), each) for each in study.dumps]
-    return write_report(Study(study.runs, dumps), folder / "out")
+    return write_report(Loaded(study.runs, dumps), folder / "out")
 
 
 def test_page_is_self_contained_and_small(page: Path) -> None:
@@ -166,7 +166,7 @@ def test_first_screen_answers_the_title(page: Path) -> None:
 CHANCE = 1 / 6
 
 
-def untrained(folder: Path, top1: dict[str, float], **changes: Any) -> Study:
+def untrained(folder: Path, top1: dict[str, float], **changes: Any) -> Loaded:
     """Runs with these accuracies; `changes` of their shards."""
     runs = [planted.write_run(folder / model, model=model, top1=top, samples=600) for model, top in top1.items()]
     for run in runs:
@@ -239,7 +239,7 @@ def test_first_pictures_hold_what_dumps_hold(tmp_path: Path) -> None:
             **settings,
         ),
     ]  # fmt: skip
-    study = Study([], [open_dump(path) for path in paths])
+    study = Loaded([], [open_dump(path) for path in paths])
     drawn = changed_answers(study, "pseudo")
     close(drawn.figure)
     bars = drawn.frames[""].set_index(["model", "change"])
@@ -253,7 +253,7 @@ def test_first_pictures_hold_what_dumps_hold(tmp_path: Path) -> None:
     assert bars.loc[("m3ch", "swap"), "value"] == 0 and "m3ch reads no depth: 0 by construction" in drawn.caption
     settings |= {"num_causal": 20, "interventions": changes, "causal": -0.4, "seed": 1}
     second = open_dump(planted.write_dump(tmp_path / "second.zarr", planted.falling(planted.BETAS), **settings))
-    both = changed_answers(Study([], [*study.dumps, second]), "pseudo")
+    both = changed_answers(Loaded([], [*study.dumps, second]), "pseudo")
     close(both.figure)
     row = both.frames[""].set_index(["model", "change"]).loc[("m4ch", "swap")]
     other = outcomes(second).set_index("change").loc["swap", "top1_change"]
@@ -278,7 +278,7 @@ def test_first_pictures_hold_what_dumps_hold(tmp_path: Path) -> None:
     weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     np.testing.assert_allclose(frame["m4ch"], weights[..., 1:].mean((0, 1)), rtol=1e-3)
     with pytest.raises(AnalysisError, match="keeps those of 16 images"):
-        attention_strip(Study([], study.dumps[:0]), "pseudo")
+        attention_strip(Loaded([], study.dumps[:0]), "pseudo")
 
 
 def test_every_figure_is_there_or_says_what_is_lacking(page: Path) -> None:
@@ -300,13 +300,13 @@ def test_changed_depth_is_shown_where_a_dump_holds_it(tmp_path: Path) -> None:
     changes = ["swap", "zero"]
     settings = {"num_causal": 20, "num_images": 20, "interventions": changes, "causal": -0.4, "model": "m4ch"}
     path = planted.write_dump(tmp_path / "d.zarr", planted.falling(planted.BETAS), **settings)
-    section = causal_section(Study([], [open_dump(path)]), tmp_path)
+    section = causal_section(Loaded([], [open_dump(path)]), tmp_path)
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", section)
     assert cells[:2] == ["m4ch", "swap"] and "zero" in cells
     assert "m4ch 20 images (seed 0)" in section
     assert (tmp_path / "figures" / "causal-pseudo.csv").exists()
     without = planted.write_dump(tmp_path / "e.zarr", planted.constant(), num_images=4)
-    assert "--causal 500" in causal_section(Study([], [open_dump(without)]), tmp_path)
+    assert "--causal 500" in causal_section(Loaded([], [open_dump(without)]), tmp_path)
 
 
 def test_claims_fold_by_figure_and_say_why(page: Path) -> None:
@@ -361,7 +361,7 @@ def test_commands_name_everything_that_was_measured(tmp_path: Path) -> None:
     study = analysis.load(folder)
     (dump,) = study.dumps
     causal = replace(dump, info=dump.info.model_copy(update={"num_causal": 3}))
-    lines = commands(replace(study, dumps=[causal])).splitlines()
+    lines = to_make_again(replace(study, dumps=[causal])).splitlines()
     assert [line.split()[:2] for line in lines] == [["train", "pretrain"], ["train", "dump"], ["analyze", "report"]]
     assert lines[1].endswith("--images 4 --raw 0 --patch-depth mean --causal 3")
 
@@ -376,7 +376,7 @@ def test_names_in_commands_are_words_whatever_they_hold(tmp_path: Path) -> None:
     matrix = Matrix(data="d", split="val", fingerprint="f", num_images=2, num_classes=2, multi_scale=False,
                     cells=[cell], differences=[])  # fmt: skip
     study = replace(study, matrix=matrix, matrix_path=tmp_path / "a 'matrix'")
-    lines = commands(study).split("\n")
+    lines = to_make_again(study).split("\n")
     programs = ["pretrain", "dump", "evaluate", "gap", "report"]
     assert [shlex.split(line)[1] for line in lines] == programs
     for line in lines:

@@ -12,7 +12,7 @@ import analysis
 from analysis.figures import Drawn
 from analysis.figures import cka as figure11
 from analysis.figures import probes as figures9and12
-from analysis.load import AnalysisError, Study
+from analysis.load import AnalysisError, Loaded
 from analysis.style import GREY, close
 
 LAYERS, IMAGES, PATCHES, WIDTH, FUSED = 3, 160, 9, 8, 2
@@ -58,18 +58,18 @@ def fused(model: str, rgb: float | list[float], depth: float | list[float], epoc
     return memory_dump(streams, depths(), model, epoch=epoch, block=20)
 
 
-def study(*dumps: Any) -> Study:
-    return Study([], list(dumps))
+def study(*dumps: Any) -> Loaded:
+    return Loaded([], list(dumps))
 
 
 @pytest.fixture(scope="module")
-def plain_study() -> Study:
+def plain_study() -> Loaded:
     dumps = [plain(model) for model in PLAIN] + [plain("m3ch", epoch=0), plain("m4ch", epoch=0)]
     return study(*dumps, plain("m3ch", seed=1), fused("mdf1", 2.0, 0.5))
 
 
 @pytest.fixture(scope="module")
-def fused_study() -> Study:
+def fused_study() -> Loaded:
     return study(fused("mdf1", 2.0, 0.5), fused("mgem", 1.0, 1.0), fused("mdf1", 0.1, 0.1, epoch=0), plain("m4ch"))
 
 

@@ -24,7 +24,7 @@ from analysis import report_figures
 from analysis.claims import judge
 from analysis.figures import FIGURES
 from analysis.html import Html
-from analysis.load import Study
+from analysis.load import Loaded
 from analysis.manifest import limitations, manifest
 from analysis.report import _header, write_report
 from analysis.report_tables import table3_section, tables_section
@@ -74,11 +74,11 @@ def write_study(folder: Path) -> Path:
     return folder
 
 
-def read(folder: Path) -> Study:
+def read(folder: Path) -> Loaded:
     return analysis.load([folder / "run", folder / "m3ch"], folder / "matrix.json")
 
 
-def pieces(study: Study, out: Path) -> str:
+def pieces(study: Loaded, out: Path) -> str:
     """What the page says of a study, but for its drawings."""
     sections = [_header(study), tables_section(study, out, Html), limitations(study), manifest(study)]
     assert study.matrix is not None
