@@ -1,12 +1,16 @@
-"""analyze: report, a command a figure (analysis/figures), table1 to 3, causal. Heavy imports come late."""
+"""analyze: report, figure NAME (analysis/figures; the paper's are fig1 and so on too), table1 to 3, causal.
+
+Heavy imports come late.
+"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
-from analysis.figures import FIGURES, FigureSpec
+from analysis.figures import FIGURES
+from analysis.figures.spec import FigureSpec
 from pipeline import errors
 from pipeline.terminal import make_console, print_table
 
@@ -21,6 +25,8 @@ app = typer.Typer(
     "Start with `analyze report runs/* --out report`, then open report/index.html.",
 )
 console = make_console()
+figures = typer.Typer(no_args_is_help=True, help="A figure by its name; the paper's have their number as well: fig11.")
+app.add_typer(figures, name="figure")
 
 
 Runs = Annotated[
@@ -75,16 +81,16 @@ def report(
     console.print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)", highlight=False)
 
 
-def _add_figure(spec: FigureSpec) -> None:
-    name = f"fig{spec.number}"
+def _add_figure(to: typer.Typer, name: str, spec: FigureSpec) -> None:
     default, *others = spec.variants
     variants = f"{default} (default)" + "".join(f", {variant}" for variant in others)
-    example = f"analyze {name} runs/* --out figures" + (f" --variant {others[0]}" if others else "")
+    start = f"analyze {name}" if to is app else f"analyze figure {name}"
+    example = f"{start} runs/* --out figures" + (f" --variant {others[0]}" if others else "")
 
     def command(
         runs: Runs,
         out: Out,
-        variant: Annotated[str | None, typer.Option("--variant", help=f"Which reading to draw: {variants}.")] = None,
+        variant: str | None = None,
         depth: Depth = None,
     ) -> None:
         from analysis.output import all_or_nothing, write_figure
@@ -94,25 +100,29 @@ def _add_figure(spec: FigureSpec) -> None:
         with all_or_nothing(out) as made:
             study = read(runs)
             drawn = spec.drawn(study, chosen, depth)
-            paths = write_figure(made, f"figure{spec.number}-{chosen}", drawn.figure, drawn.frames, drawn.caption)
+            paths = write_figure(made, f"{spec.stem}-{chosen}", drawn.figure, drawn.frames, drawn.caption)
         _list(out, paths)
         print(drawn.caption)
         if spec.per_depth and (left_out := study.without(study.field(depth))):
             print(f"Not drawn, without a dump of {study.field(depth)} depth: {', '.join(left_out)}.")
 
+    about = typer.Option("--variant", help=f"Which reading to draw: {variants}.")
+    command.__annotations__["variant"] = Annotated[Literal[spec.variants] | None, about]
     if not spec.per_depth:
         command.__annotations__["runs"] = RunFolders  # drawn from what runs logged and how they were evaluated
-    title = f"Figure {spec.number}: {spec.title}" + "." * (not spec.title.endswith("?"))
-    app.command(
+    title = spec.heading + "." * (not spec.title.endswith("?"))
+    to.command(
         name,
         short_help=title,
-        help=f"{title}\n\n{spec.about}\n\nWrites OUT/figure{spec.number}-VARIANT as PDF, SVG "
+        help=f"{title}\n\n{spec.about}\n\nWrites OUT/{spec.stem}-VARIANT as PDF, SVG "
         f"and PNG, what is drawn as CSV, the caption as text.\n\nExample:\n\n    {example}",
     )(command)
 
 
 for _spec in FIGURES.values():
-    _add_figure(_spec)
+    _add_figure(figures, _spec.name, _spec)
+    if _spec.number is not None:
+        _add_figure(app, f"fig{_spec.number}", _spec)
 
 
 @app.command()

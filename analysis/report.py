@@ -10,6 +10,7 @@ import pandas as pd
 from analysis import html, output
 from analysis.claims import Judged, judge
 from analysis.explorer import explorer_section
+from analysis.figures import FIGURES
 from analysis.figures.headline import depth_figure
 from analysis.figures.training import training_curves
 from analysis.head_map import head_section
@@ -115,9 +116,9 @@ _NAMES = {
 
 
 def _navigation(sections: dict[str, Html]) -> Html:
-    names = {anchor: _NAMES.get(anchor) or anchor.replace("figure", "Fig ") for anchor in sections}
+    names = _NAMES | {spec.stem: spec.label.replace("Figure", "Fig") for spec in FIGURES.values()}
     links = html.join(
-        (html.of('<a href="#{}">{}</a>', anchor, name) for anchor, name in names.items() if sections[anchor]), ""
+        (html.of('<a href="#{}">{}</a>', anchor, names[anchor]) for anchor, section in sections.items() if section), ""
     )
     return html.of('<nav aria-label="Sections">{}</nav>', links)
 

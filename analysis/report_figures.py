@@ -11,7 +11,8 @@ import pandas as pd
 from PIL import Image
 
 from analysis import html, output
-from analysis.figures import FIGURES, Drawn, FigureSpec
+from analysis.figures import FIGURES
+from analysis.figures.spec import Drawn, FigureSpec
 from analysis.html import Html
 from analysis.load import AnalysisError, Loaded, axes_of
 from analysis.style import COLUMN, PAGE
@@ -82,15 +83,11 @@ def _mark(name: str) -> Html:
 
 def figure_sections(study: Loaded, drawings: Drawings) -> dict[str, Callable[[], Html]]:
     """Anchor -> what makes its section, for every figure there is."""
-    return {f"figure{spec.number}": partial(_section, spec, study, drawings) for spec in FIGURES.values()}
-
-
-def heading(spec: FigureSpec) -> str:
-    return f"Figure {spec.number}: {spec.title}"
+    return {spec.stem: partial(_section, spec, study, drawings) for spec in FIGURES.values()}
 
 
 def _section(spec: FigureSpec, study: Loaded, drawings: Drawings) -> Html:
-    anchor = f"figure{spec.number}"
+    anchor = spec.stem
     fields: list[str | None] = list(study.depth_fields()) if spec.per_depth else []
     outer, missing = [], []
     for field in fields or [None]:
@@ -111,12 +108,12 @@ def _section(spec: FigureSpec, study: Loaded, drawings: Drawings) -> Html:
         content = html.lacking(f"Not drawn: {missing[0]}.")
     else:
         content = html.tabs(outer)
-    return html.section(anchor, heading(spec), html.markdown(spec.about), content)
+    return html.section(anchor, spec.heading, html.markdown(spec.about), content)
 
 
 def _panel(spec: FigureSpec, study: Loaded, variant: str, field: str | None, name: str, drawings: Drawings) -> Html:
     """One variant; where what it draws does not share axes, once for every set of dumps that do."""
-    title = f"{heading(spec)}, {TITLES.get(variant, variant)}"
+    title = f"{spec.heading}, {TITLES.get(variant, variant)}"
     pieces = []
     for suffix, drawn in _drawn_sets(spec, study, variant, field).items():
         pieces.append(drawings.figure(name + suffix, title, drawn.figure, drawn.frames, drawn.caption))
@@ -127,7 +124,7 @@ def _panel(spec: FigureSpec, study: Loaded, variant: str, field: str | None, nam
 def _drawn_sets(spec: FigureSpec, study: Loaded, variant: str, field: str | None) -> dict[str, Drawn]:
     """What is drawn, by the suffix of its name: all at once, or else `-1` and so on."""
     try:
-        return {"": spec.draw(study, variant, field)}
+        return {"": spec.drawn(study, variant, field)}
     except AnalysisError as error:
         refused = error
     parts = _of_one_axis(study, field) if field else []
@@ -136,7 +133,7 @@ def _drawn_sets(spec: FigureSpec, study: Loaded, variant: str, field: str | None
     drawn = {}
     for number, part in enumerate(parts, 1):
         try:
-            drawn[f"-{number}"] = spec.draw(part, variant, field)
+            drawn[f"-{number}"] = spec.drawn(part, variant, field)
         except AnalysisError as error:
             refused = error
     if not drawn:

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import accuracy, fine_tuning, tables
-from analysis.figures import FIGURES, FigureSpec
+from analysis.figures import figure_of
 from analysis.load import AnalysisError, Loaded
 from analysis.read import read
 from analysis.style import close
@@ -16,13 +16,13 @@ from analysis.style import close
 class Study(Loaded):
     """Runs, dumps and a matrix, with what they show; made by `analysis.load`."""
 
-    def figure(self, number: int, variant: str | None = None, depth: str | None = None) -> Figure:
-        """One of the paper's figures, in its first variant unless told, of the dumps' depth field `depth`."""
-        return _spec(number).drawn(self, variant, depth).figure
+    def figure(self, name: str | int, variant: str | None = None, depth: str | None = None) -> Figure:
+        """A figure by its name or the paper's number; in its first variant, of the usual depth field, unless told."""
+        return figure_of(name).drawn(self, variant, depth).figure
 
-    def frames(self, number: int, variant: str | None = None, depth: str | None = None) -> dict[str, pd.DataFrame]:
+    def frames(self, name: str | int, variant: str | None = None, depth: str | None = None) -> dict[str, pd.DataFrame]:
         """What a figure draws, as frames by name; "" is the figure's own."""
-        drawn = _spec(number).drawn(self, variant, depth)
+        drawn = figure_of(name).drawn(self, variant, depth)
         close(drawn.figure)
         return drawn.frames
 
@@ -43,9 +43,3 @@ def study_of(paths: Iterable[Path | str] | Path | str, matrix: Path | str | None
     """`read`, with what it shows."""
     found = read(paths, matrix, digits)
     return Study(found.runs, found.dumps, found.matrix, found.matrix_path, found.digits)
-
-
-def _spec(number: int) -> FigureSpec:
-    if number not in FIGURES:
-        raise AnalysisError(f"figure must be one of {', '.join(map(str, FIGURES))}, got {number!r}")
-    return FIGURES[number]

@@ -11,7 +11,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.causal import top1_jackknife
 from analysis.explorer import comparable_examples, example_of
-from analysis.figures import Drawn, caption
+from analysis.figures import caption
+from analysis.figures.spec import Drawn
 from analysis.load import BASELINE, AnalysisError, Loaded, model_order, seed_of
 from analysis.statistics import Jackknife
 from analysis.style import COLUMN, new_figure, settings, zero_line

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from analysis.cka import SUMMARIES, Compared, baseline, compare, compare_summaries, compare_tokens
-from analysis.figures import Drawn, caption
+from analysis.figures import caption
+from analysis.figures.spec import Draw, Drawn
 from analysis.load import BASELINE, AnalysisError, Loaded, seed_of
 from analysis.statistics import Estimate
 from analysis.style import GREY, PAGE, look_of, new_figure, settings, zero_line
@@ -188,3 +189,6 @@ def _caption(base: "Dump", others: "list[Dump]", frame: pd.DataFrame, variant: s
     if undefined := sorted(set(frame["undefined"]) - {""}):
         text += f" Undefined where {'; '.join(undefined)}."
     return text
+
+
+DRAWS: dict[str, Draw] = {"cka": draw}

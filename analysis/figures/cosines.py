@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.attention import Variant
-from analysis.figures import Drawn, caption
+from analysis.figures import caption
+from analysis.figures.spec import Draw, Drawn
 from analysis.load import Loaded
 from analysis.similarity import over_epochs
 from analysis.style import GREY, PAGE, new_figure, settings, zero_line
@@ -85,3 +86,6 @@ def _draw_references(axes: Axes, frame: pd.DataFrame, quantity: str) -> None:
     constant = frame.loc[frame["quantity"] == quantity, "constant"].iloc[0]
     if np.isfinite(constant):
         axes.axhline(constant, color=GREY, linestyle=(0, (5, 3)), linewidth=0.9, zorder=1, label="scores of −1")
+
+
+DRAWS: dict[str, Draw] = {"cosines": draw}

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.depth_bias import alpha_by_epoch, density_of_delta, phi_curves, run_of
-from analysis.figures import Drawn
+from analysis.figures.spec import Draw, Drawn
 from analysis.load import Loaded
 from analysis.style import COLUMN, GREY, layer_ramp, new_figure, settings, zero_line
 from training.dumps.from_raw import bias_mode
@@ -22,7 +22,7 @@ _UNTRAINED = (
 )
 
 
-def draw7(study: Loaded, variant: str, depth: str | None) -> Drawn:
+def draw_alpha(study: Loaded, variant: str, depth: str | None) -> Drawn:
     """`literal`: α as logged; `effective`: α times the mean over heads of |log γ_h|, with the band over heads."""
     run = run_of(study, "mlin", depth)
     frame = alpha_by_epoch(run)
@@ -44,7 +44,7 @@ def draw7(study: Loaded, variant: str, depth: str | None) -> Drawn:
     return Drawn(figure, {"": frame}, text)
 
 
-def draw8(study: Loaded, variant: str, depth: str | None) -> Drawn:
+def draw_phi(study: Loaded, variant: str, depth: str | None) -> Drawn:
     """`effective`: the bias φ(Δ) · mean s_h; `literal`: φ against the paper's sign of Δ. Below, how often Δ occurs."""
     run = run_of(study, "mmlp", depth)
     frame = phi_curves(run)
@@ -136,3 +136,6 @@ def _lines(figure: Figure, axes: Axes, frame: pd.DataFrame, x: str, value: str) 
 
 def _of(run: Run) -> str:
     return f"{run.record.model} on {run.record.shards.depth_field} depth, 1 seed ({run.record.seed})"
+
+
+DRAWS: dict[str, Draw] = {"alpha": draw_alpha, "phi": draw_phi}

@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis.figures import Drawn, caption
+from analysis.figures import caption
+from analysis.figures.spec import Draw, Drawn
 from analysis.load import AnalysisError, Loaded, seed_of
 from analysis.probes import Probes, Variant, probe
 from analysis.statistics import Estimate
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 INITIAL = 0  # the epoch of the untrained model
 
 
-def draw9(study: Loaded, variant: str, depth: str | None) -> Drawn:
+def draw_probes(study: Loaded, variant: str, depth: str | None) -> Drawn:
     """Figure 9: models of one stream of tokens, the last dump of every run."""
     dumps = study.last_dumps(depth, lambda dump: not dump.info.first_attention_layer)
     if not dumps:
@@ -44,7 +45,7 @@ def draw9(study: Loaded, variant: str, depth: str | None) -> Drawn:
     return Drawn(figure, {"": frame}, _caption(trained, frame, f"{fitted} on the block's output"))
 
 
-def draw12(study: Loaded, variant: str, depth: str | None) -> Drawn:
+def draw_branches(study: Loaded, variant: str, depth: str | None) -> Drawn:
     """Figure 12: the two branches of fusion models, in the layers that have them; a column a model."""
     dumps = study.last_dumps(depth, lambda dump: dump.info.first_attention_layer > 0)
     if not dumps:
@@ -175,3 +176,6 @@ def _caption(trained: "list[Dump]", frame: pd.DataFrame, how: str) -> str:
     if (frame["epoch"] != INITIAL).all():
         text += " No dump of epoch 0 was given: what an untrained model gives away is not drawn."
     return text
+
+
+DRAWS: dict[str, Draw] = {"probes": draw_probes, "branch-probes": draw_branches}

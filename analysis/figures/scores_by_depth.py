@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from analysis.attention import Variant, bin_rule, line_through_means, score_curve, slopes
 from analysis.causal import beside_association
 from analysis.evidence import evidence
-from analysis.figures import Drawn, caption
+from analysis.figures import caption
+from analysis.figures.spec import Draw, Drawn
 from analysis.fixed_effects import distance_slopes
 from analysis.load import BASELINE, AnalysisError, Loaded, seed_of
 from analysis.nulls import null_slope
@@ -284,3 +285,6 @@ def _finish_slopes(axes: Axes, num_layers: int) -> None:
     axes.set_xlabel("layer")
     axes.set_ylabel("slope (score per 1 z)")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+DRAWS: dict[str, Draw] = {"scores-by-depth": draw}

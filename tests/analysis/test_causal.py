@@ -11,7 +11,7 @@ from scipy import stats
 
 from analysis import style
 from analysis.causal import outcomes, readable_outcomes, readable_refitted, refitted, swap_slopes
-from analysis.figures import FIGURES
+from analysis.figures import figure_of
 from analysis.load import AnalysisError
 from analysis.read import read
 from analysis.statistics import over_units
@@ -43,7 +43,7 @@ def test_swaps_give_back_a_slope_planted_at_every_distance(tmp_path: Path) -> No
     slopes = -0.1 * np.arange(1, planted.LAYERS + 1)[:, None] * np.floor(radii)
     noise = np.random.default_rng(0).normal(0, 0.02, (50, planted.LAYERS, 1))
     group["causal/swap/distance"][:] = (slopes + noise) * pairs[:, None]
-    drawn = FIGURES[10].drawn(read(planted_dump.path), "causal")
+    drawn = figure_of(10).drawn(read(planted_dump.path), "causal")
     style.close(drawn.figure)
     frame = drawn.frames[""]
     assert "200 images of the dumps' 200 images" in drawn.caption
@@ -126,7 +126,7 @@ def test_a_dump_without_changes_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(
         AnalysisError, match=r"no dump of m4ch holds changed depth: make one with 'train dump .* --causal"
     ):
-        FIGURES[10].drawn(read(plain.path), "causal")
+        figure_of(10).drawn(read(plain.path), "causal")
 
 
 def test_the_command_prints_and_writes(tmp_path: Path, analyze) -> None:

@@ -9,7 +9,7 @@ import pytest
 import analysis
 from analysis import style
 from analysis.attention import VARIANTS, Variant
-from analysis.figures import FIGURES
+from analysis.figures import figure_of
 from analysis.similarity import QUANTITIES, cosines, image_cosines, over_epochs
 from training.dumps.pairs import partner
 from training.dumps.store import open_dump
@@ -81,7 +81,7 @@ def test_epochs_come_in_order(tmp_path: Path) -> None:
 def test_figure5_draws_its_nulls_in_grey(tmp_path: Path) -> None:
     study = analysis.load(planted.write_dump(tmp_path / "d.zarr", planted.local, model="m3ch"))
     for variant, num_levels in (("literal", 1), ("gauge_fixed", 0)):
-        drawn = FIGURES[5].drawn(study, variant)
+        drawn = figure_of(5).drawn(study, variant)
         style.close(drawn.figure)
         frame = drawn.frames[""].set_index("quantity")
         grey = [[line for line in axes.lines if line.get_color() == style.GREY] for axes in drawn.figure.axes]

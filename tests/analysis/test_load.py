@@ -11,7 +11,7 @@ import pytest
 import analysis
 from analysis import style
 from analysis.attention import VARIANTS, slopes
-from analysis.figures import FIGURES
+from analysis.figures import figure_of
 from analysis.load import AnalysisError
 from analysis.runs import final_evaluation, recipe_differences
 from training.dumps.schema import SCHEMA_VERSION
@@ -122,14 +122,14 @@ def test_dumps_that_a_figure_does_not_draw_need_no_common_axes(tmp_path: Path) -
     study = analysis.load(paths)
     captions = {}
     for number in (10, 11, 12, 13):
-        drawn = FIGURES[number].drawn(study)
+        drawn = figure_of(number).drawn(study)
         style.close(drawn.figure)
         assert set(drawn.frames[""]["model"]) == {10: {"m4ch"}, 11: {"m4ch", "mdf1", "mmlp"}}.get(number, {"mdf1"})
         captions[number] = drawn.caption
     assert "patch depth center4 and mean" in captions[11]
     for number in (1, 9):
         with pytest.raises(AnalysisError, match="differ in patch depth"):
-            FIGURES[number].drawn(study)
+            figure_of(number).drawn(study)
 
 
 def test_a_run_may_hold_dumps_of_both_patch_depths(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 import analysis
 from analysis import style
 from analysis.depth_bias import alpha_by_epoch, density_of_delta, head_scale, phi_curves, run_of
-from analysis.figures import FIGURES, Drawn
+from analysis.figures import figure_of
+from analysis.figures.spec import Drawn
 from analysis.load import AnalysisError, Loaded
 
 
@@ -31,7 +32,7 @@ def mmlp(folder: Path, slope: float = 0.5) -> Loaded:
 
 
 def draw(study: Loaded, number: int, variant: str | None = None) -> Drawn:
-    drawn = FIGURES[number].drawn(study, variant)
+    drawn = figure_of(number).drawn(study, variant)
     style.close(drawn.figure)
     return drawn
 
@@ -99,12 +100,12 @@ def test_what_is_lacking_is_named(tmp_path: Path) -> None:
     study = analysis.load(planted.write_run(tmp_path / "m4ch"))
     for number, model in ((7, "mlin"), (8, "mmlp")):
         with pytest.raises(AnalysisError, match=f"no run of {model} was given: make one with 'train pretrain --model"):
-            FIGURES[number].drawn(study)
+            figure_of(number).drawn(study)
     study = analysis.load(planted.write_parameters(planted.write_run(tmp_path / "mlin", model="mlin"), {}))
     with pytest.raises(AnalysisError, match=r"metrics.jsonl holds no alpha of mlin"):
-        FIGURES[7].drawn(study)
+        figure_of(7).drawn(study)
     with pytest.raises(AnalysisError, match=r"--depth must be one of pseudo .*got exact"):
-        FIGURES[7].drawn(study, depth="exact")
+        figure_of(7).drawn(study, depth="exact")
 
 
 class Depths:

@@ -283,7 +283,7 @@ def test_first_pictures_hold_what_dumps_hold(tmp_path: Path) -> None:
 
 def test_every_figure_is_there_or_says_what_is_lacking(page: Path) -> None:
     text = page.read_text("utf-8")
-    for number, spec in analysis.figures.FIGURES.items():
+    for number, spec in ((spec.number, spec) for spec in analysis.figures.FIGURES.values()):
         section = text[text.index(f'<section id="figure{number}">') :].partition("</section>")[0]
         fields = ["pseudo", "exact"] if spec.per_depth else [None]
         drawn = re.findall(r"<figcaption>", section)
@@ -431,7 +431,7 @@ def test_smallest_dumps_have_no_intervals_and_no_nan(tmp_path: Path, count: int)
 
 
 def test_report_of_dumps_on_different_axes_draws_them_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_figures, "FIGURES", {1: analysis.figures.FIGURES[1]})
+    monkeypatch.setattr(report_figures, "FIGURES", {1: analysis.figures.figure_of(1)})
     runs = [planted.write_run(tmp_path / model, model=model) for model in ("m3ch", "m4ch")]
     for run, mode in zip(runs, ("mean", "center4"), strict=True):
         path = run / "dumps" / "latest.zarr"
@@ -445,7 +445,7 @@ def test_page_in_a_browser(page: Path, browser: Any) -> None:
     open_page(browser, page)
     panels = browser.find_elements("css selector", "#figure1-pseudo-panel > [data-tabs] > .panel")
     buttons = browser.find_elements("css selector", "#figure1-pseudo-panel > [data-tabs] > .tabs > button")
-    assert len(panels) == len(buttons) == len(analysis.figures.FIGURES[1].variants)
+    assert len(panels) == len(buttons) == len(analysis.figures.figure_of(1).variants)
     assert [panel.is_displayed() for panel in panels] == [True] + [False] * (len(panels) - 1)
     buttons[1].click()
     assert [panel.is_displayed() for panel in panels][:2] == [False, True]

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 import analysis
 from analysis import report_figures
 from analysis.claims import judge
-from analysis.figures import FIGURES
+from analysis.figures import figure_of
 from analysis.html import Html
 from analysis.load import Loaded
 from analysis.manifest import limitations, manifest
@@ -247,7 +247,7 @@ def plant_in_dump(path: Path) -> None:
 
 def test_planted_scripts_never_run(tmp_path: Path, browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In every field at once, of everything that a page is made of."""
-    monkeypatch.setattr(report_figures, "FIGURES", {number: FIGURES[number] for number in (1, 4, 14)})
+    monkeypatch.setattr(report_figures, "FIGURES", {number: figure_of(number) for number in (1, 4, 14)})
     folder = write_study(tmp_path / "study")
     planted.write_dump(
         folder / "run" / "dumps" / "latest.zarr", planted.falling(planted.BETAS), model="mlin", num_images=8,
