@@ -106,7 +106,8 @@ def outcomes(dump: "Dump") -> pd.DataFrame:
         terms = rows_of_mean(np.stack([values[kind][:, place] for kind in kinds], -1))
         found = over_units(partners_together(terms) if name == "swap" else terms, mean_of_sums)
         measured = {f"{kind}{end}": float("nan") for kind in _MEASURED for end in _ENDS}
-        measured |= {f"{kind}{end}": getattr(found, at)[k] for k, kind in enumerate(kinds) for end, at in _ENDS.items()}
+        for k, kind in enumerate(kinds):
+            measured |= {column: values[k] for column, values in found.columns(kind).items()}
         rows.append(
             {
                 "model": dump.info.model,
@@ -123,7 +124,7 @@ def outcomes(dump: "Dump") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-_ENDS = {"": "value", "_low": "low", "_high": "high"}
+_ENDS = ("", "_low", "_high")
 _MEASURED = ("top1_change", "kl", "logit_mae")
 _UNKNOWN = dict.fromkeys(("accuracy", "unchanged", "p"), float("nan"))
 

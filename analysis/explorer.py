@@ -116,10 +116,10 @@ def comparable_examples(study: Loaded) -> "tuple[list[Dump], list[str]]":
 
 
 def _alike(dump: "Dump", other: "Dump") -> bool:
-    return all(
-        getattr(dump.info, name) == getattr(other.info, name)
-        for name in ("fingerprint", "split", "grid", "image_size", "num_layers")
+    ours, theirs = (
+        (each.fingerprint, each.split, each.grid, each.image_size, each.num_layers) for each in (dump.info, other.info)
     )
+    return ours == theirs
 
 
 def _raw_keys(dump: "Dump") -> list[str]:

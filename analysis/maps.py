@@ -150,10 +150,7 @@ def swapped_slopes(dump: "Dump") -> pd.DataFrame:
             "epoch": dump.info.epoch,
             "layer": np.array([ALL, *dump.info.attention_layers], object)[layers],
             "distance": columns[places],
-            **{
-                f"slope{end}": getattr(found, at).ravel()
-                for end, at in (("", "value"), ("_low", "low"), ("_high", "high"))
-            },
+            **{column: values.ravel() for column, values in found.columns("slope").items()},
             "num_images": dump.info.num_causal,
         }
     )

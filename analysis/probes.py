@@ -160,6 +160,18 @@ class Probes:
         return Jackknife(statistic(folds), np.array([statistic(folds[folds != fold]) for fold in folds]))
 
 
+STATISTICS: dict[str, Callable[[Probes], Jackknife]] = {
+    "mse": Probes.mse,
+    "mse_control": Probes.mse_control,
+    "r2": Probes.r2,
+    "r2_within": Probes.r2_within,
+    "r2_control": Probes.r2_control,
+    "selectivity": Probes.selectivity,
+    "skill": Probes.skill,
+    "skill_centred": Probes.skill_centred,
+}
+
+
 def position_errors(position: np.ndarray) -> np.ndarray:
     """(folds,) squared errors of predicting each position's mean over the other folds, from (folds, positions, 3)."""
     count, total, squares = np.moveaxis(position, -1, 0)

@@ -100,14 +100,13 @@ def _last_sweep(run: Run, kind: str, field: str) -> NoiseSweep | None:
 
 
 def _refuse_unlike(run: Run, sweep: NoiseSweep, other_run: Run, other: NoiseSweep) -> None:
-    for what, name in (
-        ("splits", "split"),
-        ("shards", "fingerprint"),
-        ("noise seeds", "noise_seed"),
-        ("image sizes", "image_size"),
-        ("patch sizes", "patch_size"),
+    for what, ours, theirs in (
+        ("splits", sweep.split, other.split),
+        ("shards", sweep.fingerprint, other.fingerprint),
+        ("noise seeds", sweep.noise_seed, other.noise_seed),
+        ("image sizes", sweep.image_size, other.image_size),
+        ("patch sizes", sweep.patch_size, other.patch_size),
     ):
-        ours, theirs = getattr(sweep, name), getattr(other, name)
         if ours != theirs:
             raise AnalysisError(
                 f"{run.folder} and {other_run.folder} have noise sweeps of different {what} ({ours} and {theirs}): "
@@ -192,8 +191,11 @@ def gaps(study: Loaded) -> list[tuple[Run, Gap]]:
         gap = max(alike, key=lambda gap: (gap.num_images, gap.real_field == "real", gap.data))
         if found:
             first_run, first = found[0]
-            for what, name in (("images", "fingerprints"), ("real depth", "real_field"), ("noise seeds", "noise_seed")):
-                ours, theirs = getattr(first, name), getattr(gap, name)
+            for what, ours, theirs in (
+                ("images", first.fingerprints, gap.fingerprints),
+                ("real depth", first.real_field, gap.real_field),
+                ("noise seeds", first.noise_seed, gap.noise_seed),
+            ):
                 if ours != theirs:
                     raise AnalysisError(
                         f"{first_run.folder} and {run.folder} have gaps of different {what} ({ours} and {theirs}): "

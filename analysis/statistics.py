@@ -22,6 +22,10 @@ class Estimate:
     low: np.ndarray
     high: np.ndarray
 
+    def columns(self, name: str) -> dict[str, np.ndarray]:
+        """As a frame holds it: `name`, `name_low`, `name_high`."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 @dataclass(frozen=True)
 class Jackknife:

@@ -101,7 +101,9 @@ def groups(study: Loaded) -> dict[tuple[str, str], list[Run]]:
 
 def outcomes(runs: list[Run], name: str = "correct1") -> np.ndarray:
     """(seeds, samples) of 0/1 in the order of val."""
-    return np.stack([np.frombuffer(getattr(final_evaluation(r), name).encode(), np.uint8) - 48 for r in runs])
+    last = [final_evaluation(run) for run in runs]
+    texts = [{"correct1": each.correct1, "correct5": each.correct5}[name] for each in last]
+    return np.stack([np.frombuffer(text.encode(), np.uint8) - 48 for text in texts])
 
 
 def readable1(frame: pd.DataFrame) -> pd.DataFrame:

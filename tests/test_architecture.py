@@ -90,6 +90,15 @@ def test_late_imports_stand_where_a_function_begins(package):
         assert not stray, f"{path.relative_to(ROOT)} imports in mid-function, lines {stray}"
 
 
+@pytest.mark.parametrize("package", ["analysis"])
+def test_nothing_is_asked_for_an_attribute_by_a_word(package):
+    """A name in quotes is one that no search for its uses, and no type checker, knows."""
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            asked = isinstance(node, ast.Name) and node.id in ("getattr", "hasattr", "setattr")
+            assert not asked, f"{path.relative_to(ROOT)}:{node.lineno} has {node.id}"
+
+
 def is_import(node: ast.AST) -> bool:
     return isinstance(node, ast.Import | ast.ImportFrom)
 

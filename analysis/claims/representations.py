@@ -18,7 +18,7 @@ from analysis.claims.texts import joined, span
 from analysis.claims.verdict import LEVEL, Found, effect, holm
 from analysis.contrast import Arm, contrast
 from analysis.load import BASELINE, AnalysisError, Loaded, seed_of
-from analysis.probes import probe
+from analysis.probes import STATISTICS, probe
 from analysis.statistics import Jackknife
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 
 def _statistic(dump: "Dump", name: str, stream: str = "tokens", width: int | None = None) -> Jackknife:
-    found: Jackknife = getattr(probe(dump, stream, "ridge", width), name)()
-    return found
+    return STATISTICS[name](probe(dump, stream, "ridge", width))
 
 
 def _probed(study: Loaded, model: str, name: str, stream: str = "tokens", width: int | None = None) -> tuple[Arm, Arm]:

@@ -14,8 +14,7 @@ from matplotlib.lines import Line2D
 from analysis.figures import caption
 from analysis.figures.spec import Draw, Drawn
 from analysis.load import AnalysisError, Loaded, seed_of
-from analysis.probes import Probes, Variant, probe
-from analysis.statistics import Estimate
+from analysis.probes import STATISTICS, Probes, Variant, probe
 from analysis.style import GREY, PAGE, look_of, new_figure, settings, zero_line
 
 if TYPE_CHECKING:
@@ -89,8 +88,7 @@ def probe_frame(dump: "Dump", stream: str, variant: Variant, width: int | None) 
         "layer": np.arange(of.first_layer, of.first_layer + of.num_layers) + 1,
     }
     for name in ("mse", "r2", "r2_within", "r2_control", "selectivity", "skill", "skill_centred"):
-        estimate: Estimate = getattr(found, name)().estimate()
-        columns |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        columns |= STATISTICS[name](found).estimate().columns(name)
     return pd.DataFrame(columns | _references(found) | {"num_images": dump.info.num_images})
 
 
