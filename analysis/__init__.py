@@ -1,7 +1,7 @@
 """Stage 3: figures, tables and the report from what runs leave behind; needs no torch, no model and no network.
 
 import analysis
-study = analysis.load(["runs/m3ch", "runs/m4ch"])
+study = analysis.load("runs/")           # or some of them: ["runs/m3ch", "runs/m4ch"]
 study.figure(1, variant="gauge_fixed")  # a matplotlib figure
 study.table(2)                          # a pandas frame
 """
@@ -21,7 +21,7 @@ __all__ = ["AnalysisError", "load"]
 def load(
     paths: Iterable[Path | str] | Path | str, matrix: Path | str | None = None, digits: Path | str | None = None
 ) -> "Study":
-    """Read run folders (with every dump inside) and bare `.zarr` dumps; one of its parts at fault refuses all.
+    """Read run folders (with every dump inside), folders of runs, bare `.zarr` dumps; one part at fault refuses all.
 
     `matrix`: the matrix.json of `train matrix`, or its folder. `digits`: the digits study's JSON.
     """

@@ -31,9 +31,11 @@ app.add_typer(figures, name="figure")
 
 Runs = Annotated[
     list[Path],
-    typer.Argument(metavar="RUN...", help="Run folders made by `train pretrain`, or bare .zarr dumps."),
+    typer.Argument(metavar="RUN...", help="Runs of `train pretrain`, folders of runs, or bare .zarr dumps."),
 ]
-RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders made by `train pretrain`.")]
+RunFolders = Annotated[
+    list[Path], typer.Argument(metavar="RUN...", help="Runs of `train pretrain`, or folders of runs.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the files; made if it is not there.")]
 OutOrNone = Annotated[
     Path | None,

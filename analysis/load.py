@@ -53,8 +53,9 @@ class Loaded:
     runs: list[Run]
     dumps: "list[Dump]"
     matrix: Matrix | None = None
-    matrix_path: Path | None = None  # as it was given
     digits: Digits | None = None
+    matrix_path: Path | None = None  # as they were given
+    digits_path: Path | None = None
     _known: dict[Any, Any] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:

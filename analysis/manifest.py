@@ -114,8 +114,8 @@ def manifest(study: Loaded) -> Html:
         *(dumps if study.dumps else []),
         html.heading("To make it again"),
         html.paragraph(
-            "With the shards of the fingerprints above. A run's `run.json` holds its whole configuration: settings "
-            "that differ from the preset's are to be passed with `--set` as well."
+            "With the shards of the fingerprints above, where no runs are yet. Every setting that a result depends on "
+            "is named, also where it is the preset's own."
         ),
         html.of("<pre>{}</pre>", to_make_again(study)),
     )

@@ -16,7 +16,7 @@ from training.records import Matrix, ParametersLine, Run, load_run, parse
 def read(
     paths: Iterable[Path | str] | Path | str, matrix: Path | str | None = None, digits: Path | str | None = None
 ) -> Loaded:
-    """Read run folders (with every dump inside) and bare `.zarr` dumps; one of its parts at fault refuses all.
+    """Read run folders (with every dump inside), folders of runs, bare `.zarr` dumps; one part at fault refuses all.
 
     `matrix`: the matrix.json of `train matrix`, or its folder. `digits`: the digits study's JSON.
     """
@@ -25,7 +25,7 @@ def read(
     runs: list[Run] = []
     dumps: list[Dump] = []
     seen: set[Path] = set()
-    for path in map(Path, paths):
+    for path in (run for given in map(Path, paths) for run in _runs_in(given)):
         if path.resolve() in seen:
             raise AnalysisError(f"{path} is given twice")
         seen.add(path.resolve())
@@ -33,11 +33,7 @@ def read(
             dumps.append(open_dump(path))
             continue
         run = load_run(path)
-        if run.record.task != "classification":
-            raise AnalysisError(
-                f"{path} is fine-tuned: figures and the report read pre-trained runs; its part of Table 3 comes from "
-                "'train matrix'"
-            )
+        _check_task(run)
         _check_configuration(run)
         for record in (run.record, *run.evaluations, *run.noise_sweeps, *run.gaps, *run.lines(ParametersLine)):
             _check_plain(record, path)
@@ -45,12 +41,32 @@ def read(
         dumps += [_checked_dump(open_dump(dump), run) for dump in run.dumps]
     _refuse_duplicates(runs)
     ordered, chosen = sorted(runs, key=_run_order), _one_per_epoch(dumps)
+    found = read_matrix(matrix) if matrix else None
+    if found:
+        _check_plain(found, Path(matrix or ""))
     known = read_digits(digits) if digits else None
-    if not matrix:
-        return Loaded(ordered, chosen, digits=known)
-    found = read_matrix(matrix)
-    _check_plain(found, Path(matrix))
-    return Loaded(ordered, chosen, found, Path(matrix), known)
+    matrix_path, digits_path = (Path(path) if path else None for path in (matrix, digits))
+    return Loaded(ordered, chosen, found, known, matrix_path, digits_path)
+
+
+def _runs_in(path: Path) -> list[Path]:
+    """Of a folder of runs, those; else the path itself."""
+    if path.suffix == ".zarr" or (path / "run.json").exists():
+        return [path]
+    return sorted(record.parent for record in path.glob("*/run.json")) or [path]
+
+
+def _check_task(run: Run) -> None:
+    """Only classifiers are drawn; what was fine-tuned has its place in Table 3."""
+    if run.record.task == "segmentation":
+        raise AnalysisError(
+            f"{run.folder} is fine-tuned: figures and the report read pre-trained runs; its part of Table 3 comes from "
+            "'train matrix'"
+        )
+    if run.record.task != "classification":
+        raise AnalysisError(
+            f"{run.folder} is a run of task {run.record.task!r}, which analyze does not draw: leave it out"
+        )
 
 
 def read_matrix(path: Path | str) -> Matrix:

@@ -42,4 +42,4 @@ class Study(Loaded):
 def study_of(paths: Iterable[Path | str] | Path | str, matrix: Path | str | None, digits: Path | str | None) -> Study:
     """`read`, with what it shows."""
     found = read(paths, matrix, digits)
-    return Study(found.runs, found.dumps, found.matrix, found.matrix_path, found.digits)
+    return Study(found.runs, found.dumps, found.matrix, found.digits, found.matrix_path, found.digits_path)

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from analysis.causal import outcomes
 from analysis.claims import claims
 from analysis.commands import command, to_make_again
 from analysis.figures.answer import attention_strip, changed_answers
-from analysis.load import MODELS, AnalysisError, Loaded
+from analysis.load import MODELS, AnalysisError, Digits, Loaded
 from analysis.report import write_report
 from analysis.report_answer import notices
 from analysis.report_claims import _whole
@@ -37,6 +38,7 @@ from analysis.report_tables import causal_section, sheets_section
 from analysis.style import close
 from training.dumps.store import open_dump
 from training.records import Matrix
+from training.tasks.classification.config import resolve
 
 
 @pytest.fixture(scope="module")
@@ -363,7 +365,24 @@ def test_commands_name_everything_that_was_measured(tmp_path: Path) -> None:
     causal = replace(dump, info=dump.info.model_copy(update={"num_causal": 3}))
     lines = to_make_again(replace(study, dumps=[causal])).splitlines()
     assert [line.split()[:2] for line in lines] == [["train", "pretrain"], ["train", "dump"], ["analyze", "report"]]
+    settings = {"model.width=32", "optim.epochs=5", "data.depth=pseudo", "seed=0"}  # not those of the preset
+    assert settings < set(shlex.split(lines[0])) and "model.num_classes" not in lines[0]
     assert lines[1].endswith("--images 4 --raw 0 --patch-depth mean --causal 3")
+    digits = to_make_again(replace(study, digits=Digits.model_construct(), digits_path=Path("d.json"))).splitlines()
+    assert digits[-1] == f"analyze report {folder} --digits d.json --out report"
+
+
+@pytest.mark.parametrize(("preset", "model"), [("thesis", "mlin"), ("modern", "mgem"), ("tiny", "m4ch")])
+def test_the_line_that_trains_a_run_again_gives_its_configuration(tmp_path: Path, preset: str, model: str) -> None:
+    settings = ["optim.epochs=30", "optim.betas=[0.8,0.9]", "data.depth=real", "augment.flip=0.25", "seed=4"]
+    wanted = resolve(preset, model, settings, num_classes=6)
+    (run,) = analysis.load(planted.write_run(tmp_path / "run", model=model, seed=4, depth="real")).runs
+    record = run.record.model_copy(update={"config": wanted.model_dump(mode="json"), "preset": preset})
+    words = shlex.split(to_make_again(Loaded([replace(run, record=record)], [])).splitlines()[0])
+    told = [value for name, value in pairwise(words) if name == "--set"]
+    assert words[2:6] == ["--preset", preset, "--model", model]
+    assert resolve(preset, model, told, num_classes=6).study_hash() == wanted.study_hash()
+    assert resolve("tiny", model, told, num_classes=6).optim == wanted.optim  # whatever the preset says
 
 
 def test_names_in_commands_are_words_whatever_they_hold(tmp_path: Path) -> None:
