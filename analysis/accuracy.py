@@ -12,8 +12,8 @@ from analysis.claims.sources import accuracy_arm, luck_of_accuracy
 from analysis.contrast import between
 from analysis.load import BASELINE, Loaded
 from analysis.runs import final_evaluation, recipe_of, train_hours
-from analysis.statistics import mcnemar, wilson
 from analysis.tables import duration, groups, outcomes, percent, points, text
+from training.intervals import mcnemar, wilson
 from training.records import Run
 
 _OF_THE_PAPER = ("none", "pseudo")  # depth fields

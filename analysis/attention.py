@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from analysis.statistics import Estimate, Jackknife, over_units, ratio, without_each
 from training.dumps.arrays import unpacked
 from training.dumps.pairs import BIN_WIDTH, NUM_BINS, REGRESSORS
 from training.dumps.scores import ROWS
+from training.intervals import Estimate, Jackknife, over_units, ratio, without_each
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump

@@ -14,7 +14,9 @@ from analysis.attention import layer_slopes
 from analysis.load import AnalysisError, seed_of
 from analysis.nulls import partners_together
 from analysis.probes import cross_validated, errors, ridge
-from analysis.statistics import (
+from analysis.tables import points
+from training.dumps.arrays import unpacked
+from training.intervals import (
     Estimate,
     Jackknife,
     mcnemar,
@@ -24,8 +26,6 @@ from analysis.statistics import (
     rows_of_mean,
     without_each,
 )
-from analysis.tables import points
-from training.dumps.arrays import unpacked
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump

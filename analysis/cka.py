@@ -26,7 +26,7 @@ from analysis.hsic import (
     token_cka,
 )
 from analysis.load import BASELINE, AnalysisError, Loaded
-from analysis.statistics import Estimate, Jackknife
+from training.intervals import Estimate, Jackknife
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump

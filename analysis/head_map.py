@@ -20,9 +20,9 @@ from analysis.attention import bias_slopes, head_moments, slope
 from analysis.html import Html
 from analysis.load import Loaded, model_order, seed_of
 from analysis.packing import deflated, quantised, signed_colour
-from analysis.statistics import over_units, ratio
 from training.dumps.from_raw import bias_mode
 from training.dumps.pairs import BIN_WIDTH, NUM_BINS, distances
+from training.intervals import over_units, ratio
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump

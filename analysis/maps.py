@@ -15,9 +15,9 @@ import pandas as pd
 
 from analysis.attention import bin_rule, line_r2
 from analysis.nulls import partner_groups
-from analysis.statistics import Jackknife, over_units, ratio, without_each
 from training.dumps.pairs import BIN_WIDTH, DISTANCE_PAIRS, NUM_BINS, distances
 from training.dumps.scores import DISTANCE_ROWS
+from training.intervals import Jackknife, over_units, ratio, without_each
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump

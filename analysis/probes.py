@@ -20,8 +20,8 @@ import numpy as np
 from scipy import linalg
 
 from analysis.load import AnalysisError
-from analysis.statistics import Jackknife, ratio
 from training.dumps.arrays import unpacked
+from training.intervals import Jackknife, ratio
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump

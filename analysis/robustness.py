@@ -15,7 +15,7 @@ from scipy.interpolate import PchipInterpolator
 from analysis.commands import command
 from analysis.load import BASELINE, AnalysisError, Loaded, depth_of, depth_order, model_order
 from analysis.runs import recipe_of
-from analysis.statistics import Estimate, mean_over_images, paired_difference, wilson
+from training.intervals import Estimate, mean_over_images, paired_difference, wilson
 from training.records import Gap, GapCrossing, NoiseSweep, Run
 
 KINDS = ("pixel", "patch")

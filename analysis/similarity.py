@@ -12,11 +12,11 @@ import pandas as pd
 
 from analysis.attention import Variant
 from analysis.nulls import partners_together
-from analysis.statistics import Jackknife, mean_of_sums, mean_over_images, over_units, ratio, rows_of_mean, without_each
 from training.dumps.arrays import unpacked
 from training.dumps.pairs import REGRESSORS
 from training.dumps.scores import COSINES, ROWS
 from training.dumps.scores import cosines as of_rows
+from training.intervals import Jackknife, mean_of_sums, mean_over_images, over_units, ratio, rows_of_mean, without_each
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump

@@ -14,12 +14,13 @@ PACKAGES = ("pipeline", "training", "analysis", "data_manifests")
 ALLOWED = {
     "pipeline": {"pipeline", "data_manifests"},
     "training": {"training", "data_manifests", "pipeline.shards", "pipeline.teachers"} | SHARED,
-    "analysis": {"analysis", "data_manifests", "training.dumps", "training.records"} | SHARED,
+    "analysis": {"analysis", "data_manifests", "training.dumps", "training.intervals", "training.records"} | SHARED,
     "data_manifests": {"data_manifests"},
 }
 TORCH_FREE = (
     *sorted(SHARED), "pipeline.shards", "pipeline.teachers", "pipeline.job", "pipeline.inspect", "pipeline.verify",
     "pipeline.dry_run", "pipeline.sources.imagenet", "pipeline.sources.nyu", "pipeline.cli", "training.records",
+    "training.intervals",
     "training.dumps.from_raw", "training.dumps.store", "training.cli", "analysis", "analysis.report", "analysis.cli",
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ from analysis.claims.texts import bounded, joined
 from analysis.claims.verdict import Found
 from analysis.contrast import Arm, Between, Measured, contrast
 from analysis.load import BASELINE, AnalysisError, Loaded
-from analysis.statistics import tango
+from training.intervals import tango
 
 _MEASURES = {"top1": "correct1", "top5": "correct5"}
 POINTS = 100.0

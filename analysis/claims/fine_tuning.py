@@ -16,7 +16,7 @@ from analysis.claims.texts import bounded, joined
 from analysis.claims.verdict import LEVEL, Found
 from analysis.contrast import Arm, Between, Measured, between, contrast
 from analysis.load import BASELINE, AnalysisError, Loaded
-from analysis.statistics import Estimate
+from training.intervals import Estimate
 from training.records import Matrix, MatrixCell
 
 POINTS = 100.0

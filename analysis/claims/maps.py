@@ -13,7 +13,7 @@ from analysis.claims.verdict import Found, there
 from analysis.contrast import contrast
 from analysis.load import AnalysisError, Loaded
 from analysis.maps import LEAST_BINS, Quantity, columns_linearity, long_columns, slopes_at_distances
-from analysis.statistics import Jackknife
+from training.intervals import Jackknife
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump

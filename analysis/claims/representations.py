@@ -19,7 +19,7 @@ from analysis.claims.verdict import LEVEL, Found, effect, holm
 from analysis.contrast import Arm, contrast
 from analysis.load import BASELINE, AnalysisError, Loaded, seed_of
 from analysis.probes import STATISTICS, probe
-from analysis.statistics import Jackknife
+from training.intervals import Jackknife
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump

@@ -11,8 +11,8 @@ from analysis.commands import command
 from analysis.contrast import Arm, Between, between
 from analysis.load import BASELINE, AnalysisError, Loaded, check_same_axes
 from analysis.runs import final_evaluation, recipe_differences, recipe_of
-from analysis.statistics import Jackknife, wilson
 from analysis.tables import groups, outcomes
+from training.intervals import Jackknife, wilson
 from training.records import Run
 
 if TYPE_CHECKING:

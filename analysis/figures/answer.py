@@ -14,8 +14,8 @@ from analysis.explorer import comparable_examples, example_of
 from analysis.figures import caption
 from analysis.figures.spec import Drawn
 from analysis.load import BASELINE, AnalysisError, Loaded, model_order, seed_of
-from analysis.statistics import Jackknife
 from analysis.style import COLUMN, new_figure, settings, zero_line
+from training.intervals import Jackknife
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

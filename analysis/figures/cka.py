@@ -12,8 +12,8 @@ from analysis.cka import SUMMARIES, Compared, baseline, compare, compare_summari
 from analysis.figures import caption
 from analysis.figures.spec import Draw, Drawn
 from analysis.load import BASELINE, AnalysisError, Loaded, seed_of
-from analysis.statistics import Estimate
 from analysis.style import GREY, PAGE, look_of, new_figure, settings, zero_line
+from training.intervals import Estimate
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump

@@ -14,10 +14,10 @@ from analysis.causal import outcomes, readable_outcomes, readable_refitted, refi
 from analysis.figures import figure_of
 from analysis.load import AnalysisError
 from analysis.read import read
-from analysis.statistics import over_units
 from training.dumps.pairs import distances
 from training.dumps.schema import OUTCOMES
 from training.dumps.store import Dump, open_dump
+from training.intervals import over_units
 
 CHANGES = ["swap", "zero", "mean", "real", "erase_scores-all"]
 
