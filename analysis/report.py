@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
-
 from analysis import html, output
-from analysis.claims import Judged, judge
+from analysis.claims import Judged, judge, scoreboard
 from analysis.explorer import explorer_section
 from analysis.figures import FIGURES
 from analysis.figures.headline import depth_figure
@@ -53,7 +51,7 @@ def _write(study: Loaded, out: Path, track: Callable[[Steps], Steps]) -> None:
 
     def answer() -> Html:
         judged.extend(judge(study))
-        output.write_frame(out / "figures" / "claims.csv", pd.DataFrame([vars(claim) for claim in judged]))
+        output.write_frame(out / "figures" / "claims.csv", scoreboard(judged))
         return answer_section(study, judged, drawings)
 
     steps: dict[str, Callable[[], Html]] = {

@@ -4,7 +4,9 @@ All are claims about pseudo-depth, so all are judged on pseudo-depth. A rule est
 rule says a word of its own. Last checkpoints count.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+import pandas as pd
 
 from analysis.claims import (
     accuracy,
@@ -22,7 +24,7 @@ from analysis.claims.sources import at_chance
 from analysis.claims.verdict import VERDICTS, Rules, Verdict, verdict
 from analysis.load import AnalysisError, Loaded
 
-__all__ = ["DEPTH", "RULES", "VERDICTS", "Claim", "Judged", "claims", "judge"]
+__all__ = ["DEPTH", "RULES", "VERDICTS", "Claim", "Judged", "claims", "judge", "scoreboard"]
 
 RULES: dict[str, Rule] = {
     **cost.RULES,
@@ -64,6 +66,11 @@ class Judged:
 def judge(study: Loaded, chosen: list[Claim] | None = None) -> list[Judged]:
     """Every claim, or those chosen, in the order of the file."""
     return [_judged(study, claim) for claim in (claims() if chosen is None else chosen)]
+
+
+def scoreboard(judged: list[Judged]) -> pd.DataFrame:
+    """One row a claim, a column each of its fields."""
+    return pd.DataFrame([vars(claim) for claim in judged], columns=[each.name for each in fields(Judged)])
 
 
 def _judged(study: Loaded, claim: Claim) -> Judged:
