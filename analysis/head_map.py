@@ -17,9 +17,10 @@ from scipy.special import stdtr, stdtrit
 
 from analysis import html, output
 from analysis.attention import bias_slopes, head_moments, slope
+from analysis.colours import signed_colour
 from analysis.html import Html
 from analysis.load import Loaded, model_order, seed_of
-from analysis.packing import deflated, quantised, signed_colour
+from analysis.packing import deflated, quantised
 from training.dumps.from_raw import bias_mode
 from training.dumps.pairs import BIN_WIDTH, NUM_BINS, distances
 from training.intervals import over_units, ratio

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from analysis import html, output
 from analysis.claims import Judged, judge, scoreboard
+from analysis.colours import palettes
 from analysis.explorer import explorer_section
 from analysis.figures import FIGURES
 from analysis.figures.headline import depth_figure
@@ -15,7 +16,6 @@ from analysis.head_map import head_section
 from analysis.html import Html
 from analysis.load import BASELINE, AnalysisError, Loaded
 from analysis.manifest import limitations, manifest, revision
-from analysis.packing import palettes
 from analysis.report_answer import answer_section
 from analysis.report_claims import claims_section
 from analysis.report_figures import Drawings, figure_sections

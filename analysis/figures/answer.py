@@ -10,7 +10,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.causal import top1_jackknife
-from analysis.explorer import comparable_examples, example_of
+from analysis.colours import depth_map
+from analysis.examples import comparable_examples, example_of
 from analysis.figures import caption
 from analysis.figures.spec import Drawn
 from analysis.load import BASELINE, AnalysisError, Loaded, model_order, seed_of
@@ -149,8 +150,8 @@ def attention_strip(study: Loaded, field: str) -> Drawn:
         panels[0].imshow(example.rgb, extent=extent)
         panels[0].set_title("photograph", pad=3)
         depth = np.where(np.isfinite(example.depth), example.depth, np.nan)
-        panels[1].imshow(depth, extent=extent, cmap="cividis")
-        panels[1].set_title("depth (light: far)", pad=3)
+        panels[1].imshow(depth, extent=extent, cmap=depth_map())
+        panels[1].set_title("depth (bright: near)", pad=3)
         for axes, (model, weights) in zip(panels[2:], example.attention.items(), strict=False):
             shades = axes.imshow(np.maximum(weights, least), extent=extent, cmap="viridis", norm=norm)
             axes.set_title(model, pad=3)

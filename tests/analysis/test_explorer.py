@@ -37,9 +37,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from statsmodels.stats.multitest import multipletests
 
-from analysis import explorer, head_map, html
+from analysis import examples, explorer, head_map, html
+from analysis.colours import palettes
 from analysis.load import Loaded
-from analysis.packing import palettes
+from pipeline import colours
 from training.dumps.pairs import distances
 from training.dumps.store import open_dump
 
@@ -70,11 +71,11 @@ def test_attention_is_that_of_the_dumped_statistics(tmp_path: Path, model: str) 
         tmp_path / "d.zarr", planted.falling(planted.BETAS), model=model, num_raw=12, num_images=12
     )
     dump = open_dump(written)
-    scores = [explorer.total_scores(dump, image) for image in range(12)]
-    attention = sum(explorer.attention_of(each, dump.info.num_patches) for each in scores)
+    scores = [examples.total_scores(dump, image) for image in range(12)]
+    attention = sum(examples.attention_of(each, dump.info.num_patches) for each in scores)
     np.testing.assert_allclose(attention, dump["statistics/pattern/pair_sum"], rtol=2e-3)
-    depth, expected = dump["raw/patch_depth/mean"], explorer.mean_at_distance(dump)
-    residual = sum(explorer.residual_of(each, z, expected) for each, z in zip(scores, depth, strict=True))
+    depth, expected = dump["raw/patch_depth/mean"], examples.mean_at_distance(dump)
+    residual = sum(examples.residual_of(each, z, expected) for each, z in zip(scores, depth, strict=True))
     number = distances(dump.info.grid)[1]
     for place in range(number.max() + 1):
         np.testing.assert_allclose(residual[:, number == place].mean(1), 0, atol=2e-3)
@@ -124,7 +125,7 @@ def test_models_with_two_branches_skip_their_first_layers() -> None:
 
 def test_dumps_without_common_images_are_named() -> None:
     study = Loaded([], [held("m3ch"), held("mlin", offset=100), held("m4ch", num_raw=0)])
-    kept, left_out = explorer.comparable_examples(study)
+    kept, left_out = examples.comparable_examples(study)
     assert [dump.info.model for dump in kept] == ["m3ch"]
     assert left_out == ["mlin, pseudo depth"]
     section = explorer.explorer_section(Loaded([], [held("m4ch", num_raw=0)]))
@@ -294,3 +295,12 @@ def test_page_shows_numpys_numbers_at_the_clicked_patch(tmp_path: Path, browser:
     beside = fullest[1] + (1 if fullest[1] + 1 < columns else -1)
     assert f"distance {beside + 1}–{beside + 2}: " in readout.text
     assert not browser.get_log("browser")
+
+
+def test_depth_has_the_colours_of_the_sheets() -> None:
+    """Near bright, far dark, what was not measured in the same red."""
+    known, sheet = palettes(2), colours.depth_colours(np.array([0.0, 1.0, np.nan]), 0.0, 1.0)
+    drawn = [tuple(int(known[name][place][at : at + 2], 16) for at in (1, 3, 5))
+             for name, place in (("depth", 0), ("depth", 1), ("unmeasured", 0))]  # fmt: skip
+    assert drawn == [tuple(each) for each in sheet.tolist()]
+    assert sum(drawn[0]) > sum(drawn[1])
