@@ -60,7 +60,10 @@ def top1_jackknife(dump: "Dump", change: str) -> Jackknife:
     """(1,) top-1 under one change minus unchanged, a share: below 0 for a loss; as in `outcomes`."""
     _check(dump)
     if not dump.info.labelled or change not in dump.info.interventions:
-        raise AnalysisError(f"{dump.path} holds no {change} of labelled images: make it again with 'train dump RUN'")
+        raise AnalysisError(
+            f"{dump.path} holds no {change} of labelled images: make it again with 'train dump RUN --data SHARDS "
+            "--causal 500'"
+        )
     correct = dump["causal/outcomes"][:, dump.info.interventions.index(change), dump.info.outcomes.index("correct")]
     terms = rows_of_mean(correct.astype(float)[:, None] - dump["causal/base"].astype(float)[:, None])
     return without_each(partners_together(terms) if change == "swap" else terms, mean_of_sums)

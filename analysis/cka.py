@@ -159,7 +159,8 @@ def check_same_images(first: "Dump", second: "Dump") -> None:
     if first.info.num_images < first.info.gram_batch or first.info.gram_batch < 4:
         raise AnalysisError(
             f"{first.path}: CKA needs one block of at least 4 images, got {first.info.num_images} images in blocks of "
-            f"{first.info.gram_batch}: make it again with train dump --images"
+            f"{first.info.gram_batch}: make it again with 'train dump RUN --data SHARDS "
+            "--images 5000'"
         )
     for key, other in zip(first.keys(), second.keys(), strict=True):
         if key != other:

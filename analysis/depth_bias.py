@@ -31,7 +31,10 @@ def run_of(study: Loaded, model: str, depth: str | None = None) -> Run:
     """The run of `model` with the lowest seed, on one depth field."""
     runs = [run for run in study.runs if run.record.model == model]
     if not runs:
-        raise AnalysisError(f"no run of {model} was given: make one with 'train pretrain --model {model}'")
+        raise AnalysisError(
+            f"no run of {model} was given: make one with 'train pretrain --preset PRESET --model {model} --data SHARDS "
+            "--out RUN'"
+        )
     fields = sorted({depth_of(run) for run in runs}, key=depth_order)
     chosen = depth or ("pseudo" if "pseudo" in fields else fields[0] if len(fields) == 1 else None)
     if chosen not in fields:

@@ -113,7 +113,9 @@ class Loaded:
     def field(self, depth: str | None) -> str:
         """The depth field that figures draw: `depth`, or pseudo, or the only one there is."""
         if not self.dumps:
-            raise AnalysisError("no dump was given or found in a run's dumps/: make one with 'train dump RUN --data D'")
+            raise AnalysisError(
+                "no dump was given or found in a run's dumps/: make one with 'train dump RUN --data SHARDS'"
+            )
         fields = self.depth_fields()
         depth = depth or ("pseudo" if "pseudo" in fields else fields[0] if len(fields) == 1 else None)
         if depth not in fields:
@@ -177,8 +179,9 @@ def check_same_axes(dumps: "list[Dump]", axes: Axes = axes_of) -> None:
         for name, value in axes(dump).items():
             other = axes(dumps[0])[name]
             if value != other:
-                mode = name == "patch depth"
-                fix = "make both with 'train dump --patch-depth mean'" if mode else "draw them separately"
+                fix = "draw them separately"
+                if name == "patch depth":
+                    fix = "make both with 'train dump RUN --data SHARDS --patch-depth mean'"
                 raise AnalysisError(f"{dumps[0].path} and {dump.path} differ in {name} ({other} and {value}): {fix}")
 
 

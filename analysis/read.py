@@ -61,7 +61,7 @@ def _check_task(run: Run) -> None:
     if run.record.task == "segmentation":
         raise AnalysisError(
             f"{run.folder} is fine-tuned: figures and the report read pre-trained runs; its part of Table 3 comes from "
-            "'train matrix'"
+            "'train matrix RUNS --data SHARDS --out FOLDER'"
         )
     if run.record.task != "classification":
         raise AnalysisError(
@@ -128,7 +128,7 @@ def _checked_dump(dump: Dump, run: Run) -> Dump:
     if dump.info.study_hash != run.record.study_hash:
         raise AnalysisError(
             f"{dump.path} was made from another run ({dump.info.run}, study {dump.info.study_hash}): "
-            "remove it and make it again with train dump"
+            "remove it and make it again with 'train dump RUN --data SHARDS'"
         )
     return dump
 

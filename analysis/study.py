@@ -116,7 +116,10 @@ class Study(Loaded):
         if number != 3:
             raise AnalysisError(f"table must be 1, 2 or 3, got {number!r}")
         if self.matrix is None:
-            raise AnalysisError("table 3 needs a matrix: make one with 'train matrix', then load(runs, matrix=FOLDER)")
+            raise AnalysisError(
+                "table 3 needs a matrix: make one with 'train matrix RUNS --data SHARDS --out FOLDER', then load(runs, "
+                "matrix=FOLDER)"
+            )
         return fine_tuning.table3(self.matrix)
 
     def claims(self) -> pd.DataFrame:

@@ -27,7 +27,7 @@ _Z = 1.959964
 
 def _matrix(study: Loaded) -> Matrix:
     if study.matrix is None:
-        raise AnalysisError("needs the matrix.json of 'train matrix'")
+        raise AnalysisError("needs the matrix.json of 'train matrix RUNS --data SHARDS --out FOLDER'")
     return study.matrix
 
 

@@ -21,7 +21,8 @@ def _scratch_fails(study: Loaded, claim: Claim) -> Found:
     """Pre-trained minus scratch at the largest budget that both had; the images' errors are taken as independent."""
     if study.digits is None:
         raise AnalysisError(
-            "needs the digits study: 'python tests/benchmarks/digits.py', then 'analyze report --digits'"
+            "needs the digits study: 'python tests/benchmarks/digits.py', then 'analyze report RUNS --digits JSON "
+            "--out report'"
         )
     each: dict[str, Measured] = {}
     arms = []

@@ -96,7 +96,10 @@ def _caption8(run: Run, epoch: int, variant: str, density: pd.DataFrame | None) 
     )
     if density is None:
         field = run.record.shards.depth_field
-        text += f" The run has no dump on {field} depth ('train dump'), so the density of Δ is left out."
+        text += (
+            f" The run has no dump on {field} depth ('train dump RUN --data SHARDS' makes one), so the density of Δ is "
+            "left out."
+        )
     else:
         of = density.iloc[0]
         depth = f"{int(of['num_images']):,} images (patch depth {of['patch_depth']} of {of['depth_field']})"

@@ -183,7 +183,7 @@ def _what_content_does(proof: pd.DataFrame) -> str:
 def _what_p_is_of(proofs: pd.DataFrame) -> str:
     tested = proofs.loc[proofs["p_images"] > 0, "p_images"]
     if tested.empty:
-        return " The evidence has no p: too few raw images ('train dump --raw 64')."
+        return " The evidence has no p: too few raw images ('train dump RUN --data SHARDS --raw 64' keeps more)."
     return f" The evidence's p is of the first {caption.among(tested, 'raw image', behind=True)} alone."
 
 

@@ -38,7 +38,9 @@ def test_nothing_to_judge_is_not_tested_and_says_what_is_lacking(tmp_path: Path)
     found = judged(analysis.load(trained(tmp_path, "m3ch")))
     assert {each.verdict for each in found.values()} == {"not tested"}
     assert found["table2-m4ch-over-m3ch"].why == "needs a run of m4ch on pseudo depth"
-    assert found["table3-pseudo-higher"].why == "needs the matrix.json of 'train matrix'"
+    assert (
+        found["table3-pseudo-higher"].why == "needs the matrix.json of 'train matrix RUNS --data SHARDS --out FOLDER'"
+    )
     assert "train dump RUN --data SHARDS" in found["figure1-falls"].why
     assert "tests/benchmarks/digits.py" in found["introduction-scratch-fails"].why
     assert {each.verdict for each in judge(Loaded([], []))} == {"not tested"}

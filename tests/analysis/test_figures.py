@@ -80,7 +80,7 @@ def test_a_study_gives_figures_frames_and_tables(demo: list[Path]) -> None:
     for wrong in (lambda: study.figure(2), lambda: study.figure(1, "raw"), lambda: study.table(4)):
         with pytest.raises(AnalysisError, match=r"must be .*, got"):
             wrong()
-    with pytest.raises(AnalysisError, match="make one with 'train matrix'"):
+    with pytest.raises(AnalysisError, match="make one with 'train matrix RUNS --data SHARDS --out FOLDER'"):
         study.table(3)
 
 

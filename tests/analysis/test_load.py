@@ -132,8 +132,10 @@ def test_dumps_without_common_axes_are_refused(tmp_path: Path) -> None:
         "data": {"fingerprint": "another"},
     }.items():
         second = planted.write_dump(tmp_path / "b.zarr", planted.falling(planted.BETAS), model="m3ch", **changes)
-        fix = "make both with 'train dump --patch-depth mean'" if name == "patch depth" else "draw them separately"
-        with pytest.raises(AnalysisError, match=rf"b.zarr and .*a.zarr differ in {name} .*: {fix}"):
+        fix = {"patch depth": "make both with 'train dump RUN --data SHARDS --patch-depth mean'"}
+        with pytest.raises(
+            AnalysisError, match=rf"b.zarr and .*a.zarr differ in {name} .*: {fix.get(name, 'draw them')}"
+        ):
             analysis.load([first, second]).figure(1)
 
 

@@ -99,7 +99,9 @@ def test_the_lowest_seed_is_drawn(tmp_path: Path) -> None:
 def test_what_is_lacking_is_named(tmp_path: Path) -> None:
     study = analysis.load(planted.write_run(tmp_path / "m4ch"))
     for number, model in ((7, "mlin"), (8, "mmlp")):
-        with pytest.raises(AnalysisError, match=f"no run of {model} was given: make one with 'train pretrain --model"):
+        with pytest.raises(
+            AnalysisError, match=f"no run of {model} was given: make one with 'train pretrain --preset PRESET --model"
+        ):
             figure_of(number).drawn(study)
     study = analysis.load(planted.write_parameters(planted.write_run(tmp_path / "mlin", model="mlin"), {}))
     with pytest.raises(AnalysisError, match=r"metrics.jsonl holds no alpha of mlin"):
