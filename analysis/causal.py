@@ -57,7 +57,7 @@ def swap_jackknife(dump: "Dump") -> Jackknife:
 
 
 def top1_jackknife(dump: "Dump", change: str) -> Jackknife:
-    """(1,) top-1 under one change minus unchanged, a share: below 0 for a loss; as in `outcomes`."""
+    """(1,) top-1 under one change minus unchanged, a share: below 0 for a loss; as in `effects`."""
     _check(dump)
     if not dump.info.labelled or change not in dump.info.interventions:
         raise AnalysisError(
@@ -91,7 +91,7 @@ def beside_association(dump: "Dump") -> pd.DataFrame:
     )
 
 
-def outcomes(dump: "Dump") -> pd.DataFrame:
+def effects(dump: "Dump") -> pd.DataFrame:
     """One row a change: what it does to top-1 and how far it moves the logits, over the dump's causal images.
 
     accuracy and top1_change are shares 0..1, the latter changed minus unchanged, below 0 for a loss; kl is
@@ -138,8 +138,8 @@ def _accuracy(dump: "Dump", correct: np.ndarray) -> dict[str, float]:
     return {"accuracy": float(correct.mean()), "unchanged": float(base.mean()), "p": p}
 
 
-def readable_outcomes(frame: pd.DataFrame) -> pd.DataFrame:
-    """`outcomes` as people read them, all text."""
+def readable_effects(frame: pd.DataFrame) -> pd.DataFrame:
+    """`effects` as people read them, all text."""
     rows = list(frame.to_dict("records"))
 
     def of_labels(told: Callable[[Any], str]) -> list[str]:

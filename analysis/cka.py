@@ -25,7 +25,7 @@ from analysis.hsic import (
     participation_ratio,
     token_cka,
 )
-from analysis.load import BASELINE, AnalysisError, Loaded
+from analysis.load import BASELINE, AnalysisError, Given
 from training.intervals import Estimate, Jackknife
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Compared:
     reasons: list[str]  # why a layer's CKA is NaN; empty where it is not
 
 
-def baseline(study: Loaded, depth: str | None) -> "Dump":
+def baseline(study: Given, depth: str | None) -> "Dump":
     """The last dump of m3ch, of its lowest seed. It reads no depth: one on another field serves as well."""
     fields = {dump.info.depth_field for dump in study.dumps if dump.info.model == BASELINE}
     if not fields:

@@ -195,18 +195,18 @@ def causal(runs: Runs, out: OutOrNone = None, depth: Depth = None) -> None:
     """
     import pandas as pd
 
-    from analysis import causal as changes
+    from analysis.causal import effects, readable_effects, readable_refitted, refitted
     from analysis.read import read
 
     dumps = read(runs).last_dumps(depth)
-    answers = pd.concat([changes.outcomes(dump) for dump in dumps], ignore_index=True)
-    again = pd.concat([changes.refitted(dump) for dump in dumps], ignore_index=True)
+    answers = pd.concat([effects(dump) for dump in dumps], ignore_index=True)
+    again = pd.concat([refitted(dump) for dump in dumps], ignore_index=True)
     by_block = answers["change"].str.contains(r"-\d+$")
-    whole = changes.readable_outcomes(answers[~by_block])
-    _show("what changing depth does to answers", changes.readable_outcomes(answers), answers, out, "causal", whole)
+    whole = readable_effects(answers[~by_block])
+    _show("what changing depth does to answers", readable_effects(answers), answers, out, "causal", whole)
     if out is None and by_block.any():
         print(f"{by_block.sum()} changes of one block alone are not shown. --out DIR writes all.")
-    _show("R² of depth at the last block", changes.readable_refitted(again), again, out, "causal-erased")
+    _show("R² of depth at the last block", readable_refitted(again), again, out, "causal-erased")
 
 
 def _show(

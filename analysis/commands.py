@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.load import Loaded
+from analysis.load import Given
 from training.dumps.schema import UNPRINTABLE
 from training.records import Run
 
@@ -15,7 +15,7 @@ def command(*words: object) -> str:
     return shlex.join(UNPRINTABLE.sub("\ufffd", str(word)) for word in words)
 
 
-def to_make_again(study: Loaded) -> str:
+def to_make_again(study: Given) -> str:
     """Shell lines, one a product."""
     lines = [_pretrain(run) for run in study.runs]
     folders = {(run.record.study_hash, run.record.name): run.folder for run in study.runs}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.load import AnalysisError, Loaded, depth_of, depth_order
+from analysis.load import AnalysisError, Given, depth_of, depth_order
 from training.records import ParametersLine, Run
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def head_scale(config: dict[str, Any]) -> np.ndarray:
     return np.log(1 - 2.0 ** (-model["initial_value"] - model["decay_range"] * heads))
 
 
-def run_of(study: Loaded, model: str, depth: str | None = None) -> Run:
+def run_of(study: Given, model: str, depth: str | None = None) -> Run:
     """The run of `model` with the lowest seed, on one depth field."""
     runs = [run for run in study.runs if run.record.model == model]
     if not runs:

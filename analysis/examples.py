@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.load import Loaded, depth_order, model_order, seed_of
+from analysis.load import Given, depth_order, model_order, seed_of
 from training.dumps.from_raw import bias_mode, raw_bias, raw_depth
 from training.dumps.pairs import distances
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from training.dumps.store import Dump
 
 
-def comparable_examples(study: Loaded) -> "tuple[list[Dump], list[str]]":
+def comparable_examples(study: Given) -> "tuple[list[Dump], list[str]]":
     """Last dumps with raw scores, lowest seed of each model and depth; and names of those that share no image."""
     chosen: dict[Any, Dump] = {}
     for dump in sorted(study.dumps, key=lambda dump: (-seed_of(dump), dump.info.epoch)):

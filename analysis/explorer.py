@@ -25,7 +25,7 @@ from analysis.examples import (
     total_scores,
 )
 from analysis.html import Html
-from analysis.load import Loaded
+from analysis.load import Given
 from analysis.packing import deflated, quantised
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _MAX_IMAGES, _MIN_IMAGES, _MIN_LAYERS = 12, 2, 3
 _DECADES = 4.0  # attention below 10^-4 of a layer's largest shows as that
 
 
-def explorer_section(study: Loaded) -> Html:
+def explorer_section(study: Given) -> Html:
     """The section, or a line that says what is lacking."""
     title = "Explorer: one patch, what it attends to, and depth"
     dumps, left_out = comparable_examples(study)

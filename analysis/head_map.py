@@ -19,7 +19,7 @@ from analysis import html, output
 from analysis.attention import bias_slopes, head_moments, slope
 from analysis.colours import signed_colour
 from analysis.html import Html
-from analysis.load import Loaded, model_order, seed_of
+from analysis.load import Given, model_order, seed_of
 from analysis.packing import deflated, quantised
 from training.dumps.from_raw import bias_mode
 from training.dumps.pairs import BIN_WIDTH, NUM_BINS, distances
@@ -73,7 +73,7 @@ def discovered(p: np.ndarray, rate: float) -> np.ndarray:
     return np.asarray(flat <= (ranked[below[-1]] if below.size else -1.0)).reshape(p.shape)
 
 
-def head_section(study: Loaded, out: Path) -> Html:
+def head_section(study: Given, out: Path) -> Html:
     """Maps in tabs, by depth field and model; one head at a time in detail."""
     title = "Heads: which of them follow depth"
     fields = study.depth_fields()

@@ -40,20 +40,20 @@ class DigitsFit(BaseModel):
     overlap_accuracy_95: tuple[_Share, _Share]
 
 
-class Digits(BaseModel):
+class DigitsStudy(BaseModel):
     """What is read of the JSON of tests/benchmarks/digits.py."""
 
     measured: Annotated[list[DigitsFit], Field(min_length=1)]
 
 
 @dataclass(frozen=True, repr=False)
-class Loaded:
+class Given:
     """Runs with their evaluations, dumps, and what `train matrix` and the digits study found; made by `read`."""
 
     runs: list[Run]
     dumps: "list[Dump]"
     matrix: Matrix | None = None
-    digits: Digits | None = None
+    digits: DigitsStudy | None = None
     matrix_path: Path | None = None  # as they were given
     digits_path: Path | None = None
     _known: dict[Any, Any] = field(default_factory=dict, compare=False)
@@ -101,7 +101,7 @@ class Loaded:
             raise AnalysisError(
                 f"no dump of {model} was given: make one with 'train dump RUN --data SHARDS --checkpoint latest'"
             )
-        chosen = Loaded([], of_model)._of_depth(depth)
+        chosen = Given([], of_model)._of_depth(depth)
         first = origin(min(chosen, key=seed_of))
         of_run = [dump for dump in chosen if origin(dump) == first]
         modes = [dump.info.patch_depth for dump in of_run]

@@ -12,7 +12,7 @@ from analysis import html
 from analysis.claims import DEPTH
 from analysis.commands import to_make_again
 from analysis.html import Html
-from analysis.load import Loaded, depth_of
+from analysis.load import Given, depth_of
 from analysis.runs import final_evaluation, recipe_differences
 
 
@@ -31,7 +31,7 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def limitations(study: Loaded) -> Html:
+def limitations(study: Given) -> Html:
     return html.section(
         "limitations",
         "Limitations and deviations",
@@ -42,7 +42,7 @@ def limitations(study: Loaded) -> Html:
     )
 
 
-def _of_runs(study: Loaded) -> list[str]:
+def _of_runs(study: Given) -> list[str]:
     shards = study.runs[0].record.shards
     items = []
     if len({run.record.seed for run in study.runs}) == 1:
@@ -99,7 +99,7 @@ def _of_method() -> list[str]:
     ]
 
 
-def manifest(study: Loaded) -> Html:
+def manifest(study: Given) -> Html:
     dumps = [
         html.heading("Dumps"),
         html.paragraph("Each is bound to its checkpoint by the hash of the weights."),
@@ -121,7 +121,7 @@ def manifest(study: Loaded) -> Html:
     )
 
 
-def _runs(study: Loaded) -> pd.DataFrame:
+def _runs(study: Given) -> pd.DataFrame:
     rows = []
     for run in study.runs:
         record = run.record
@@ -143,7 +143,7 @@ def _runs(study: Loaded) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _dumps(study: Loaded) -> pd.DataFrame:
+def _dumps(study: Given) -> pd.DataFrame:
     rows = []
     for info in (dump.info for dump in study.dumps):
         rows.append(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from analysis.load import AnalysisError, Digits, Loaded, axes_of, depth_of, depth_order, model_order, origin
+from analysis.load import AnalysisError, DigitsStudy, Given, axes_of, depth_of, depth_order, model_order, origin
 from pipeline import files
 from training.dumps.schema import check_plain, configuration
 from training.dumps.store import Dump, open_dump
@@ -15,7 +15,7 @@ from training.records import Matrix, ParametersLine, Run, load_run, parse
 
 def read(
     paths: Iterable[Path | str] | Path | str, matrix: Path | str | None = None, digits: Path | str | None = None
-) -> Loaded:
+) -> Given:
     """Read run folders (with every dump inside), folders of runs, bare `.zarr` dumps; one part at fault refuses all.
 
     `matrix`: the matrix.json of `train matrix`, or its folder. `digits`: the digits study's JSON.
@@ -46,7 +46,7 @@ def read(
         _check_plain(found, Path(matrix or ""))
     known = read_digits(digits) if digits else None
     matrix_path, digits_path = (Path(path) if path else None for path in (matrix, digits))
-    return Loaded(ordered, chosen, found, known, matrix_path, digits_path)
+    return Given(ordered, chosen, found, known, matrix_path, digits_path)
 
 
 def _runs_in(path: Path) -> list[Path]:
@@ -75,8 +75,8 @@ def read_matrix(path: Path | str) -> Matrix:
     return parse(Matrix, path / "matrix.json" if path.is_dir() else path)
 
 
-def read_digits(path: Path | str) -> Digits:
-    return parse(Digits, Path(path))
+def read_digits(path: Path | str) -> DigitsStudy:
+    return parse(DigitsStudy, Path(path))
 
 
 _Size = Annotated[int, Field(ge=1, le=10**6)]

@@ -14,7 +14,7 @@ from analysis.figures.headline import depth_figure
 from analysis.figures.training import training_curves
 from analysis.head_map import head_section
 from analysis.html import Html
-from analysis.load import BASELINE, AnalysisError, Loaded
+from analysis.load import BASELINE, AnalysisError, Given
 from analysis.manifest import limitations, manifest, revision
 from analysis.report_answer import answer_section
 from analysis.report_claims import claims_section
@@ -32,7 +32,7 @@ _MAX_BYTES = 10_000_000
 Steps = Iterable[tuple[str, Callable[[], Html]]]  # anchor, what makes its section
 
 
-def write_report(study: Loaded, out: Path, track: Callable[[Steps], Steps] = lambda steps: steps) -> Path:
+def write_report(study: Given, out: Path, track: Callable[[Steps], Steps] = lambda steps: steps) -> Path:
     """Write `out/index.html` and `out/figures/`; returns the page's path. `track` iterates over the sections.
 
     Everything is made in a folder of its own first: a report that fails leaves what was in `out` as it was.
@@ -45,7 +45,7 @@ def write_report(study: Loaded, out: Path, track: Callable[[Steps], Steps] = lam
     return out / "index.html"
 
 
-def _write(study: Loaded, out: Path, track: Callable[[Steps], Steps]) -> None:
+def _write(study: Given, out: Path, track: Callable[[Steps], Steps]) -> None:
     drawings = Drawings(out, revision())
     judged: list[Judged] = []
 
@@ -82,7 +82,7 @@ def _write(study: Loaded, out: Path, track: Callable[[Steps], Steps]) -> None:
     output.write(out / "index.html", page)
 
 
-def _header(study: Loaded) -> Html:
+def _header(study: Given) -> Html:
     shards = study.runs[0].record.shards
     seeds = len({run.record.seed for run in study.runs})
     made = (
@@ -121,7 +121,7 @@ def _navigation(sections: dict[str, Html]) -> Html:
     return html.of('<nav aria-label="Sections">{}</nav>', links)
 
 
-def _gained(study: Loaded, drawings: Drawings) -> Html:
+def _gained(study: Given, drawings: Drawings) -> Html:
     """The picture of gaps to m3ch; nothing where there is none."""
     drawn, frame = depth_figure(study)
     if frame.empty:
@@ -136,7 +136,7 @@ def _gained(study: Loaded, drawings: Drawings) -> Html:
     return drawings.figure("depth", "Top-1 gained over RGB alone, by depth field", drawn, {"": frame}, caption)
 
 
-def _curves(study: Loaded, drawings: Drawings) -> Html:
+def _curves(study: Given, drawings: Drawings) -> Html:
     drawn, frame = training_curves(study.runs)
     caption = f"Validation top-1 during training; {BASELINE} is the same run in every panel."
     shown = drawings.figure("training", "Training curves", drawn, {"": frame}, caption)

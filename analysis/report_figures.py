@@ -14,7 +14,7 @@ from analysis import html, output
 from analysis.figures import FIGURES
 from analysis.figures.spec import Drawn, FigureSpec
 from analysis.html import Html
-from analysis.load import AnalysisError, Loaded, axes_of
+from analysis.load import AnalysisError, Given, axes_of
 from analysis.style import COLUMN, PAGE
 
 if TYPE_CHECKING:
@@ -81,12 +81,12 @@ def _mark(name: str) -> Html:
     return html.of("<!--drawing {}-->", name)
 
 
-def figure_sections(study: Loaded, drawings: Drawings) -> dict[str, Callable[[], Html]]:
+def figure_sections(study: Given, drawings: Drawings) -> dict[str, Callable[[], Html]]:
     """Anchor -> what makes its section, for every figure there is."""
     return {spec.stem: partial(_section, spec, study, drawings) for spec in FIGURES.values()}
 
 
-def _section(spec: FigureSpec, study: Loaded, drawings: Drawings) -> Html:
+def _section(spec: FigureSpec, study: Given, drawings: Drawings) -> Html:
     anchor = spec.stem
     fields: list[str | None] = list(study.depth_fields()) if spec.per_depth else []
     outer, missing = [], []
@@ -111,7 +111,7 @@ def _section(spec: FigureSpec, study: Loaded, drawings: Drawings) -> Html:
     return html.section(anchor, spec.heading, html.markdown(spec.about), content)
 
 
-def _panel(spec: FigureSpec, study: Loaded, variant: str, field: str | None, name: str, drawings: Drawings) -> Html:
+def _panel(spec: FigureSpec, study: Given, variant: str, field: str | None, name: str, drawings: Drawings) -> Html:
     """One variant; where what it draws does not share axes, once for every set of dumps that do."""
     title = f"{spec.heading}, {TITLES.get(variant, variant)}"
     pieces = []
@@ -121,7 +121,7 @@ def _panel(spec: FigureSpec, study: Loaded, variant: str, field: str | None, nam
     return html.join(pieces)
 
 
-def _drawn_sets(spec: FigureSpec, study: Loaded, variant: str, field: str | None) -> dict[str, Drawn]:
+def _drawn_sets(spec: FigureSpec, study: Given, variant: str, field: str | None) -> dict[str, Drawn]:
     """What is drawn, by the suffix of its name: all at once, or else `-1` and so on."""
     try:
         return {"": spec.drawn(study, variant, field)}
@@ -141,7 +141,7 @@ def _drawn_sets(spec: FigureSpec, study: Loaded, variant: str, field: str | None
     return drawn
 
 
-def _of_one_axis(study: Loaded, field: str) -> list[Loaded]:
+def _of_one_axis(study: Given, field: str) -> list[Given]:
     """The study once for each set of dumps of `field` that share axes."""
     axes = [axes_of(dumps[0]) for dumps in study.panel_sets(field)]
     return [replace(study, dumps=[dump for dump in study.dumps if axes_of(dump) == each]) for each in axes]

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
 from analysis.commands import command
-from analysis.load import BASELINE, AnalysisError, Loaded, depth_of, depth_order, model_order
+from analysis.load import BASELINE, AnalysisError, Given, depth_of, depth_order, model_order
 from analysis.runs import recipe_of
 from training.intervals import Estimate, mean_over_images, paired_difference, wilson
 from training.records import Gap, GapCrossing, NoiseSweep, Run
@@ -45,7 +45,7 @@ class Swept:
         return self.correct.mean(1)
 
 
-def swept_models(study: Loaded, depth: str | None = None) -> list[Swept]:
+def swept_models(study: Given, depth: str | None = None) -> list[Swept]:
     """Per kind of noise and model the last checkpoint's sweeps; refuses what was not measured alike."""
     field = _depth_field(study, depth)
     found: dict[tuple[str, str], dict[int, NoiseSweep]] = {}
@@ -66,7 +66,7 @@ def swept_models(study: Loaded, depth: str | None = None) -> list[Swept]:
     return [_over_seeds(model, kind, found[kind, model], recipes[model]) for kind, model in ordered]
 
 
-def _depth_field(study: Loaded, depth: str | None) -> str:
+def _depth_field(study: Given, depth: str | None) -> str:
     fields = sorted({sweep.depth_field for run in study.runs for sweep in run.noise_sweeps}, key=depth_order)
     if not fields:
         raise AnalysisError(f"no run has a noise sweep: make them with {_MAKE_SWEEP}")
@@ -174,7 +174,7 @@ def top1_at(swept: Swept, sigma: float) -> Estimate:
     return mean_over_images(samples.mean(0))
 
 
-def gaps(study: Loaded) -> list[tuple[Run, Gap]]:
+def gaps(study: Given) -> list[tuple[Run, Gap]]:
     """The last checkpoint's gap of every run that has one, by model and seed; refuses what was not measured alike."""
     found: list[tuple[Run, Gap]] = []
     last = {
@@ -207,7 +207,7 @@ def gaps(study: Loaded) -> list[tuple[Run, Gap]]:
     return found
 
 
-def sigma_stars(study: Loaded, swept: list[Swept], output: str) -> pd.DataFrame:
+def sigma_stars(study: Given, swept: list[Swept], output: str) -> pd.DataFrame:
     """One row a run, kind of noise and reading of real depth: sigma* with its interval, and top-1 there.
 
     `sigma_star` is NaN where it lies above the grid of `train gap` (`share_above` of the resamples do), or where the

@@ -3,11 +3,11 @@
 import json
 
 from analysis.commands import command
-from analysis.load import AnalysisError, Loaded
+from analysis.load import AnalysisError, Given
 from training.records import EndLine, Evaluation, Run
 
 
-def comparable_runs(study: Loaded) -> list[Run]:
+def comparable_runs(study: Given) -> list[Run]:
     """The runs, or a refusal that names two which saw different data."""
     if not study.runs:
         raise AnalysisError("tables and the report read run folders; none was given (a bare .zarr serves figures only)")

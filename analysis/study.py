@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from analysis import accuracy, fine_tuning, tables
 from analysis.claims import judge, scoreboard
 from analysis.figures import figure_of
-from analysis.load import AnalysisError, Loaded
+from analysis.load import AnalysisError, Given
 from analysis.read import read
 from analysis.style import close
 
 
-class Study(Loaded):
+class Study(Given):
     """Runs, dumps and a matrix, with what they show; made by `analysis.load`."""
 
     def figure(self, name: str | int, variant: str | None = None, depth: str | None = None) -> Figure:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 import data_manifests
-from analysis.load import BASELINE, AnalysisError, Loaded, depth_of
+from analysis.load import BASELINE, AnalysisError, Given, depth_of
 from analysis.runs import comparable_runs, final_evaluation, train_hours
 from training.dumps.schema import PHI_HIDDEN
 from training.records import Run
@@ -14,7 +14,7 @@ from training.records import Run
 _PAPER_SIZE = {"image_size": 224, "patch_size": 16, "width": 768, "depth": 12, "heads": 12, "num_classes": 1000}
 
 
-def table1(study: Loaded) -> pd.DataFrame:
+def table1(study: Given) -> pd.DataFrame:
     """One row a model: parameters, difference to m3ch, cost of one image, hours of training steps.
 
     `gmacs`: matmuls and convolutions; `bias_operations`: what these leave out of a bias; `gmacs_over_m3ch`: both.
@@ -91,7 +91,7 @@ def _has_paper_size(run: Run) -> bool:
     return all(model.get(name) == value for name, value in _PAPER_SIZE.items())
 
 
-def groups(study: Loaded) -> dict[tuple[str, str], list[Run]]:
+def groups(study: Given) -> dict[tuple[str, str], list[Run]]:
     """Runs that differ only in their seed: (model, depth field) -> runs."""
     grouped: dict[tuple[str, str], list[Run]] = {}
     for run in comparable_runs(study):

@@ -8,16 +8,15 @@ import numpy as np
 
 from analysis.claims.claim import Claim, Rule
 from analysis.claims.sources import seeds_told
-from analysis.claims.texts import bounded, joined
-from analysis.claims.verdict import Found
+from analysis.claims.texts import POINTS, bounded, joined
+from analysis.claims.verdict import Finding
 from analysis.contrast import Arm, Measured, between, contrast
-from analysis.load import AnalysisError, DigitsFit, Loaded
+from analysis.load import AnalysisError, DigitsFit, Given
 
-POINTS = 100.0
 _Z = 1.959964
 
 
-def _scratch_fails(study: Loaded, claim: Claim) -> Found:
+def _scratch_fails(study: Given, claim: Claim) -> Finding:
     """Pre-trained minus scratch at the largest budget that both had; the images' errors are taken as independent."""
     if study.digits is None:
         raise AnalysisError(
@@ -46,7 +45,7 @@ def _scratch_fails(study: Loaded, claim: Claim) -> Found:
     cells = joined(list(each.values()))
     told = "; ".join(f"{model} {bounded(found, POINTS)}" for model, found in each.items())
     observed = f"pre-trained above scratch in {int((cells.value > 0).sum())} of {len(each)}"
-    return Found((cells,), observed=observed, interval=told, seeds=seeds_told(arms), unit=POINTS)
+    return Finding((cells,), observed=observed, interval=told, seeds=seeds_told(arms), unit=POINTS)
 
 
 def _variance(fit: DigitsFit) -> float:

@@ -14,7 +14,7 @@ from analysis.colours import depth_map
 from analysis.examples import comparable_examples, example_of
 from analysis.figures import caption
 from analysis.figures.spec import Drawn
-from analysis.load import BASELINE, AnalysisError, Loaded, model_order, seed_of
+from analysis.load import BASELINE, AnalysisError, Given, model_order, seed_of
 from analysis.style import COLUMN, new_figure, settings, zero_line
 from training.intervals import Jackknife
 
@@ -41,7 +41,7 @@ _CHANGES = {
 _ACROSS = 4  # panels of the strip in a row
 
 
-def changed_answers(study: Loaded, field: str) -> Drawn:
+def changed_answers(study: Given, field: str) -> Drawn:
     """Change of top-1, a group of bars a model, mean over its seeds; m3ch reads no depth: 0 where it was not tried."""
     dumps = [dump for each in study.panel_sets(field) for dump in each]
     changed = [dump for dump in dumps if dump.info.num_causal and dump.info.labelled]
@@ -129,9 +129,9 @@ def _draw(axes: "Axes", frame: pd.DataFrame, models: list[str], there: list[str]
     return middles
 
 
-def attention_strip(study: Loaded, field: str) -> Drawn:
+def attention_strip(study: Given, field: str) -> Drawn:
     """Photograph, depth, and each model's attention from one patch of them."""
-    dumps, _ = comparable_examples(Loaded([], [d for d in study.dumps if d.info.depth_field == field and d.info.epoch]))
+    dumps, _ = comparable_examples(Given([], [d for d in study.dumps if d.info.depth_field == field and d.info.epoch]))
     if not dumps:
         raise AnalysisError(
             "no dump holds raw scores: 'train dump RUN --data SHARDS --raw 16' keeps those of 16 images"

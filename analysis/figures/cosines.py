@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from analysis.attention import Variant
 from analysis.figures import caption
 from analysis.figures.spec import Draw, Drawn
-from analysis.load import Loaded
+from analysis.load import Given
 from analysis.similarity import over_epochs
 from analysis.style import GREY, PAGE, new_figure, settings, zero_line
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from training.dumps.store import Dump
 
 
-def draw(study: Loaded, variant: str, depth: str | None) -> Drawn:
+def draw(study: Given, variant: str, depth: str | None) -> Drawn:
     """Every checkpoint of the lowest seed's run that has a dump."""
     return of_dumps(study.epoch_dumps(depth=depth), cast(Variant, variant))
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures import caption
 from analysis.figures.spec import Draw, Drawn
-from analysis.load import Loaded
+from analysis.load import Given
 from analysis.robustness import KINDS, Swept, accuracy_under_noise, sigma_stars, swept_models
 from analysis.style import COLUMN, PAGE, look_of, new_figure, settings, zero_line
 
@@ -17,7 +17,7 @@ _SIGMA = {
 }
 
 
-def draw_noise(study: Loaded, variant: str, depth: str | None) -> Drawn:
+def draw_noise(study: Given, variant: str, depth: str | None) -> Drawn:
     """Top-1 by sigma above, what is lost of it below; a column a kind of noise."""
     swept = swept_models(study, depth)
     frame = accuracy_under_noise(swept)
@@ -42,7 +42,7 @@ def draw_noise(study: Loaded, variant: str, depth: str | None) -> Drawn:
     return Drawn(figure, {"": frame}, text)
 
 
-def draw_gap(study: Loaded, variant: str, depth: str | None) -> Drawn:
+def draw_gap(study: Given, variant: str, depth: str | None) -> Drawn:
     """Top-1 by sigma with each model's sigma* upright; `literal` compares logits, `softmax` shares."""
     output = "logits" if variant == "literal" else "softmax"
     swept = swept_models(study, depth)

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from analysis.depth_bias import alpha_by_epoch, density_of_delta, phi_curves, run_of
 from analysis.figures.spec import Draw, Drawn
-from analysis.load import Loaded
+from analysis.load import Given
 from analysis.style import COLUMN, GREY, layer_ramp, new_figure, settings, zero_line
 from training.dumps.from_raw import bias_mode
 from training.records import Run
@@ -22,7 +22,7 @@ _UNTRAINED = (
 )
 
 
-def draw_alpha(study: Loaded, variant: str, depth: str | None) -> Drawn:
+def draw_alpha(study: Given, variant: str, depth: str | None) -> Drawn:
     """`literal`: α as logged; `effective`: α times the mean over heads of |log γ_h|, with the band over heads."""
     run = run_of(study, "mlin", depth)
     frame = alpha_by_epoch(run)
@@ -44,7 +44,7 @@ def draw_alpha(study: Loaded, variant: str, depth: str | None) -> Drawn:
     return Drawn(figure, {"": frame}, text)
 
 
-def draw_phi(study: Loaded, variant: str, depth: str | None) -> Drawn:
+def draw_phi(study: Given, variant: str, depth: str | None) -> Drawn:
     """`effective`: the bias φ(Δ) · mean s_h; `literal`: φ against the paper's sign of Δ. Below, how often Δ occurs."""
     run = run_of(study, "mmlp", depth)
     frame = phi_curves(run)
@@ -72,7 +72,7 @@ def draw_phi(study: Loaded, variant: str, depth: str | None) -> Drawn:
     return Drawn(figure, frames, _caption8(run, int(frame["epoch"].iloc[0]), variant, density))
 
 
-def _density(study: Loaded, run: Run) -> pd.DataFrame | None:
+def _density(study: Given, run: Run) -> pd.DataFrame | None:
     """Of the run's last dump on the depth it was trained on, in the patch depth the model reads if there is one."""
     own = (run.record.name, run.record.study_hash, run.record.shards.depth_field)
     dumps = [d for d in study.dumps if (d.info.run, d.info.study_hash, d.info.depth_field) == own]

@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 
 from analysis.figures import caption
 from analysis.figures.spec import Draw, Drawn
-from analysis.load import AnalysisError, Loaded, seed_of
-from analysis.probes import STATISTICS, Probes, Variant, probe
+from analysis.load import AnalysisError, Given, seed_of
+from analysis.probes import STATISTICS, Probes, ProbeVariant, probe
 from analysis.style import GREY, PAGE, look_of, new_figure, settings, zero_line
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 INITIAL = 0  # the epoch of the untrained model
 
 
-def draw_probes(study: Loaded, variant: str, depth: str | None) -> Drawn:
+def draw_probes(study: Given, variant: str, depth: str | None) -> Drawn:
     """Figure 9: models of one stream of tokens, the last dump of every run."""
     dumps = study.last_dumps(depth, lambda dump: not dump.info.first_attention_layer)
     if not dumps:
@@ -32,7 +32,7 @@ def draw_probes(study: Loaded, variant: str, depth: str | None) -> Drawn:
             "given: make one with 'train dump RUN --data SHARDS'"
         )
     trained, initial = _split(study, dumps)
-    kind = cast(Variant, variant)
+    kind = cast(ProbeVariant, variant)
     frame = pd.concat([probe_frame(dump, "tokens", kind, None) for dump in trained + initial], ignore_index=True)
     with settings():
         figure = new_figure(PAGE, 2.6)
@@ -44,7 +44,7 @@ def draw_probes(study: Loaded, variant: str, depth: str | None) -> Drawn:
     return Drawn(figure, {"": frame}, _caption(trained, frame, f"{fitted} on the block's output"))
 
 
-def draw_branches(study: Loaded, variant: str, depth: str | None) -> Drawn:
+def draw_branches(study: Given, variant: str, depth: str | None) -> Drawn:
     """Figure 12: the two branches of fusion models, in the layers that have them; a column a model."""
     dumps = study.last_dumps(depth, lambda dump: dump.info.first_attention_layer > 0)
     if not dumps:
@@ -74,7 +74,7 @@ def branch_frame(dump: "Dump", variant: str) -> pd.DataFrame:
     return pd.concat([probe_frame(dump, branch.name, "ridge", narrowest) for branch in branches], ignore_index=True)
 
 
-def probe_frame(dump: "Dump", stream: str, variant: Variant, width: int | None) -> pd.DataFrame:
+def probe_frame(dump: "Dump", stream: str, variant: ProbeVariant, width: int | None) -> pd.DataFrame:
     """One row a layer: held-out MSE (z²) and shares of variance with 95 % intervals over folds."""
     found, of = probe(dump, stream, variant, width), dump.info.stream(stream)
     columns: dict[str, object] = {
@@ -101,7 +101,7 @@ def _references(found: Probes) -> dict[str, object]:
     }
 
 
-def _split(study: Loaded, dumps: "list[Dump]") -> "tuple[list[Dump], list[Dump]]":
+def _split(study: Given, dumps: "list[Dump]") -> "tuple[list[Dump], list[Dump]]":
     """Dumps of trained models, and of the same models before training."""
 
     def kind(dump: "Dump") -> tuple[str, str, str]:

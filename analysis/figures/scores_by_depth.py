@@ -18,7 +18,7 @@ from analysis.evidence import evidence
 from analysis.figures import caption
 from analysis.figures.spec import Draw, Drawn
 from analysis.fixed_effects import distance_slopes
-from analysis.load import BASELINE, AnalysisError, Loaded, seed_of
+from analysis.load import BASELINE, AnalysisError, Given, seed_of
 from analysis.nulls import null_slope
 from analysis.style import GREY, PAGE, Look, look_of, new_figure, settings, zero_line
 
@@ -33,7 +33,7 @@ _PALE: dict[Variant, str] = {
 }
 
 
-def draw(study: Loaded, variant: str, depth: str | None) -> Drawn:
+def draw(study: Given, variant: str, depth: str | None) -> Drawn:
     """The last dump of every run of one depth field; `causal`: of those that hold changed depth."""
     dumps = study.last_dumps(depth)
     return of_swaps(dumps) if variant == "causal" else of_dumps(study, dumps, cast(Variant, variant))
@@ -63,7 +63,7 @@ def of_swaps(dumps: "list[Dump]") -> Drawn:
     return Drawn(figure, {"": pd.concat(frames, ignore_index=True)}, text)
 
 
-def of_dumps(study: Loaded, dumps: "list[Dump]", variant: Variant) -> Drawn:
+def of_dumps(study: Given, dumps: "list[Dump]", variant: Variant) -> Drawn:
     """m4ch's scores against |Δ|, a panel a layer on shared scales, its slopes by layer, other models' slopes small.
 
     Frames, of every model: bins, `-slopes`; `gauge_fixed` also has `-evidence`: controls and nulls. Without m4ch the
@@ -121,7 +121,7 @@ def _bins(dumps: "list[Dump]", variant: Variant) -> pd.DataFrame:
     return pd.concat(curves, ignore_index=True)
 
 
-def _fits(study: Loaded, dumps: "list[Dump]", variant: Variant) -> pd.DataFrame:
+def _fits(study: Given, dumps: "list[Dump]", variant: Variant) -> pd.DataFrame:
     """Slopes by layer, as the variant has them and given distance, on an image's own |Δ| and on another's (`other`)."""
     found = []
     for dump in dumps:

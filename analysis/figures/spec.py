@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from analysis.load import AnalysisError, Loaded
+from analysis.load import AnalysisError, Given
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,7 @@ class Drawn:
     caption: str  # definition, numbers of images and seeds, checkpoint
 
 
-Draw = Callable[[Loaded, str, str | None], Drawn]  # study, variant, depth field or None
+Draw = Callable[[Given, str, str | None], Drawn]  # study, variant, depth field or None
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class FigureSpec:
             raise AnalysisError(f"variant of {self.name} must be one of {', '.join(self.variants)}, got {variant!r}")
         return variant or self.variants[0]
 
-    def drawn(self, study: Loaded, variant: str | None = None, depth: str | None = None) -> Drawn:
+    def drawn(self, study: Given, variant: str | None = None, depth: str | None = None) -> Drawn:
         """AnalysisError names the command that makes what is lacking."""
         file = import_module(f"analysis.figures.{self.file or self.name.replace('-', '_')}")
         draw: Draw = file.DRAWS[self.name]

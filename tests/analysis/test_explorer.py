@@ -39,7 +39,7 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis import examples, explorer, head_map, html
 from analysis.colours import palettes
-from analysis.load import Loaded
+from analysis.load import Given
 from pipeline import colours
 from training.dumps.pairs import distances
 from training.dumps.store import open_dump
@@ -124,11 +124,11 @@ def test_models_with_two_branches_skip_their_first_layers() -> None:
 
 
 def test_dumps_without_common_images_are_named() -> None:
-    study = Loaded([], [held("m3ch"), held("mlin", offset=100), held("m4ch", num_raw=0)])
+    study = Given([], [held("m3ch"), held("mlin", offset=100), held("m4ch", num_raw=0)])
     kept, left_out = examples.comparable_examples(study)
     assert [dump.info.model for dump in kept] == ["m3ch"]
     assert left_out == ["mlin, pseudo depth"]
-    section = explorer.explorer_section(Loaded([], [held("m4ch", num_raw=0)]))
+    section = explorer.explorer_section(Given([], [held("m4ch", num_raw=0)]))
     assert "train dump RUN --data SHARDS --raw 16" in section
 
 
@@ -179,7 +179,7 @@ def test_swapped_heads_are_slopes_over_the_groups_that_have_images(tmp_path: Pat
     expected = multipletests(p.ravel(), 0.05, method="fdr_bh")[0].reshape(p.shape)
     np.testing.assert_array_equal(slopes.differs, expected)
     assert slopes.differs[:, 0].all() and not slopes.differs[:, 1].all()
-    section = head_map.head_section(Loaded([], [dump]), tmp_path)
+    section = head_map.head_section(Given([], [dump]), tmp_path)
     assert "mlin, depth swapped" in section and "8 images, epoch-5" in section
     frame = pd.read_csv(tmp_path / "figures" / "heads.csv").set_index("part")
     np.testing.assert_allclose(frame.loc["causal", "slope"], slopes.value.ravel(), rtol=1e-5)
@@ -191,7 +191,7 @@ def test_heads_that_cannot_move_are_0_and_not_marked(tmp_path: Path) -> None:
     dump = open_dump(path)
     slopes = head_map.swap_intervals(dump)
     assert (slopes.value == 0).all() and not slopes.differs.any()
-    panel = head_map.head_section(Loaded([], [dump]), tmp_path).split("m3ch-causal-panel")[-1]
+    panel = head_map.head_section(Given([], [dump]), tmp_path).split("m3ch-causal-panel")[-1]
     assert panel.count(">0</button>") == planted.LAYERS * planted.HEADS
 
 
@@ -212,7 +212,7 @@ def test_linear_bias_is_found_again_in_the_slopes() -> None:
 
 def test_page_shows_numpys_numbers_at_the_clicked_patch(tmp_path: Path, browser: Any) -> None:
     dumps = [held("m3ch"), held("mlin")]
-    study = Loaded([], dumps)
+    study = Given([], dumps)
     body = [explorer.explorer_section(study), head_map.head_section(study, tmp_path), html.data("palettes", palettes())]
     page = tmp_path / "index.html"
     page.write_text(html.page("test", html.join(body)))

@@ -13,7 +13,7 @@ import analysis
 from analysis import style
 from analysis.figures import figure_of
 from analysis.figures.spec import Drawn
-from analysis.load import AnalysisError, Loaded
+from analysis.load import AnalysisError, Given
 from analysis.robustness import at_sigma, swept_models, top1_at
 
 MLIN, M4CH = [0.65, 0.62, 0.60, 0.50], [0.70, 0.60, 0.45, 0.30]
@@ -32,7 +32,7 @@ def runs(folder: Path, *, seeds: int = 1, **changes: Any) -> list[Path]:
     return made
 
 
-def gapped(folder: Path, **changes: Any) -> Loaded:
+def gapped(folder: Path, **changes: Any) -> Given:
     made = runs(folder)
     for run, stars in zip(
         made, ({"pixel": None}, {"pixel": 0.7, "patch": 1.1}, {"pixel": 0.8, "patch": None}), strict=True
@@ -41,7 +41,7 @@ def gapped(folder: Path, **changes: Any) -> Loaded:
     return analysis.load(made)
 
 
-def draw(study: Loaded, number: int, variant: str | None = None) -> Drawn:
+def draw(study: Given, number: int, variant: str | None = None) -> Drawn:
     drawn = figure_of(number).drawn(study, variant)
     style.close(drawn.figure)
     return drawn

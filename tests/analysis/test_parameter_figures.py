@@ -15,23 +15,23 @@ from analysis import style
 from analysis.depth_bias import alpha_by_epoch, density_of_delta, head_scale, phi_curves, run_of
 from analysis.figures import figure_of
 from analysis.figures.spec import Drawn
-from analysis.load import AnalysisError, Loaded
+from analysis.load import AnalysisError, Given
 
 
-def mlin(folder: Path, **changes: Any) -> Loaded:
+def mlin(folder: Path, **changes: Any) -> Given:
     run = planted.write_run(folder / "mlin", model="mlin", **changes)
     alphas = {epoch: {"alpha": [1 + 0.1 * epoch, 1 + 0.3 * epoch, 1 - 0.1 * epoch, 1.0]} for epoch in (0, 2, 1)}
     return analysis.load(planted.write_parameters(run, alphas))
 
 
-def mmlp(folder: Path, slope: float = 0.5) -> Loaded:
+def mmlp(folder: Path, slope: float = 0.5) -> Given:
     run = planted.as_model(planted.write_run(folder / "mmlp"), "mmlp")
     delta = np.array(planted.PHI_GRID)
     curves = [(slope * layer * np.maximum(delta, 0) + 0.2).tolist() for layer in (3, 2, 1, 0)]
     return analysis.load(planted.write_parameters(run, {5: {"phi": curves, "phi_grid": planted.PHI_GRID}}))
 
 
-def draw(study: Loaded, number: int, variant: str | None = None) -> Drawn:
+def draw(study: Given, number: int, variant: str | None = None) -> Drawn:
     drawn = figure_of(number).drawn(study, variant)
     style.close(drawn.figure)
     return drawn

@@ -12,7 +12,7 @@ import analysis
 from analysis.figures import cka as figure11
 from analysis.figures import probes as figures9and12
 from analysis.figures.spec import Drawn
-from analysis.load import AnalysisError, Loaded
+from analysis.load import AnalysisError, Given
 from analysis.style import GREY, close
 
 LAYERS, IMAGES, PATCHES, WIDTH, FUSED = 3, 160, 9, 8, 2
@@ -58,18 +58,18 @@ def fused(model: str, rgb: float | list[float], depth: float | list[float], epoc
     return memory_dump(streams, depths(), model, epoch=epoch, block=20)
 
 
-def study(*dumps: Any) -> Loaded:
-    return Loaded([], list(dumps))
+def study(*dumps: Any) -> Given:
+    return Given([], list(dumps))
 
 
 @pytest.fixture(scope="module")
-def plain_study() -> Loaded:
+def plain_study() -> Given:
     dumps = [plain(model) for model in PLAIN] + [plain("m3ch", epoch=0), plain("m4ch", epoch=0)]
     return study(*dumps, plain("m3ch", seed=1), fused("mdf1", 2.0, 0.5))
 
 
 @pytest.fixture(scope="module")
-def fused_study() -> Loaded:
+def fused_study() -> Given:
     return study(fused("mdf1", 2.0, 0.5), fused("mgem", 1.0, 1.0), fused("mdf1", 0.1, 0.1, epoch=0), plain("m4ch"))
 
 

@@ -24,7 +24,7 @@ from analysis import report_figures
 from analysis.claims import judge
 from analysis.figures import figure_of
 from analysis.html import Html
-from analysis.load import Loaded
+from analysis.load import Given
 from analysis.manifest import limitations, manifest
 from analysis.report import _header, write_report
 from analysis.report_tables import table3_section, tables_section
@@ -74,11 +74,11 @@ def write_study(folder: Path) -> Path:
     return folder
 
 
-def read(folder: Path) -> Loaded:
+def read(folder: Path) -> Given:
     return analysis.load([folder / "run", folder / "m3ch"], folder / "matrix.json")
 
 
-def pieces(study: Loaded, out: Path) -> str:
+def pieces(study: Given, out: Path) -> str:
     """What the page says of a study, but for its drawings."""
     sections = [_header(study), tables_section(study, out, Html), limitations(study), manifest(study)]
     assert study.matrix is not None
