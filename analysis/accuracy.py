@@ -10,17 +10,17 @@ import data_manifests
 from analysis.claims.accuracy import gap_of
 from analysis.claims.sources import accuracy_arm, luck_of_accuracy
 from analysis.contrast import between
-from analysis.load import BASELINE, Study
+from analysis.load import BASELINE, Given
 from analysis.runs import final_evaluation, recipe_of, train_hours
-from analysis.statistics import mcnemar, wilson
 from analysis.tables import duration, groups, outcomes, percent, points, text
+from training.intervals import mcnemar, wilson
 from training.records import Run
 
 _OF_THE_PAPER = ("none", "pseudo")  # depth fields
 
 
 @dataclass(frozen=True)
-class Gap:
+class Advantage:
     """Mean accuracy of a model minus that of m3ch, a share; images are paired, seeds are not."""
 
     value: float
@@ -30,7 +30,7 @@ class Gap:
     seeds_of: tuple[str, ...]  # whose seeds tell the luck of a training; none: the interval is over images alone
 
 
-def gaps(study: Study) -> dict[tuple[str, str], Gap]:
+def advantages(study: Given) -> dict[tuple[str, str], Advantage]:
     """(model, depth field) -> what it is above m3ch; empty without a run of m3ch."""
     grouped = groups(study)
     baseline = grouped.get((BASELINE, "none"))
@@ -39,7 +39,7 @@ def gaps(study: Study) -> dict[tuple[str, str], Gap]:
     return {name: _gap(study, name, runs, baseline) for name, runs in grouped.items() if name[0] != BASELINE}
 
 
-def _gap(study: Study, name: tuple[str, str], runs: list[Run], baseline: list[Run]) -> Gap:
+def _gap(study: Given, name: tuple[str, str], runs: list[Run], baseline: list[Run]) -> Advantage:
     ours, theirs = accuracy_arm(name, runs), accuracy_arm((BASELINE, "none"), baseline)
     recipes = {recipe_of(run) for run in [*runs, *baseline]}
     luck = luck_of_accuracy(study, recipes.pop()) if len(recipes) == 1 else between([ours, theirs])
@@ -50,10 +50,10 @@ def _gap(study: Study, name: tuple[str, str], runs: list[Run], baseline: list[Ru
     else:
         first, second = ours.pseudo[0, :, 0], theirs.pseudo[0, :, 0]
         p = mcnemar(int((first > second).sum()), int((first < second).sum()))
-    return Gap(float(within.value[0]), float(within.low[0]), float(within.high[0]), p, luck.of)
+    return Advantage(float(within.value[0]), float(within.low[0]), float(within.high[0]), p, luck.of)
 
 
-def table2(study: Study) -> pd.DataFrame:
+def table2(study: Given) -> pd.DataFrame:
     """One row a (model, depth field): top-1, top-5, gap to m3ch with intervals, seeds, hours.
 
     Shares 0..1, means over seeds; top1_low and top1_high are Wilson's 95 % interval over the validation samples,
@@ -61,7 +61,7 @@ def table2(study: Study) -> pd.DataFrame:
     where it is over images alone. The paper's columns are ImageNet with pseudo-depth.
     """
     paper = data_manifests.load("paper")
-    known = gaps(study)
+    known = advantages(study)
     rows = []
     for (model, depth), runs in groups(study).items():
         row: dict[str, Any] = {"model": model, "depth": depth}

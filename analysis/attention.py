@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from analysis.statistics import Estimate, Jackknife, over_units, ratio, without_each
 from training.dumps.arrays import unpacked
 from training.dumps.pairs import BIN_WIDTH, NUM_BINS, REGRESSORS
 from training.dumps.scores import ROWS
+from training.intervals import Estimate, Jackknife, over_units, ratio, without_each
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
@@ -90,7 +90,7 @@ def slope(sums: np.ndarray, variant: Variant) -> np.ndarray:
     return coefficients(sums, variant)[..., 0]
 
 
-def explained(sums: np.ndarray, variant: Variant) -> np.ndarray:
+def standardised(sums: np.ndarray, variant: Variant) -> np.ndarray:
     """Slope times SD(|Δ|) / SD(S) for one regressor: the correlation of score and |Δ|, signed."""
     if variant == "literal":
         n, delta, delta_sq = sums[..., 3], sums[..., 4], sums[..., 6]
@@ -187,7 +187,7 @@ def slopes(dump: "Dump", variant: Variant, part: str = "content") -> pd.DataFram
             "asymmetry_high": asymmetry.high,
             "bin_slope": fits["bin_slope"].to_numpy(),
             "linearity": fits["linearity"].to_numpy(),
-            "standardised": explained(sums, variant),
+            "standardised": standardised(sums, variant),
             "heads_below_zero": (per_head < 0).mean(1),
             "num_images": dump.info.num_images,
             "num_pairs": dump["statistics/bins/count"].sum(),

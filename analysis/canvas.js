@@ -41,7 +41,7 @@ function drawCells(canvas, rows, columns, palette, share, negative) {
     for (let column = 0; column < columns; column++) {
       const place = row * columns + column;
       const value = share(place);
-      const fill = value === null ? "#f1f1f1" : colour(palette, value);
+      const fill = value === null ? palettes[palette === "depth" ? "unmeasured" : "undefined"][0] : colour(palette, value);
       context.fillStyle = fill;
       const [x, y] = [Math.floor(column * width), Math.floor(row * height)];
       context.fillRect(x, y, Math.ceil(width), Math.ceil(height));

@@ -14,7 +14,9 @@ from analysis.attention import layer_slopes
 from analysis.load import AnalysisError, seed_of
 from analysis.nulls import partners_together
 from analysis.probes import cross_validated, errors, ridge
-from analysis.statistics import (
+from analysis.tables import points
+from training.dumps.arrays import unpacked
+from training.intervals import (
     Estimate,
     Jackknife,
     mcnemar,
@@ -24,8 +26,6 @@ from analysis.statistics import (
     rows_of_mean,
     without_each,
 )
-from analysis.tables import points
-from training.dumps.arrays import unpacked
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
@@ -57,10 +57,13 @@ def swap_jackknife(dump: "Dump") -> Jackknife:
 
 
 def top1_jackknife(dump: "Dump", change: str) -> Jackknife:
-    """(1,) top-1 under one change minus unchanged, a share: below 0 for a loss; as in `outcomes`."""
+    """(1,) top-1 under one change minus unchanged, a share: below 0 for a loss; as in `effects`."""
     _check(dump)
     if not dump.info.labelled or change not in dump.info.interventions:
-        raise AnalysisError(f"{dump.path} holds no {change} of labelled images: make it again with 'train dump RUN'")
+        raise AnalysisError(
+            f"{dump.path} holds no {change} of labelled images: make it again with 'train dump RUN --data SHARDS "
+            "--causal 500'"
+        )
     correct = dump["causal/outcomes"][:, dump.info.interventions.index(change), dump.info.outcomes.index("correct")]
     terms = rows_of_mean(correct.astype(float)[:, None] - dump["causal/base"].astype(float)[:, None])
     return without_each(partners_together(terms) if change == "swap" else terms, mean_of_sums)
@@ -88,7 +91,7 @@ def beside_association(dump: "Dump") -> pd.DataFrame:
     )
 
 
-def outcomes(dump: "Dump") -> pd.DataFrame:
+def effects(dump: "Dump") -> pd.DataFrame:
     """One row a change: what it does to top-1 and how far it moves the logits, over the dump's causal images.
 
     accuracy and top1_change are shares 0..1, the latter changed minus unchanged, below 0 for a loss; kl is
@@ -106,7 +109,8 @@ def outcomes(dump: "Dump") -> pd.DataFrame:
         terms = rows_of_mean(np.stack([values[kind][:, place] for kind in kinds], -1))
         found = over_units(partners_together(terms) if name == "swap" else terms, mean_of_sums)
         measured = {f"{kind}{end}": float("nan") for kind in _MEASURED for end in _ENDS}
-        measured |= {f"{kind}{end}": getattr(found, at)[k] for k, kind in enumerate(kinds) for end, at in _ENDS.items()}
+        for k, kind in enumerate(kinds):
+            measured |= {column: values[k] for column, values in found.columns(kind).items()}
         rows.append(
             {
                 "model": dump.info.model,
@@ -123,7 +127,7 @@ def outcomes(dump: "Dump") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-_ENDS = {"": "value", "_low": "low", "_high": "high"}
+_ENDS = ("", "_low", "_high")
 _MEASURED = ("top1_change", "kl", "logit_mae")
 _UNKNOWN = dict.fromkeys(("accuracy", "unchanged", "p"), float("nan"))
 
@@ -134,8 +138,8 @@ def _accuracy(dump: "Dump", correct: np.ndarray) -> dict[str, float]:
     return {"accuracy": float(correct.mean()), "unchanged": float(base.mean()), "p": p}
 
 
-def readable_outcomes(frame: pd.DataFrame) -> pd.DataFrame:
-    """`outcomes` as people read them, all text."""
+def readable_effects(frame: pd.DataFrame) -> pd.DataFrame:
+    """`effects` as people read them, all text."""
     rows = list(frame.to_dict("records"))
 
     def of_labels(told: Callable[[Any], str]) -> list[str]:

@@ -25,8 +25,8 @@ from analysis.hsic import (
     participation_ratio,
     token_cka,
 )
-from analysis.load import BASELINE, AnalysisError, Study
-from analysis.statistics import Estimate, Jackknife
+from analysis.load import BASELINE, AnalysisError, Given
+from training.intervals import Estimate, Jackknife
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _TOKEN_IMAGES = 16  # 3,136 tokens of 14x14 patches: already several times the width
 _ROWS_AT_ONCE = 256  # images
 _TRIMMED = 0.01  # of the images: a few far from the rest can make two models alike (Davari et al. 2023)
-_CONCATENATED = ("mgem",)  # its fused layers are read on as one vector; elsewhere the RGB branch goes on
 SUMMARIES = ("class token", "mean patch")  # order of the dump's `summary`, from the back
 _Layer = tuple[tuple[str, ...], int]  # streams, number in them
 
@@ -52,7 +51,7 @@ class Compared:
     reasons: list[str]  # why a layer's CKA is NaN; empty where it is not
 
 
-def baseline(study: Study, depth: str | None) -> "Dump":
+def baseline(study: Given, depth: str | None) -> "Dump":
     """The last dump of m3ch, of its lowest seed. It reads no depth: one on another field serves as well."""
     fields = {dump.info.depth_field for dump in study.dumps if dump.info.model == BASELINE}
     if not fields:
@@ -147,8 +146,11 @@ def compare_tokens(
 
 def check_same_images(first: "Dump", second: "Dump") -> None:
     """Refuse dumps whose Grams are not of the same images in the same blocks."""
-    for name, of in (("gram_batch", "images a block"), ("num_images", "images"), ("num_layers", "layers")):
-        ours, theirs = (getattr(dump.info, name) for dump in (first, second))
+    for of, ours, theirs in (
+        ("images a block", first.info.gram_batch, second.info.gram_batch),
+        ("images", first.info.num_images, second.info.num_images),
+        ("layers", first.info.num_layers, second.info.num_layers),
+    ):
         if ours != theirs:
             raise AnalysisError(
                 f"CKA compares dumps with equal numbers of {of}, got {ours} in {first.path} and {theirs} in "
@@ -157,21 +159,26 @@ def check_same_images(first: "Dump", second: "Dump") -> None:
     if first.info.num_images < first.info.gram_batch or first.info.gram_batch < 4:
         raise AnalysisError(
             f"{first.path}: CKA needs one block of at least 4 images, got {first.info.num_images} images in blocks of "
-            f"{first.info.gram_batch}: make it again with train dump --images"
+            f"{first.info.gram_batch}: make it again with 'train dump RUN --data SHARDS "
+            "--images 5000'"
         )
-    for ours, theirs in zip(first.keys(), second.keys(), strict=True):
-        if ours != theirs:
+    for key, other in zip(first.keys(), second.keys(), strict=True):
+        if key != other:
             raise AnalysisError(
-                f"CKA compares dumps of the same images; {first.path} has {ours} where {second.path} has {theirs}: "
+                f"CKA compares dumps of the same images; {first.path} has {key} where {second.path} has {other}: "
                 "make both with the same --data and --images of train dump"
             )
 
 
 def streams(dump: "Dump") -> list[tuple[str, ...]]:
-    """The streams behind a model's layers, in order: those of one entry are read as one vector of both widths."""
+    """The streams behind a model's layers, in order: those of one entry are read as one vector of both widths.
+
+    Plain blocks as wide as both branches together read them on as one vector; otherwise the RGB branch goes on alone.
+    """
     if not dump.info.first_attention_layer:
         return [("tokens",)]
-    return [("rgb", "depth") if dump.info.model in _CONCATENATED else ("rgb",), ("tokens",)]
+    tokens, rgb, depth = map(dump.info.stream, ("tokens", "rgb", "depth"))
+    return [("rgb", "depth") if tokens.width == rgb.width + depth.width else ("rgb",), ("tokens",)]
 
 
 def _grams(dump: "Dump", block: int) -> np.ndarray:

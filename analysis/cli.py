@@ -1,11 +1,16 @@
-"""analyze: report, a command a figure (analysis/figures), table1 to 3, causal. Heavy imports come late."""
+"""analyze: report, figure NAME (analysis/figures; the paper's are fig1 and so on too), table1 to 3, causal.
+
+Heavy imports come late.
+"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.table import Table
 
-from analysis.figures import FIGURES, FigureSpec
+from analysis.figures import FIGURES
+from analysis.figures.spec import FigureSpec
 from pipeline import errors
 from pipeline.terminal import add_version, make_console, print_table
 
@@ -21,13 +26,17 @@ app = typer.Typer(
 )
 console = make_console()
 add_version(app)
+figures = typer.Typer(no_args_is_help=True, help="A figure by its name; the paper's have their number as well: fig11.")
+app.add_typer(figures, name="figure")
 
 
 Runs = Annotated[
     list[Path],
-    typer.Argument(metavar="RUN...", help="Run folders made by `train pretrain`, or bare .zarr dumps."),
+    typer.Argument(metavar="RUN...", help="Runs of `train pretrain`, folders of runs, or bare .zarr dumps."),
 ]
-RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders made by `train pretrain`.")]
+RunFolders = Annotated[
+    list[Path], typer.Argument(metavar="RUN...", help="Runs of `train pretrain`, or folders of runs.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the files; made if it is not there.")]
 OutOrNone = Annotated[
     Path | None,
@@ -65,54 +74,58 @@ def report(
     """
     from rich.progress import track
 
-    from analysis.load import load
+    from analysis.read import read
     from analysis.report import Steps, write_report
 
     def tracked(steps: Steps) -> Steps:
         return track(steps, "report", console=console, transient=True, disable=not console.is_terminal)
 
-    page = write_report(load(runs, matrix, digits), out, tracked)
+    page = write_report(read(runs, matrix, digits), out, tracked)
     console.print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)", highlight=False)
 
 
-def _add_figure(spec: FigureSpec) -> None:
-    name = f"fig{spec.number}"
+def _add_figure(to: typer.Typer, name: str, spec: FigureSpec) -> None:
     default, *others = spec.variants
     variants = f"{default} (default)" + "".join(f", {variant}" for variant in others)
-    example = f"analyze {name} runs/* --out figures" + (f" --variant {others[0]}" if others else "")
+    start = f"analyze {name}" if to is app else f"analyze figure {name}"
+    example = f"{start} runs/* --out figures" + (f" --variant {others[0]}" if others else "")
 
     def command(
         runs: Runs,
         out: Out,
-        variant: Annotated[str | None, typer.Option("--variant", help=f"Which reading to draw: {variants}.")] = None,
+        variant: str | None = None,
         depth: Depth = None,
     ) -> None:
-        from analysis.load import load
         from analysis.output import all_or_nothing, write_figure
+        from analysis.read import read
 
         chosen = spec.chosen(variant)
         with all_or_nothing(out) as made:
-            study = load(runs)
+            study = read(runs)
             drawn = spec.drawn(study, chosen, depth)
-            paths = write_figure(made, f"figure{spec.number}-{chosen}", drawn.figure, drawn.frames, drawn.caption)
+            paths = write_figure(made, f"{spec.stem}-{chosen}", drawn.figure, drawn.frames, drawn.caption)
         _list(out, paths)
         print(drawn.caption)
         if spec.per_depth and (left_out := study.without(study.field(depth))):
             print(f"Not drawn, without a dump of {study.field(depth)} depth: {', '.join(left_out)}.")
 
+    about = typer.Option("--variant", help=f"Which reading to draw: {variants}.")
+    command.__annotations__["variant"] = Annotated[Literal[spec.variants] | None, about]
     if not spec.per_depth:
         command.__annotations__["runs"] = RunFolders  # drawn from what runs logged and how they were evaluated
-    title = f"Figure {spec.number}: {spec.title}" + "." * (not spec.title.endswith("?"))
-    app.command(
+    title = spec.heading + "." * (not spec.title.endswith("?"))
+    to.command(
         name,
         short_help=title,
-        help=f"{title}\n\n{spec.about}\n\nWrites OUT/figure{spec.number}-VARIANT as PDF, SVG "
+        help=f"{title}\n\n{spec.about}\n\nWrites OUT/{spec.stem}-VARIANT as PDF, SVG "
         f"and PNG, what is drawn as CSV, the caption as text.\n\nExample:\n\n    {example}",
     )(command)
 
 
 for _spec in FIGURES.values():
-    _add_figure(_spec)
+    _add_figure(figures, _spec.name, _spec)
+    if _spec.number is not None:
+        _add_figure(app, f"fig{_spec.number}", _spec)
 
 
 @app.command()
@@ -124,9 +137,9 @@ def table1(runs: RunFolders, out: OutOrNone = None) -> None:
         analyze table1 runs/m3ch runs/mlin runs/m4ch
     """
     from analysis import tables
-    from analysis.load import load
+    from analysis.read import read
 
-    frame = tables.table1(load(runs))
+    frame = tables.table1(read(runs))
     _show("Table 1: size and cost", tables.readable1(frame), frame, out, "table1")
 
 
@@ -139,9 +152,9 @@ def table2(runs: RunFolders, out: OutOrNone = None) -> None:
         analyze table2 runs/* --out tables
     """
     from analysis import accuracy
-    from analysis.load import load
+    from analysis.read import read
 
-    frame = accuracy.table2(load(runs))
+    frame = accuracy.table2(read(runs))
     _show("Table 2: accuracy", accuracy.readable2(frame), frame, out, "table2")
     print(accuracy.notes2(frame))
 
@@ -160,8 +173,9 @@ def table3(
         analyze table3 table3 --out tables
     """
     from analysis import fine_tuning
+    from analysis.read import read_matrix
 
-    found = fine_tuning.read_matrix(matrix)
+    found = read_matrix(matrix)
     _show("Table 3: fine-tuning", fine_tuning.readable3(found), fine_tuning.table3(found), out, "table3")
     differences = fine_tuning.readable_differences(found)
     _show("differences", differences, fine_tuning.differences(found), out, "table3-differences")
@@ -182,18 +196,18 @@ def causal(runs: Runs, out: OutOrNone = None, depth: Depth = None) -> None:
     """
     import pandas as pd
 
-    from analysis import causal as changes
-    from analysis.load import load
+    from analysis.causal import effects, readable_effects, readable_refitted, refitted
+    from analysis.read import read
 
-    dumps = load(runs).last_dumps(depth)
-    answers = pd.concat([changes.outcomes(dump) for dump in dumps], ignore_index=True)
-    again = pd.concat([changes.refitted(dump) for dump in dumps], ignore_index=True)
+    dumps = read(runs).last_dumps(depth)
+    answers = pd.concat([effects(dump) for dump in dumps], ignore_index=True)
+    again = pd.concat([refitted(dump) for dump in dumps], ignore_index=True)
     by_block = answers["change"].str.contains(r"-\d+$")
-    whole = changes.readable_outcomes(answers[~by_block])
-    _show("what changing depth does to answers", changes.readable_outcomes(answers), answers, out, "causal", whole)
+    whole = readable_effects(answers[~by_block])
+    _show("what changing depth does to answers", readable_effects(answers), answers, out, "causal", whole)
     if out is None and by_block.any():
         print(f"{by_block.sum()} changes of one block alone are not shown. --out DIR writes all.")
-    _show("R² of depth at the last block", changes.readable_refitted(again), again, out, "causal-erased")
+    _show("R² of depth at the last block", readable_refitted(again), again, out, "causal-erased")
 
 
 def _show(
@@ -239,8 +253,6 @@ _SPARE = (
 
 def _print_table(title: str, readable: "pd.DataFrame") -> None:
     """Print as many columns as fit, and say which do not; no column is cut short. A pipe is as wide as it must be."""
-    from rich.table import Table
-
     columns = list(readable.columns)
     left_out: list[str] = []
     for spare in (*_SPARE, None):

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import stdtrit
 
-from analysis.statistics import Estimate, Jackknife
+from training.intervals import Estimate, Jackknife
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.load import AnalysisError, Study, depth_of, depth_order
+from analysis.load import AnalysisError, Given, depth_of, depth_order
 from training.records import ParametersLine, Run
 
 if TYPE_CHECKING:
@@ -27,11 +27,14 @@ def head_scale(config: dict[str, Any]) -> np.ndarray:
     return np.log(1 - 2.0 ** (-model["initial_value"] - model["decay_range"] * heads))
 
 
-def run_of(study: Study, model: str, depth: str | None = None) -> Run:
+def run_of(study: Given, model: str, depth: str | None = None) -> Run:
     """The run of `model` with the lowest seed, on one depth field."""
     runs = [run for run in study.runs if run.record.model == model]
     if not runs:
-        raise AnalysisError(f"no run of {model} was given: make one with 'train pretrain --model {model}'")
+        raise AnalysisError(
+            f"no run of {model} was given: make one with 'train pretrain --preset PRESET --model {model} --data SHARDS "
+            "--out RUN'"
+        )
     fields = sorted({depth_of(run) for run in runs}, key=depth_order)
     chosen = depth or ("pseudo" if "pseudo" in fields else fields[0] if len(fields) == 1 else None)
     if chosen not in fields:

@@ -9,9 +9,9 @@ from analysis import fixed_effects
 from analysis.attention import bias_slopes, layer_slopes, moments, slope
 from analysis.causal import swap_slopes
 from analysis.nulls import null_slopes, num_tested, randomisation_p
-from analysis.statistics import Estimate, over_units, ratio
 from training.dumps.from_raw import bias_mode
 from training.dumps.scores import PATTERN_ROWS
+from training.intervals import Estimate, over_units, ratio
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump

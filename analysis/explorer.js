@@ -46,8 +46,8 @@
     function drawDepths(now) {
       const seen = now.depth.filter((value) => value !== null);
       const [near, far] = [Math.min(...seen), Math.max(...seen)];
-      drawCells(grid("depth"), rows, columns, "magnitude", (key) => share(now.depth[key], near, far));
-      if (seen.length) drawLegend(legend("depth"), "magnitude", signed(near, 2), signed(far, 2));
+      drawCells(grid("depth"), rows, columns, "depth", (key) => share(now.depth[key], near, far));
+      if (seen.length) drawLegend(legend("depth"), "depth", signed(near, 2), signed(far, 2));
       drawCells(grid("delta"), rows, columns, "magnitude", (key) => share(now.delta(key), 0, far - near));
       drawLegend(legend("delta"), "magnitude", "0", digits(seen.length ? far - near : 0, 2));
     }

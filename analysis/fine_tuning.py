@@ -1,20 +1,12 @@
 """Table 3: mIoU of fine-tuned models by the depth they were trained with and tested with, from `train matrix`."""
 
-from pathlib import Path
-
 import pandas as pd
 
 import data_manifests
 from analysis.tables import percent, points
-from training.records import Matrix, parse
+from training.records import Matrix
 
 _ORDER = (("real", "real"), ("real", "pseudo"), ("pseudo", "pseudo"), ("pseudo", "real"))  # trained, tested; as printed
-
-
-def read_matrix(path: Path | str) -> Matrix:
-    """matrix.json; RecordError names what is wrong with it."""
-    path = Path(path)
-    return parse(Matrix, path / "matrix.json" if path.is_dir() else path)
 
 
 def table3(matrix: Matrix) -> pd.DataFrame:

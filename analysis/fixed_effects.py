@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.nulls import partner_groups
-from analysis.statistics import Estimate, Jackknife, jackknife, ratio
 from training.dumps.arrays import unpacked
 from training.dumps.pairs import DISTANCE_PAIRS, REGRESSORS
 from training.dumps.scores import DISTANCE_ROWS, ROWS
+from training.intervals import Estimate, Jackknife, jackknife, ratio
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump

@@ -17,12 +17,13 @@ from scipy.special import stdtr, stdtrit
 
 from analysis import html, output
 from analysis.attention import bias_slopes, head_moments, slope
+from analysis.colours import signed_colour
 from analysis.html import Html
-from analysis.load import Study, model_order, seed_of
-from analysis.packing import deflated, quantised, signed_colour
-from analysis.statistics import over_units, ratio
+from analysis.load import Given, model_order, seed_of
+from analysis.packing import deflated, quantised
 from training.dumps.from_raw import bias_mode
 from training.dumps.pairs import BIN_WIDTH, NUM_BINS, distances
+from training.intervals import over_units, ratio
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
@@ -72,7 +73,7 @@ def discovered(p: np.ndarray, rate: float) -> np.ndarray:
     return np.asarray(flat <= (ranked[below[-1]] if below.size else -1.0)).reshape(p.shape)
 
 
-def head_section(study: Study, out: Path) -> Html:
+def head_section(study: Given, out: Path) -> Html:
     """Maps in tabs, by depth field and model; one head at a time in detail."""
     title = "Heads: which of them follow depth"
     fields = study.depth_fields()

@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import stdtrit
 
-from analysis.statistics import Estimate, Jackknife, jackknife
+from training.intervals import Estimate, Jackknife, jackknife
 
 GROUPS = 10  # of images, left out in turn
 _ROUNDING = 1e-6  # of a self-HSIC: what is left of a Gram in fp32 that is regressed out of itself

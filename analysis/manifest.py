@@ -10,8 +10,9 @@ import pandas as pd
 
 from analysis import html
 from analysis.claims import DEPTH
+from analysis.commands import to_make_again
 from analysis.html import Html
-from analysis.load import Study, command, depth_of
+from analysis.load import Given, depth_of
 from analysis.runs import final_evaluation, recipe_differences
 
 
@@ -30,7 +31,7 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def limitations(study: Study) -> Html:
+def limitations(study: Given) -> Html:
     return html.section(
         "limitations",
         "Limitations and deviations",
@@ -41,7 +42,7 @@ def limitations(study: Study) -> Html:
     )
 
 
-def _of_runs(study: Study) -> list[str]:
+def _of_runs(study: Given) -> list[str]:
     shards = study.runs[0].record.shards
     items = []
     if len({run.record.seed for run in study.runs}) == 1:
@@ -98,7 +99,7 @@ def _of_method() -> list[str]:
     ]
 
 
-def manifest(study: Study) -> Html:
+def manifest(study: Given) -> Html:
     dumps = [
         html.heading("Dumps"),
         html.paragraph("Each is bound to its checkpoint by the hash of the weights."),
@@ -113,14 +114,14 @@ def manifest(study: Study) -> Html:
         *(dumps if study.dumps else []),
         html.heading("To make it again"),
         html.paragraph(
-            "With the shards of the fingerprints above. A run's `run.json` holds its whole configuration: settings "
-            "that differ from the preset's are to be passed with `--set` as well."
+            "With the shards of the fingerprints above, where no runs are yet. Every setting that a result depends on "
+            "is named, also where it is the preset's own."
         ),
-        html.of("<pre>{}</pre>", commands(study)),
+        html.of("<pre>{}</pre>", to_make_again(study)),
     )
 
 
-def _runs(study: Study) -> pd.DataFrame:
+def _runs(study: Given) -> pd.DataFrame:
     rows = []
     for run in study.runs:
         record = run.record
@@ -142,7 +143,7 @@ def _runs(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _dumps(study: Study) -> pd.DataFrame:
+def _dumps(study: Given) -> pd.DataFrame:
     rows = []
     for info in (dump.info for dump in study.dumps):
         rows.append(
@@ -166,47 +167,3 @@ def _dumps(study: Study) -> pd.DataFrame:
 def _standardisation(known: Mapping[str, Any]) -> str:
     sign = "−" if known.get("polarity") == "closer_is_larger" else ""
     return f"{sign}(d − {known.get('mean', float('nan')):.4g}) / {known.get('std', float('nan')):.4g}"
-
-
-def commands(study: Study) -> str:
-    """Shell lines, one a product."""
-    lines = []
-    for run in study.runs:
-        record = run.record
-        lines.append(
-            command(
-                "train", "pretrain", "--preset", record.preset, "--model", record.model, "--data", record.shards.path,
-                "--out", run.folder, "--set", f"data.depth={record.shards.depth_field}", "--set", f"seed={record.seed}",
-            )
-        )  # fmt: skip
-    folders = {(run.record.study_hash, run.record.name): run.folder for run in study.runs}
-    for info in (dump.info for dump in study.dumps):
-        words = [
-            "train", "dump", folders.get((info.study_hash, info.run), info.run), "--data", info.data,
-            "--checkpoint", info.checkpoint, "--depth", info.depth_field, "--images", info.num_images,
-            "--raw", info.num_raw, "--patch-depth", info.patch_depth,
-        ]  # fmt: skip
-        lines.append(command(*words, *(["--causal", info.num_causal] if info.num_causal else [])))
-    for run in study.runs:
-        for sweep in run.noise_sweeps:
-            lines.append(
-                command(
-                    "train", "evaluate", run.folder, "--data", sweep.data, "--checkpoint", sweep.checkpoint,
-                    "--split", sweep.split, "--depth", sweep.depth_field, "--noise", sweep.noise,
-                    "--sigma", _listed(sweep.sigmas), "--noise-seed", sweep.noise_seed,
-                )
-            )  # fmt: skip
-        for gap in run.gaps:
-            lines.append(
-                command(
-                    "train", "gap", run.folder, "--data", gap.data, "--checkpoint", gap.checkpoint,
-                    "--real", gap.real_field, "--sigma", _listed(gap.sigmas), "--noise-seed", gap.noise_seed,
-                )
-            )  # fmt: skip
-    with_matrix = ["--matrix", study.matrix_path or "MATRIX"] if study.matrix else []
-    lines.append(command("analyze", "report", *(run.folder for run in study.runs), *with_matrix, "--out", "report"))
-    return "\n".join(lines)
-
-
-def _listed(sigmas: list[float]) -> str:
-    return ",".join(f"{sigma:g}" for sigma in sigmas)

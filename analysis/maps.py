@@ -15,9 +15,9 @@ import pandas as pd
 
 from analysis.attention import bin_rule, line_r2
 from analysis.nulls import partner_groups
-from analysis.statistics import Jackknife, over_units, ratio, without_each
 from training.dumps.pairs import BIN_WIDTH, DISTANCE_PAIRS, NUM_BINS, distances
 from training.dumps.scores import DISTANCE_ROWS
+from training.intervals import Jackknife, over_units, ratio, without_each
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
@@ -150,10 +150,7 @@ def swapped_slopes(dump: "Dump") -> pd.DataFrame:
             "epoch": dump.info.epoch,
             "layer": np.array([ALL, *dump.info.attention_layers], object)[layers],
             "distance": columns[places],
-            **{
-                f"slope{end}": getattr(found, at).ravel()
-                for end, at in (("", "value"), ("_low", "low"), ("_high", "high"))
-            },
+            **{column: values.ravel() for column, values in found.columns("slope").items()},
             "num_images": dump.info.num_causal,
         }
     )

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.attention import Variant, moments, slope
-from analysis.statistics import Estimate, over_units
 from training.dumps.from_raw import bias_mode, biased, raw_bias, raw_depth, raw_scores
 from training.dumps.pairs import NULLS, filled
+from training.intervals import Estimate, over_units
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump

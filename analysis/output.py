@@ -13,14 +13,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.load import AnalysisError
+from analysis.style import close, rendered
 from pipeline import files
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 _HIDDEN = ".analyze-"
 _LISTED = ".files"  # what a page's folder holds of its own, a path a line
@@ -148,20 +147,18 @@ def write(path: Path, content: bytes | str) -> Path:
     return path
 
 
-def write_frame(path: Path, frame: "pd.DataFrame") -> Path:
+def write_frame(path: Path, frame: pd.DataFrame) -> Path:
     """CSV with six significant digits."""
     return write(path, frame.to_csv(index=False, float_format="%.6g"))
 
 
 def write_figure(
-    folder: Path, name: str, figure: "Figure", frames: "dict[str, pd.DataFrame]", caption: str = ""
+    folder: Path, name: str, figure: Figure, frames: dict[str, pd.DataFrame], caption: str = ""
 ) -> list[Path]:
     """`folder/name.{pdf,svg,png}`, `folder/name<suffix>.csv` for each frame and the caption as `folder/name.txt`.
 
     The caption is in the pictures' metadata too. The figure is closed.
     """
-    from analysis.style import close, rendered
-
     try:
         paths = [write(folder / f"{name}.{kind}", content) for kind, content in rendered(figure, caption).items()]
     finally:

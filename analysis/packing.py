@@ -1,4 +1,4 @@
-"""Arrays and colours as the report's page holds them: 8 bits, deflated, in base64. `analysis/canvas.js` reads them."""
+"""Arrays as the report's page holds them: 8 bits, deflated, in base64. `analysis/canvas.js` reads them."""
 
 import base64
 import zlib
@@ -17,23 +17,3 @@ def quantised(values: np.ndarray, low: np.ndarray | float, high: np.ndarray | fl
 def deflated(values: np.ndarray) -> str:
     """The array's bytes as zlib in base64: DecompressionStream("deflate") undoes it."""
     return base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 9)).decode()
-
-
-def palettes(steps: int = 33) -> dict[str, list[str]]:
-    """Hex colours in even steps: `magnitude` from small to large, `signed` from below zero to above."""
-    import matplotlib
-    from matplotlib.colors import to_hex
-
-    places = np.linspace(0, 1, steps)
-    return {
-        "magnitude": [to_hex(matplotlib.colormaps["cividis"](place)) for place in places],
-        "signed": [to_hex(matplotlib.colormaps["RdBu_r"](place)) for place in places],
-    }
-
-
-def signed_colour(value: float) -> str:
-    """The `signed` palette at `value` from -1 to 1."""
-    import matplotlib
-    from matplotlib.colors import to_hex
-
-    return to_hex(matplotlib.colormaps["RdBu_r"]((value + 1) / 2))

@@ -20,14 +20,14 @@ import numpy as np
 from scipy import linalg
 
 from analysis.load import AnalysisError
-from analysis.statistics import Jackknife, ratio
 from training.dumps.arrays import unpacked
+from training.intervals import Jackknife, ratio
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
 
 Filter = Callable[[np.ndarray], np.ndarray]  # eigenvalues (width,) -> (settings, width)
-Variant = Literal["ridge", "literal"]
+ProbeVariant = Literal["ridge", "literal"]
 
 PENALTIES = 10.0 ** np.arange(-4, 5)  # times the mean eigenvalue
 STEPS = 2.0 ** np.arange(0, 25)
@@ -47,8 +47,8 @@ def gradient_descent(eigenvalues: np.ndarray) -> np.ndarray:
     return np.where(share > 1e-15, done / np.where(share > 1e-15, share, 1.0), STEPS[:, None]) / largest
 
 
-FILTERS: dict[Variant, Filter] = {"ridge": ridge, "literal": gradient_descent}
-SETTINGS: dict[Variant, np.ndarray] = {"ridge": PENALTIES, "literal": STEPS}
+FILTERS: dict[ProbeVariant, Filter] = {"ridge": ridge, "literal": gradient_descent}
+SETTINGS: dict[ProbeVariant, np.ndarray] = {"ridge": PENALTIES, "literal": STEPS}
 
 
 def errors(vectors: np.ndarray, moments: np.ndarray) -> np.ndarray:
@@ -160,6 +160,18 @@ class Probes:
         return Jackknife(statistic(folds), np.array([statistic(folds[folds != fold]) for fold in folds]))
 
 
+STATISTICS: dict[str, Callable[[Probes], Jackknife]] = {
+    "mse": Probes.mse,
+    "mse_control": Probes.mse_control,
+    "r2": Probes.r2,
+    "r2_within": Probes.r2_within,
+    "r2_control": Probes.r2_control,
+    "selectivity": Probes.selectivity,
+    "skill": Probes.skill,
+    "skill_centred": Probes.skill_centred,
+}
+
+
 def position_errors(position: np.ndarray) -> np.ndarray:
     """(folds,) squared errors of predicting each position's mean over the other folds, from (folds, positions, 3)."""
     count, total, squares = np.moveaxis(position, -1, 0)
@@ -201,20 +213,20 @@ def centred_errors(
     return np.array(found)
 
 
-def probe(dump: "Dump", stream: str = "tokens", variant: Variant = "ridge", width: int | None = None) -> Probes:
+def probe(dump: "Dump", stream: str = "tokens", variant: ProbeVariant = "ridge", width: int | None = None) -> Probes:
     """Probes of every layer of a stream, cross-validated over the dump's folds of images.
 
     `width`: after reducing the tokens to so many principal components of the training folds. What was computed once is
     kept with the opened dump: a layer costs fifteen eigendecompositions of its width.
     """
-    known: dict[tuple[str, Variant, int | None], Probes] = vars(dump).setdefault("_probes", {})
+    known: dict[tuple[str, ProbeVariant, int | None], Probes] = vars(dump).setdefault("_probes", {})
     key = (stream, variant, width)
     if key not in known:
         known[key] = _probe(dump, *key)
     return known[key]
 
 
-def _probe(dump: "Dump", stream: str, variant: Variant, width: int | None) -> Probes:
+def _probe(dump: "Dump", stream: str, variant: ProbeVariant, width: int | None) -> Probes:
     where = f"statistics/probe/{stream}"
     position = dump["statistics/probe/position"]
     count = position[..., 0].sum(1)
@@ -238,7 +250,7 @@ def _probe(dump: "Dump", stream: str, variant: Variant, width: int | None) -> Pr
 
 
 def _probe_layer(
-    folds: np.ndarray, image_moments: np.ndarray, variant: Variant, width: int | None
+    folds: np.ndarray, image_moments: np.ndarray, variant: ProbeVariant, width: int | None
 ) -> dict[str, np.ndarray]:
     """The fields of `Probes` that one layer's moments give, (folds,) each."""
     size = folds.shape[-1]

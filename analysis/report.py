@@ -5,18 +5,17 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
-
 from analysis import html, output
-from analysis.claims import Judged, judge
+from analysis.claims import Judged, judge, scoreboard
+from analysis.colours import palettes
 from analysis.explorer import explorer_section
+from analysis.figures import FIGURES
 from analysis.figures.headline import depth_figure
 from analysis.figures.training import training_curves
 from analysis.head_map import head_section
 from analysis.html import Html
-from analysis.load import BASELINE, AnalysisError, Study
+from analysis.load import BASELINE, AnalysisError, Given
 from analysis.manifest import limitations, manifest, revision
-from analysis.packing import palettes
 from analysis.report_answer import answer_section
 from analysis.report_claims import claims_section
 from analysis.report_figures import Drawings, figure_sections
@@ -33,7 +32,7 @@ _MAX_BYTES = 10_000_000
 Steps = Iterable[tuple[str, Callable[[], Html]]]  # anchor, what makes its section
 
 
-def write_report(study: Study, out: Path, track: Callable[[Steps], Steps] = lambda steps: steps) -> Path:
+def write_report(study: Given, out: Path, track: Callable[[Steps], Steps] = lambda steps: steps) -> Path:
     """Write `out/index.html` and `out/figures/`; returns the page's path. `track` iterates over the sections.
 
     Everything is made in a folder of its own first: a report that fails leaves what was in `out` as it was.
@@ -46,13 +45,13 @@ def write_report(study: Study, out: Path, track: Callable[[Steps], Steps] = lamb
     return out / "index.html"
 
 
-def _write(study: Study, out: Path, track: Callable[[Steps], Steps]) -> None:
+def _write(study: Given, out: Path, track: Callable[[Steps], Steps]) -> None:
     drawings = Drawings(out, revision())
     judged: list[Judged] = []
 
     def answer() -> Html:
         judged.extend(judge(study))
-        output.write_frame(out / "figures" / "claims.csv", pd.DataFrame([vars(claim) for claim in judged]))
+        output.write_frame(out / "figures" / "claims.csv", scoreboard(judged))
         return answer_section(study, judged, drawings)
 
     steps: dict[str, Callable[[], Html]] = {
@@ -83,7 +82,7 @@ def _write(study: Study, out: Path, track: Callable[[Steps], Steps]) -> None:
     output.write(out / "index.html", page)
 
 
-def _header(study: Study) -> Html:
+def _header(study: Given) -> Html:
     shards = study.runs[0].record.shards
     seeds = len({run.record.seed for run in study.runs})
     made = (
@@ -115,14 +114,14 @@ _NAMES = {
 
 
 def _navigation(sections: dict[str, Html]) -> Html:
-    names = {anchor: _NAMES.get(anchor) or anchor.replace("figure", "Fig ") for anchor in sections}
+    names = _NAMES | {spec.stem: spec.label.replace("Figure", "Fig") for spec in FIGURES.values()}
     links = html.join(
-        (html.of('<a href="#{}">{}</a>', anchor, name) for anchor, name in names.items() if sections[anchor]), ""
+        (html.of('<a href="#{}">{}</a>', anchor, names[anchor]) for anchor, section in sections.items() if section), ""
     )
     return html.of('<nav aria-label="Sections">{}</nav>', links)
 
 
-def _gained(study: Study, drawings: Drawings) -> Html:
+def _gained(study: Given, drawings: Drawings) -> Html:
     """The picture of gaps to m3ch; nothing where there is none."""
     drawn, frame = depth_figure(study)
     if frame.empty:
@@ -137,7 +136,7 @@ def _gained(study: Study, drawings: Drawings) -> Html:
     return drawings.figure("depth", "Top-1 gained over RGB alone, by depth field", drawn, {"": frame}, caption)
 
 
-def _curves(study: Study, drawings: Drawings) -> Html:
+def _curves(study: Given, drawings: Drawings) -> Html:
     drawn, frame = training_curves(study.runs)
     caption = f"Validation top-1 during training; {BASELINE} is the same run in every panel."
     shown = drawings.figure("training", "Training curves", drawn, {"": frame}, caption)

@@ -9,7 +9,7 @@ from analysis.claims.sources import at_chance
 from analysis.figures import caption
 from analysis.figures.answer import attention_strip, changed_answers
 from analysis.html import Html
-from analysis.load import BASELINE, AnalysisError, Study, depth_of, model_order, seed_of
+from analysis.load import BASELINE, AnalysisError, Given, depth_of, model_order, seed_of
 from analysis.report_figures import Drawings
 from analysis.runs import final_evaluation
 from analysis.tables import groups, outcomes, percent
@@ -37,7 +37,7 @@ _CLAUSES = {
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
 
-def answer_section(study: Study, judged: list[Judged], drawings: Drawings) -> Html:
+def answer_section(study: Given, judged: list[Judged], drawings: Drawings) -> Html:
     return html.of(
         '<section id="answer" class="answer">\n{}\n{}\n<ol class="contributions">\n{}\n</ol>\n'
         '<p class="meta">{} <a href="#claims">All claims</a></p>\n<div class="first">{}</div>\n</section>',
@@ -49,7 +49,7 @@ def answer_section(study: Study, judged: list[Judged], drawings: Drawings) -> Ht
     )
 
 
-def notices(study: Study) -> list[str]:
+def notices(study: Given) -> list[str]:
     """What must be known before anything else."""
     found = []
     if any(run.record.shards.teacher == "toy" and run.record.shards.source != "toyrooms" for run in study.runs):
@@ -88,13 +88,13 @@ def _counts(judged: Sequence[Judged]) -> str:
     return ", ".join(f"{found.count(word)} {word}" for word in VERDICTS if word in found)
 
 
-def _models(study: Study) -> list[str]:
+def _models(study: Given) -> list[str]:
     """With a run on the claims' depth; m3ch reads none."""
     names = {model for model, depth in groups(study) if depth in ("none", DEPTH)}
     return sorted(names, key=model_order)
 
 
-def _accuracies(study: Study) -> Html:
+def _accuracies(study: Given) -> Html:
     """Chance and every model's top-1 in one line, in which each model is named in words; on pseudo-depth if any is."""
     every = groups(study)
     chosen = {name: runs for name, runs in every.items() if name[1] in ("none", DEPTH)} or every
@@ -113,7 +113,7 @@ def _accuracies(study: Study) -> Html:
     )  # fmt: skip
 
 
-def _contribution(study: Study, number: int, judged: list[Judged]) -> Html:
+def _contribution(study: Given, number: int, judged: list[Judged]) -> Html:
     """A question of the thesis, answered by the verdicts of its claims."""
     own = [claim for claim in judged if claim.contribution == number]
     models = {claim.id: next((model for model in claim.models if model != BASELINE), "") for claim in claims()}
@@ -153,7 +153,7 @@ def _grouped(number: int, same: list[Judged], models: dict[str, str]) -> str:
     return f"{_listed(told)}{shared}".strip()
 
 
-def _behind(study: Study, number: int) -> str:
+def _behind(study: Given, number: int) -> str:
     """Seeds and images."""
     if number == 1:
         runs = [run for run in study.runs if depth_of(run) in ("none", DEPTH)]
@@ -173,7 +173,7 @@ def _behind(study: Study, number: int) -> str:
     return f"{seeds}, {study.matrix.num_images:,} images"
 
 
-def _pictures(study: Study, drawings: Drawings) -> list[Html]:
+def _pictures(study: Given, drawings: Drawings) -> list[Html]:
     fields = study.depth_fields()
     field = DEPTH if DEPTH in fields or not fields else fields[0]
     pictures = []

@@ -11,9 +11,10 @@ import pandas as pd
 from PIL import Image
 
 from analysis import html, output
-from analysis.figures import FIGURES, Drawn, FigureSpec
+from analysis.figures import FIGURES
+from analysis.figures.spec import Drawn, FigureSpec
 from analysis.html import Html
-from analysis.load import AnalysisError, Study, axes_of
+from analysis.load import AnalysisError, Given, axes_of
 from analysis.style import COLUMN, PAGE
 
 if TYPE_CHECKING:
@@ -80,17 +81,13 @@ def _mark(name: str) -> Html:
     return html.of("<!--drawing {}-->", name)
 
 
-def figure_sections(study: Study, drawings: Drawings) -> dict[str, Callable[[], Html]]:
+def figure_sections(study: Given, drawings: Drawings) -> dict[str, Callable[[], Html]]:
     """Anchor -> what makes its section, for every figure there is."""
-    return {f"figure{spec.number}": partial(_section, spec, study, drawings) for spec in FIGURES.values()}
+    return {spec.stem: partial(_section, spec, study, drawings) for spec in FIGURES.values()}
 
 
-def heading(spec: FigureSpec) -> str:
-    return f"Figure {spec.number}: {spec.title}"
-
-
-def _section(spec: FigureSpec, study: Study, drawings: Drawings) -> Html:
-    anchor = f"figure{spec.number}"
+def _section(spec: FigureSpec, study: Given, drawings: Drawings) -> Html:
+    anchor = spec.stem
     fields: list[str | None] = list(study.depth_fields()) if spec.per_depth else []
     outer, missing = [], []
     for field in fields or [None]:
@@ -111,12 +108,12 @@ def _section(spec: FigureSpec, study: Study, drawings: Drawings) -> Html:
         content = html.lacking(f"Not drawn: {missing[0]}.")
     else:
         content = html.tabs(outer)
-    return html.section(anchor, heading(spec), html.markdown(spec.about), content)
+    return html.section(anchor, spec.heading, html.markdown(spec.about), content)
 
 
-def _panel(spec: FigureSpec, study: Study, variant: str, field: str | None, name: str, drawings: Drawings) -> Html:
+def _panel(spec: FigureSpec, study: Given, variant: str, field: str | None, name: str, drawings: Drawings) -> Html:
     """One variant; where what it draws does not share axes, once for every set of dumps that do."""
-    title = f"{heading(spec)}, {TITLES.get(variant, variant)}"
+    title = f"{spec.heading}, {TITLES.get(variant, variant)}"
     pieces = []
     for suffix, drawn in _drawn_sets(spec, study, variant, field).items():
         pieces.append(drawings.figure(name + suffix, title, drawn.figure, drawn.frames, drawn.caption))
@@ -124,10 +121,10 @@ def _panel(spec: FigureSpec, study: Study, variant: str, field: str | None, name
     return html.join(pieces)
 
 
-def _drawn_sets(spec: FigureSpec, study: Study, variant: str, field: str | None) -> dict[str, Drawn]:
+def _drawn_sets(spec: FigureSpec, study: Given, variant: str, field: str | None) -> dict[str, Drawn]:
     """What is drawn, by the suffix of its name: all at once, or else `-1` and so on."""
     try:
-        return {"": spec.draw(study, variant, field)}
+        return {"": spec.drawn(study, variant, field)}
     except AnalysisError as error:
         refused = error
     parts = _of_one_axis(study, field) if field else []
@@ -136,7 +133,7 @@ def _drawn_sets(spec: FigureSpec, study: Study, variant: str, field: str | None)
     drawn = {}
     for number, part in enumerate(parts, 1):
         try:
-            drawn[f"-{number}"] = spec.draw(part, variant, field)
+            drawn[f"-{number}"] = spec.drawn(part, variant, field)
         except AnalysisError as error:
             refused = error
     if not drawn:
@@ -144,7 +141,7 @@ def _drawn_sets(spec: FigureSpec, study: Study, variant: str, field: str | None)
     return drawn
 
 
-def _of_one_axis(study: Study, field: str) -> list[Study]:
+def _of_one_axis(study: Given, field: str) -> list[Given]:
     """The study once for each set of dumps of `field` that share axes."""
     axes = [axes_of(dumps[0]) for dumps in study.panel_sets(field)]
     return [replace(study, dumps=[dump for dump in study.dumps if axes_of(dump) == each]) for each in axes]

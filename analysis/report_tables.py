@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import accuracy, causal, fine_tuning, html, output, tables
 from analysis.html import Html
-from analysis.load import Study, seed_of
+from analysis.load import Given, seed_of
 from pipeline import files
 from training.records import Matrix
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from training.dumps.store import Dump
 
 
-def tables_section(study: Study, out: Path, gained: Callable[[], Html]) -> Html:
+def tables_section(study: Given, out: Path, gained: Callable[[], Html]) -> Html:
     """`gained` draws what each model is above RGB alone."""
     first, second = tables.table1(study), accuracy.table2(study)
     output.write_frame(out / "figures" / "table1.csv", first)
@@ -64,7 +64,7 @@ def table3_section(matrix: Matrix, out: Path) -> Html:
     )
 
 
-def causal_section(study: Study, out: Path) -> Html:
+def causal_section(study: Given, out: Path) -> Html:
     """By depth field, the last dump of every run that holds images with changed depth."""
     panels = []
     for field in study.depth_fields():
@@ -86,17 +86,17 @@ def causal_section(study: Study, out: Path) -> Html:
 
 
 def _changes(dumps: "list[Dump]", field: str, out: Path) -> Html:
-    answers = pd.concat([causal.outcomes(dump) for dump in dumps], ignore_index=True)
+    answers = pd.concat([causal.effects(dump) for dump in dumps], ignore_index=True)
     again = pd.concat([causal.refitted(dump) for dump in dumps], ignore_index=True)
     names = f"causal-{field}.csv", f"causal-{field}-erased.csv"
     for name, frame in zip(names, (answers, again), strict=True):
         output.write_frame(out / "figures" / name, frame)
     by_block = answers["change"].str.contains(r"-\d+$")
-    blocks = html.table(causal.readable_outcomes(answers[by_block]))
+    blocks = html.table(causal.readable_effects(answers[by_block]))
     counts = ", ".join(f"{d.info.model} {d.info.num_causal:,} images (seed {seed_of(d)})" for d in dumps)
     return html.join(
         [
-            html.table(causal.readable_outcomes(answers[~by_block])),
+            html.table(causal.readable_effects(answers[~by_block])),
             html.details("Block by block", blocks),
             html.heading("R² of depth at the last block, where it was erased after a block"),
             html.table(causal.readable_refitted(again)),
@@ -112,7 +112,7 @@ def _changes(dumps: "list[Dump]", field: str, out: Path) -> Html:
 _PNG, _MOST_SHEETS, _MOST_BYTES = b"\x89PNG\r\n\x1a\n", 24, 8_000_000
 
 
-def sheets_section(study: Study, out: Path) -> Html:
+def sheets_section(study: Given, out: Path) -> Html:
     """Contact sheets of the shards and sheets of what fine-tuned runs label, copied beside the page; else nothing."""
     found: dict[str, tuple[str, Path]] = {}
     for number, shards in enumerate(dict.fromkeys(run.record.shards.path for run in study.runs), 1):

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
-from analysis.load import BASELINE, AnalysisError, Study, command, depth_of, depth_order, model_order
+from analysis.commands import command
+from analysis.load import BASELINE, AnalysisError, Given, depth_of, depth_order, model_order
 from analysis.runs import recipe_of
-from analysis.statistics import Estimate, mean_over_images, paired_difference, wilson
+from training.intervals import Estimate, mean_over_images, paired_difference, wilson
 from training.records import Gap, GapCrossing, NoiseSweep, Run
 
 KINDS = ("pixel", "patch")
@@ -44,7 +45,7 @@ class Swept:
         return self.correct.mean(1)
 
 
-def swept_models(study: Study, depth: str | None = None) -> list[Swept]:
+def swept_models(study: Given, depth: str | None = None) -> list[Swept]:
     """Per kind of noise and model the last checkpoint's sweeps; refuses what was not measured alike."""
     field = _depth_field(study, depth)
     found: dict[tuple[str, str], dict[int, NoiseSweep]] = {}
@@ -65,7 +66,7 @@ def swept_models(study: Study, depth: str | None = None) -> list[Swept]:
     return [_over_seeds(model, kind, found[kind, model], recipes[model]) for kind, model in ordered]
 
 
-def _depth_field(study: Study, depth: str | None) -> str:
+def _depth_field(study: Given, depth: str | None) -> str:
     fields = sorted({sweep.depth_field for run in study.runs for sweep in run.noise_sweeps}, key=depth_order)
     if not fields:
         raise AnalysisError(f"no run has a noise sweep: make them with {_MAKE_SWEEP}")
@@ -99,14 +100,13 @@ def _last_sweep(run: Run, kind: str, field: str) -> NoiseSweep | None:
 
 
 def _refuse_unlike(run: Run, sweep: NoiseSweep, other_run: Run, other: NoiseSweep) -> None:
-    for what, name in (
-        ("splits", "split"),
-        ("shards", "fingerprint"),
-        ("noise seeds", "noise_seed"),
-        ("image sizes", "image_size"),
-        ("patch sizes", "patch_size"),
+    for what, ours, theirs in (
+        ("splits", sweep.split, other.split),
+        ("shards", sweep.fingerprint, other.fingerprint),
+        ("noise seeds", sweep.noise_seed, other.noise_seed),
+        ("image sizes", sweep.image_size, other.image_size),
+        ("patch sizes", sweep.patch_size, other.patch_size),
     ):
-        ours, theirs = getattr(sweep, name), getattr(other, name)
         if ours != theirs:
             raise AnalysisError(
                 f"{run.folder} and {other_run.folder} have noise sweeps of different {what} ({ours} and {theirs}): "
@@ -174,7 +174,7 @@ def top1_at(swept: Swept, sigma: float) -> Estimate:
     return mean_over_images(samples.mean(0))
 
 
-def gaps(study: Study) -> list[tuple[Run, Gap]]:
+def gaps(study: Given) -> list[tuple[Run, Gap]]:
     """The last checkpoint's gap of every run that has one, by model and seed; refuses what was not measured alike."""
     found: list[tuple[Run, Gap]] = []
     last = {
@@ -191,8 +191,11 @@ def gaps(study: Study) -> list[tuple[Run, Gap]]:
         gap = max(alike, key=lambda gap: (gap.num_images, gap.real_field == "real", gap.data))
         if found:
             first_run, first = found[0]
-            for what, name in (("images", "fingerprints"), ("real depth", "real_field"), ("noise seeds", "noise_seed")):
-                ours, theirs = getattr(first, name), getattr(gap, name)
+            for what, ours, theirs in (
+                ("images", first.fingerprints, gap.fingerprints),
+                ("real depth", first.real_field, gap.real_field),
+                ("noise seeds", first.noise_seed, gap.noise_seed),
+            ):
                 if ours != theirs:
                     raise AnalysisError(
                         f"{first_run.folder} and {run.folder} have gaps of different {what} ({ours} and {theirs}): "
@@ -204,7 +207,7 @@ def gaps(study: Study) -> list[tuple[Run, Gap]]:
     return found
 
 
-def sigma_stars(study: Study, swept: list[Swept], output: str) -> pd.DataFrame:
+def sigma_stars(study: Given, swept: list[Swept], output: str) -> pd.DataFrame:
     """One row a run, kind of noise and reading of real depth: sigma* with its interval, and top-1 there.
 
     `sigma_star` is NaN where it lies above the grid of `train gap` (`share_above` of the resamples do), or where the

@@ -2,18 +2,22 @@
 
 import json
 
-from analysis.load import AnalysisError, Study, command
+from analysis.commands import command
+from analysis.load import AnalysisError, Given
 from training.records import EndLine, Evaluation, Run
 
 
-def comparable_runs(study: Study) -> list[Run]:
+def comparable_runs(study: Given) -> list[Run]:
     """The runs, or a refusal that names two which saw different data."""
     if not study.runs:
         raise AnalysisError("tables and the report read run folders; none was given (a bare .zarr serves figures only)")
     first = study.runs[0]
     for run in study.runs[1:]:
-        for split in ("val", "train"):
-            ours, theirs = (getattr(each.record.shards, f"{split}_fingerprint") for each in (first, run))
+        a, b = first.record.shards, run.record.shards
+        for split, ours, theirs in (
+            ("val", a.val_fingerprint, b.val_fingerprint),
+            ("train", a.train_fingerprint, b.train_fingerprint),
+        ):
             if ours != theirs:
                 raise AnalysisError(
                     f"{first.folder} and {run.folder} have different {split} shards (fingerprints {ours[:12]} and "
@@ -33,8 +37,7 @@ def final_evaluation(run: Run) -> Evaluation:
             f"{run.folder} has no evaluation on {which} with {field} depth: make it with {_evaluate(run)}"
         )
     last = max(own, key=lambda evaluation: evaluation.epoch)
-    for name, share in (("correct1", last.top1), ("correct5", last.top5)):
-        outcome = getattr(last, name)
+    for name, outcome, share in (("correct1", last.correct1, last.top1), ("correct5", last.correct5, last.top5)):
         hits = outcome.count("1")
         whole = len(outcome) == last.num_samples == hits + outcome.count("0")
         if not whole or abs(hits / max(1, last.num_samples) - share) > 1e-6:

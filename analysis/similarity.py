@@ -12,11 +12,10 @@ import pandas as pd
 
 from analysis.attention import Variant
 from analysis.nulls import partners_together
-from analysis.statistics import Jackknife, mean_of_sums, mean_over_images, over_units, ratio, rows_of_mean, without_each
 from training.dumps.arrays import unpacked
 from training.dumps.pairs import REGRESSORS
-from training.dumps.scores import COSINES, ROWS
-from training.dumps.scores import cosines as of_rows
+from training.dumps.scores import COSINES, ROWS, cosines
+from training.intervals import Jackknife, mean_of_sums, mean_over_images, over_units, ratio, rows_of_mean, without_each
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
@@ -34,7 +33,7 @@ def image_cosines(dump: "Dump", variant: Variant, part: str = "content") -> np.n
         images = slice(first, first + _ROWS_AT_ONCE)
         literal, centred = (dump.read(f"statistics/pairs/{kind}", images)[:, None] for kind in ("literal", "centred"))
         rows = dump.read(f"statistics/{part}/rows", images)
-        found = of_rows(rows, literal, centred)[..., chosen]
+        found = cosines(rows, literal, centred)[..., chosen]
         blocks.append(np.concatenate([found, _with_other(rows, literal, centred, variant)[..., None]], -1))
     return np.concatenate(blocks)
 
@@ -76,7 +75,7 @@ def head_cosines(dump: "Dump", variant: Variant, part: str = "content") -> np.nd
     return ratio(sums[..., 0], sums[..., 1])
 
 
-def cosines(dump: "Dump", variant: Variant, part: str = "content") -> pd.DataFrame:
+def cosine_frame(dump: "Dump", variant: Variant, part: str = "content") -> pd.DataFrame:
     """One row a layer and quantity: mean over images with its interval, images where it is undefined.
 
     low_head and high_head are the least and the greatest mean of a single head (NaN for `other`); constant the literal
@@ -116,6 +115,6 @@ def cosines(dump: "Dump", variant: Variant, part: str = "content") -> pd.DataFra
 
 
 def over_epochs(dumps: "list[Dump]", variant: Variant, part: str = "content") -> pd.DataFrame:
-    """`cosines` of several checkpoints of one run, in order of epochs."""
+    """`cosine_frame` of several checkpoints of one run, in order of epochs."""
     ordered = sorted(dumps, key=lambda dump: dump.info.epoch)
-    return pd.concat([cosines(dump, variant, part) for dump in ordered], ignore_index=True)
+    return pd.concat([cosine_frame(dump, variant, part) for dump in ordered], ignore_index=True)

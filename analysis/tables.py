@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 import data_manifests
-from analysis.load import BASELINE, AnalysisError, Study, depth_of
+from analysis.load import BASELINE, AnalysisError, Given, depth_of
 from analysis.runs import comparable_runs, final_evaluation, train_hours
 from training.dumps.schema import PHI_HIDDEN
 from training.records import Run
@@ -14,7 +14,7 @@ from training.records import Run
 _PAPER_SIZE = {"image_size": 224, "patch_size": 16, "width": 768, "depth": 12, "heads": 12, "num_classes": 1000}
 
 
-def table1(study: Study) -> pd.DataFrame:
+def table1(study: Given) -> pd.DataFrame:
     """One row a model: parameters, difference to m3ch, cost of one image, hours of training steps.
 
     `gmacs`: matmuls and convolutions; `bias_operations`: what these leave out of a bias; `gmacs_over_m3ch`: both.
@@ -91,7 +91,7 @@ def _has_paper_size(run: Run) -> bool:
     return all(model.get(name) == value for name, value in _PAPER_SIZE.items())
 
 
-def groups(study: Study) -> dict[tuple[str, str], list[Run]]:
+def groups(study: Given) -> dict[tuple[str, str], list[Run]]:
     """Runs that differ only in their seed: (model, depth field) -> runs."""
     grouped: dict[tuple[str, str], list[Run]] = {}
     for run in comparable_runs(study):
@@ -101,7 +101,9 @@ def groups(study: Study) -> dict[tuple[str, str], list[Run]]:
 
 def outcomes(runs: list[Run], name: str = "correct1") -> np.ndarray:
     """(seeds, samples) of 0/1 in the order of val."""
-    return np.stack([np.frombuffer(getattr(final_evaluation(r), name).encode(), np.uint8) - 48 for r in runs])
+    last = [final_evaluation(run) for run in runs]
+    texts = [{"correct1": each.correct1, "correct5": each.correct5}[name] for each in last]
+    return np.stack([np.frombuffer(text.encode(), np.uint8) - 48 for text in texts])
 
 
 def readable1(frame: pd.DataFrame) -> pd.DataFrame:

@@ -252,7 +252,7 @@ def readers(study: Path) -> Iterator[tuple[str, Path, Callable[[], object]]]:
     """(name, the file that is changed, what reads it)."""
     from rich.console import Console
 
-    from analysis.fine_tuning import read_matrix
+    from analysis.read import read_matrix
     from pipeline import shards
     from pipeline.verify import check_shards, commands
     from training import records

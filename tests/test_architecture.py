@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from itertools import takewhile
 
 import pytest
 from running import ROOT
@@ -13,7 +14,7 @@ PACKAGES = ("pipeline", "training", "analysis", "data_manifests")
 ALLOWED = {
     "pipeline": {"pipeline", "data_manifests"},
     "training": {"training", "data_manifests", "pipeline.shards", "pipeline.teachers"} | SHARED,
-    "analysis": {"analysis", "data_manifests", "training.dumps", "training.records"} | SHARED,
+    "analysis": {"analysis", "data_manifests", "training.dumps", "training.intervals", "training.records"} | SHARED,
     "data_manifests": {"data_manifests"},
 }
 TORCH_FREE = (
@@ -21,6 +22,7 @@ TORCH_FREE = (
     "pipeline.dry_run", "pipeline.sources.imagenet", "pipeline.sources.nyu", "pipeline.cli", "training.records",
     "training.dumps.from_raw", "training.dumps.store", "training.cli", "training.commands.status", "analysis",
     "analysis.report", "analysis.cli",
+    "training.intervals",
 )  # fmt: skip
 
 
@@ -90,6 +92,53 @@ def test_the_engine_asks_no_task_or_backbone_what_it_is():
     for path in (ROOT / "training/engine").rglob("*.py"):
         for word in words:
             assert word not in path.read_text("utf-8"), f"{path.name} names {word}"
+
+
+def import_graph(package: str) -> dict[str, set[str]]:
+    """Module -> modules of the same package that it imports, at the top, in functions or for its types alone."""
+    files = {path: path.relative_to(ROOT).with_suffix("").parts for path in (ROOT / package).rglob("*.py")}
+    modules = {".".join(parts[:-1] if parts[-1] == "__init__" else parts): path for path, parts in files.items()}
+    graph = {}
+    for module, path in modules.items():
+        names = imported_names(path)
+        graph[module] = {name if name in modules else name.rpartition(".")[0] for name in names} & set(modules)
+    return graph
+
+
+@pytest.mark.parametrize("package", ["analysis", "data_manifests"])
+def test_no_imports_go_in_a_circle(package):
+    """Modules are taken away from below, as long as one imports nothing that is left."""
+    left = import_graph(package)
+    assert left
+    while free := {module for module, imported in left.items() if not imported - {module}}:
+        left = {module: imported - free for module, imported in left.items() if module not in free}
+    assert not left, f"a circle goes through some of {sorted(left)}"
+
+
+@pytest.mark.parametrize("package", ["analysis"])
+def test_late_imports_stand_where_a_function_begins(package):
+    """They are there for the time that `--help` takes; one further down hides what depends on what."""
+    for path in (ROOT / package).rglob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        placed = [*tree.body, *(line for block in tree.body if isinstance(block, ast.If) for line in block.body)]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                placed += takewhile(is_import, node.body[ast.get_docstring(node) is not None :])
+        stray = [node.lineno for node in ast.walk(tree) if is_import(node) and node not in placed]
+        assert not stray, f"{path.relative_to(ROOT)} imports in mid-function, lines {stray}"
+
+
+@pytest.mark.parametrize("package", ["analysis"])
+def test_nothing_is_asked_for_an_attribute_by_a_word(package):
+    """A name in quotes is one that no search for its uses, and no type checker, knows."""
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            asked = isinstance(node, ast.Name) and node.id in ("getattr", "hasattr", "setattr")
+            assert not asked, f"{path.relative_to(ROOT)}:{node.lineno} has {node.id}"
+
+
+def is_import(node: ast.AST) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom)
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)

@@ -1,10 +1,12 @@
 """The scoreboard: the thesis's claims (data_manifests/claims.toml) judged on the runs and dumps at hand.
 
-All are claims about pseudo-depth, so all are judged on pseudo-depth. A rule estimates (`Found`), `verdict` judges: no
+All are claims about pseudo-depth, so all are judged on pseudo-depth. A rule estimates (`Finding`), `verdict` judges: no
 rule says a word of its own. Last checkpoints count.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+import pandas as pd
 
 from analysis.claims import (
     accuracy,
@@ -20,9 +22,9 @@ from analysis.claims import (
 from analysis.claims.claim import DEPTH, Claim, Rule, claims
 from analysis.claims.sources import at_chance
 from analysis.claims.verdict import VERDICTS, Rules, Verdict, verdict
-from analysis.load import AnalysisError, Study
+from analysis.load import AnalysisError, Given
 
-__all__ = ["DEPTH", "RULES", "VERDICTS", "Claim", "Judged", "claims", "judge"]
+__all__ = ["DEPTH", "RULES", "VERDICTS", "Claim", "Judged", "claims", "judge", "scoreboard"]
 
 RULES: dict[str, Rule] = {
     **cost.RULES,
@@ -61,12 +63,17 @@ class Judged:
     contribution: int
 
 
-def judge(study: Study, chosen: list[Claim] | None = None) -> list[Judged]:
+def judge(study: Given, chosen: list[Claim] | None = None) -> list[Judged]:
     """Every claim, or those chosen, in the order of the file."""
     return [_judged(study, claim) for claim in (claims() if chosen is None else chosen)]
 
 
-def _judged(study: Study, claim: Claim) -> Judged:
+def scoreboard(judged: list[Judged]) -> pd.DataFrame:
+    """One row a claim, a column each of its fields."""
+    return pd.DataFrame([vars(claim) for claim in judged], columns=[each.name for each in fields(Judged)])
+
+
+def _judged(study: Given, claim: Claim) -> Judged:
     observed, interval, seeds = "", "–", ""
     try:
         if BEYOND_CHANCE in claim.precondition:
@@ -85,7 +92,7 @@ def _judged(study: Study, claim: Claim) -> Judged:
     )  # fmt: skip
 
 
-def _check_beyond_chance(study: Study, claim: Claim) -> None:
+def _check_beyond_chance(study: Given, claim: Claim) -> None:
     there = {run.record.model for run in study.runs}
     models = [model for model in claim.models if model in there]
     if low := at_chance(study, models):

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 from analysis.claims.claim import Claim, Rule
 from analysis.claims.sources import accuracy, seeds_told
-from analysis.claims.texts import bounded, joined
-from analysis.claims.verdict import Found
+from analysis.claims.texts import POINTS, bounded, joined
+from analysis.claims.verdict import Finding
 from analysis.contrast import Arm, Between, Measured, contrast
-from analysis.load import BASELINE, AnalysisError, Study
-from analysis.statistics import tango
+from analysis.load import BASELINE, AnalysisError, Given
+from training.intervals import tango
 
 _MEASURES = {"top1": "correct1", "top5": "correct5"}
-POINTS = 100.0
 
 
 def gap_of(better: Arm, worse: Arm, seeds: Between) -> Measured:
@@ -25,7 +24,7 @@ def _least(first: Arm, second: Arm) -> float:
     return ((high - low) / (2 * 1.959964)) ** 2
 
 
-def _accuracy_gap(study: Study, claim: Claim) -> Found:
+def _accuracy_gap(study: Given, claim: Claim) -> Finding:
     measure = claim.options.get("measure", "top1")
     if measure == "top5" and any(run.record.shards.num_classes <= 5 for run in study.runs):
         raise AnalysisError("needs more than 5 classes: five guesses are always right of so few")
@@ -34,7 +33,7 @@ def _accuracy_gap(study: Study, claim: Claim) -> Found:
     return _found([found], found, [better, worse], seeds)
 
 
-def _accuracy_tie(study: Study, claim: Claim) -> Found:
+def _accuracy_tie(study: Given, claim: Claim) -> Finding:
     """Within the margin on either side; the margin must be smaller than what RGB alone is away."""
     names, margin = [claim.options["better"], claim.options["worse"]], claim.options["margin"] / POINTS
     (better, worse, alone), seeds = accuracy(study, [*names, BASELINE])
@@ -48,7 +47,7 @@ def _accuracy_tie(study: Study, claim: Claim) -> Found:
     return _found([found.shifted(margin), found.turned().shifted(margin)], found, [better, worse], seeds)
 
 
-def _ordered(study: Study, claim: Claim) -> Found:
+def _ordered(study: Given, claim: Claim) -> Finding:
     """Each richer model above each simpler one next to it."""
     pairs = claim.options["pairs"]
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
@@ -58,12 +57,12 @@ def _ordered(study: Study, claim: Claim) -> Found:
     cells = joined(found)
     told = [f"{richer} over {simpler} {_points(each)}" for (simpler, richer), each in zip(pairs, found, strict=True)]
     observed = f"{int((cells.value > 0).sum())} of {len(pairs)} steps upwards"
-    return Found((cells,), observed=observed, interval="; ".join(told), seeds=seeds_told(arms, seeds), unit=POINTS)
+    return Finding((cells,), observed=observed, interval="; ".join(told), seeds=seeds_told(arms, seeds), unit=POINTS)
 
 
-def _found(sides: Sequence[Measured], gap: Measured, arms: list[Arm], seeds: Between) -> Found:
+def _found(sides: Sequence[Measured], gap: Measured, arms: list[Arm], seeds: Between) -> Finding:
     observed, _, interval = _points(gap).partition(" ")
-    return Found(
+    return Finding(
         tuple(sides), observed=f"{observed} points", interval=interval, seeds=seeds_told(arms, seeds), unit=POINTS
     )
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import data_manifests
-from analysis.claims.verdict import Found
-from analysis.load import BASELINE, MODELS, Study
+from analysis.claims.verdict import Finding
+from analysis.load import BASELINE, MODELS, Given
 
 DEPTH = "pseudo"  # all are claims about pseudo-depth
 UNTRAINED, OTHER_IMAGE = "the untrained model", "another image's depth"
@@ -52,7 +52,7 @@ class Claim:
         return bool({model for model in self.models if model in MODELS} - set(there) - {BASELINE})
 
 
-Rule = Callable[[Study, Claim], Found]  # AnalysisError says what the study lacks
+Rule = Callable[[Given, Claim], Finding]  # AnalysisError says what the study lacks
 
 
 def claims() -> list[Claim]:

@@ -7,9 +7,10 @@ import data_manifests
 from analysis.claims.claim import Claim, Rule
 from analysis.claims.sources import runs_of, seeds_told
 from analysis.claims.texts import joined
-from analysis.claims.verdict import Found
+from analysis.claims.verdict import Finding
+from analysis.commands import command
 from analysis.contrast import Arm, Measured, between, contrast
-from analysis.load import BASELINE, AnalysisError, Study, command
+from analysis.load import BASELINE, AnalysisError, Given
 from analysis.runs import recipe_differences, recipe_of
 from analysis.tables import groups, table1
 from training.records import EndLine, Run
@@ -28,7 +29,7 @@ def printed(text: str) -> tuple[float, float]:
     return float(digits) * unit * (-1 if text[0] in "-−" else 1), place * unit / 2
 
 
-def _printed(study: Study, claim: Claim) -> Found:
+def _printed(study: Given, claim: Claim) -> Finding:
     """Every number that the thesis prints in a column, against ours at its rounding."""
     frame = table1(study).dropna(subset=["paper_parameters"]).set_index("model")
     if frame.empty or (claim.options["column"] == "macs" and BASELINE not in frame.index):
@@ -49,7 +50,7 @@ def _printed(study: Study, claim: Claim) -> Found:
     if not spare:
         raise AnalysisError(_NEEDS)
     holds = np.array(spare) >= 0
-    return Found(
+    return Finding(
         (Measured.exactly(np.where(holds, 1.0, -1.0)),),
         incomplete=not set(_MODELS) <= set(frame.index),
         observed=f"{int(holds.sum())} of {len(spare)} as printed",
@@ -61,7 +62,7 @@ def _rounded(value: float, half: float) -> str:
     return f"{value:+,.0f}".replace("-", "−") if half < 1e3 else f"{value / 1e6:+,.1f}M".replace("-", "−")
 
 
-def _hours_over_cost(study: Study, claim: Claim) -> Found:
+def _hours_over_cost(study: Given, claim: Claim) -> Finding:
     """log(hours / m3ch's) minus log(MACs / m3ch's): above 0 where time grows faster than the operations."""
     models = [m for m in claim.options["models"] if any(run.record.model == m for run in study.runs)]
     if not models:
@@ -86,7 +87,7 @@ def _hours_over_cost(study: Study, claim: Claim) -> Found:
         told.append(f"{model} {np.exp(times.value[0]):.2f} times the hours for {np.exp(macs):.3f} times the operations")
     cells = joined(found)
     observed = f"{int((cells.value > 0).sum())} of {len(models)} models"
-    return Found(
+    return Finding(
         (cells,), incomplete=claim.lacks(models), observed=observed, interval="; ".join(told),
         seeds=seeds_told(list(arms.values()), pooled),
     )  # fmt: skip

@@ -13,15 +13,15 @@ from analysis.claims.claim import UNTRAINED, Claim, Rule
 from analysis.claims.scores import Terms, peaked
 from analysis.claims.sources import dumps_of, list_of, runs_of, seeds_told
 from analysis.claims.texts import signed, span
-from analysis.claims.verdict import LEVEL, Found, holm
+from analysis.claims.verdict import LEVEL, Finding, holm
 from analysis.contrast import Arm, Between, Measured, between, contrast
 from analysis.depth_bias import of_parameters, phi_grid, share_within
-from analysis.load import AnalysisError, Study
+from analysis.load import AnalysisError, Given
 
 _LEAST_EPOCHS, _LEAST_LAYERS = 5, 3
 
 
-def _logged(study: Study, model: str, name: str) -> np.ndarray:
+def _logged(study: Given, model: str, name: str) -> np.ndarray:
     """(seeds, epochs, layers, ...), from epoch 0 on."""
     every = [of_parameters(run, name) for run in runs_of(study, model)]
     common = sorted(set.intersection(*(set(epochs) for epochs, _ in every)))
@@ -59,7 +59,7 @@ def _check_moved(change: Arm, what: str) -> None:
         )
 
 
-def _alpha_smooth(study: Study, claim: Claim) -> Found:
+def _alpha_smooth(study: Given, claim: Claim) -> Finding:
     alpha = _logged(study, "mlin", "alpha")
     if alpha.shape[1] <= _LEAST_EPOCHS:
         raise AnalysisError(f"needs α of at least {_LEAST_EPOCHS} epochs after the first, got {alpha.shape[1] - 1}")
@@ -69,17 +69,17 @@ def _alpha_smooth(study: Study, claim: Claim) -> Found:
     arm = _arm("mlin", claim.options["threshold"] - turns)
     side = measured([(1.0, arm)])
     observed = f"way over range {turns.mean(0).min():.2f} to {turns.mean(0).max():.2f}"
-    return Found((side,), observed=observed, interval=span(side), seeds=seeds_told([arm]))
+    return Finding((side,), observed=observed, interval=span(side), seeds=seeds_told([arm]))
 
 
-def _alpha_peaks(study: Study, claim: Claim) -> Found:
+def _alpha_peaks(study: Given, claim: Claim) -> Finding:
     alpha = _logged(study, "mlin", "alpha")
     if alpha.shape[2] < _LEAST_LAYERS:
         raise AnalysisError(f"needs at least {_LEAST_LAYERS} layers with a gradient, got {alpha.shape[2]}")
     _check_moved(_arm("mlin", alpha[:, -1] - alpha[:, 0]), "α")
     last, grown = _arm("mlin", alpha[:, -1]), _arm("mlin", alpha[:, -1] - alpha[:, 0])
     layers = np.arange(1, alpha.shape[2] + 1)
-    of = Found((measured([(1.0, last)]),), seeds=seeds_told([last]))
+    of = Finding((measured([(1.0, last)]),), seeds=seeds_told([last]))
     found = peaked({"": [(1.0, last)], UNTRAINED: [(1.0, grown)]}, layers, claim.options["third"], of)
     return replace(
         found,
@@ -87,19 +87,19 @@ def _alpha_peaks(study: Study, claim: Claim) -> Found:
     )
 
 
-def _phi(study: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _phi(study: Given) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Δ (grid,), φ at the end and at the beginning (seeds, layers, grid)."""
     phi = _logged(study, "mmlp", "phi")
     return phi_grid(runs_of(study, "mmlp")[0]), phi[:, -1], phi[:, 0]
 
 
-def _of_shape(now: np.ndarray, before: np.ndarray, threshold: float, observed: str, change: Arm) -> Found:
+def _of_shape(now: np.ndarray, before: np.ndarray, threshold: float, observed: str, change: Arm) -> Finding:
     """A shape of curves, (seeds, cells): above its threshold, and above what it was before training."""
     _check_moved(change, "φ")
     ours, theirs = _arm("mmlp", now), _arm("mmlp", before)
     side = measured([(1.0, ours)]).shifted(-threshold)
     left = measured([(1.0, ours.minus(theirs))])
-    return Found((side,), {UNTRAINED: left}, observed=observed, interval=span(side), seeds=seeds_told([ours]))
+    return Finding((side,), {UNTRAINED: left}, observed=observed, interval=span(side), seeds=seeds_told([ours]))
 
 
 def _strength(delta: np.ndarray, phi: np.ndarray) -> np.ndarray:
@@ -118,7 +118,7 @@ def _bends(delta: np.ndarray, phi: np.ndarray, beyond: float) -> np.ndarray:
     return np.asarray(np.stack(bends, -1) / np.where(width > 0, width, 1.0)[..., None])
 
 
-def _phi_straight(study: Study, claim: Claim) -> Found:
+def _phi_straight(study: Given, claim: Claim) -> Finding:
     delta, phi, first = _phi(study)
     now, before = (_bends(delta, each, claim.options["beyond"]) for each in (phi, first))
     observed = f"bend over range {now.mean(0).min():.2f} to {now.mean(0).max():.2f}"
@@ -126,7 +126,7 @@ def _phi_straight(study: Study, claim: Claim) -> Found:
     return _of_shape(-now, -before, -claim.options["threshold"], observed, change)
 
 
-def _phi_turns(study: Study, claim: Claim) -> Found:
+def _phi_turns(study: Given, claim: Claim) -> Finding:
     """The share of a curve's turning (changes of slope) within `beyond` of 0."""
     delta, phi, first = _phi(study)
     near = np.abs(delta[1:-1]) <= claim.options["beyond"] + 1e-9
@@ -142,7 +142,7 @@ def _phi_turns(study: Study, claim: Claim) -> Found:
     return _of_shape(now, before, claim.options["threshold"], observed, change)
 
 
-def _phi_early_stronger(study: Study, claim: Claim) -> Found:
+def _phi_early_stronger(study: Given, claim: Claim) -> Finding:
     delta, phi, first = _phi(study)
     if phi.shape[1] < _LEAST_LAYERS:
         raise AnalysisError(f"needs at least {_LEAST_LAYERS} layers with a gradient, got {phi.shape[1]}")
@@ -160,7 +160,7 @@ def _phi_early_stronger(study: Study, claim: Claim) -> Found:
     return _of_shape(-now, -before, -claim.options["threshold"], observed, _arm("mmlp", strength - began))
 
 
-def _phi_draws(study: Study, claim: Claim) -> Found:
+def _phi_draws(study: Given, claim: Claim) -> Finding:
     """φ's slope on |Δ|, left and right of 0; s_h < 0 makes a φ that falls with |Δ| a score that rises with it."""
     delta, phi, first = _phi(study)
 
@@ -175,18 +175,18 @@ def _phi_draws(study: Study, claim: Claim) -> Found:
     _check_moved(now.minus(before), "φ")
     side, left = measured([(-1.0, now)]), measured([(-1.0, now.minus(before))])
     observed = f"φ falls with |Δ| on {int((side.value > 0).sum())} of {side.value.size} sides of layers"
-    return Found(
+    return Finding(
         (side,), {UNTRAINED: left}, observed=observed, interval=f"slopes {span(side.turned())}", seeds=seeds_told([now])
     )
 
 
-def _delta_near_zero(study: Study, claim: Claim) -> Found:
+def _delta_near_zero(study: Given, claim: Claim) -> Finding:
     """Of the images that the model's curves are drawn over; no training is in it."""
     found = dumps_of(study, claim.options["model"])[0]
     shares = share_within(found, claim.options["limit"])
     arm = Arm.of_samples("the images", shares[np.isfinite(shares)][None])
     side = replace(contrast([(1.0, arm)]), seeds_df=np.inf).shifted(-claim.options["threshold"])
-    return Found(
+    return Finding(
         (side,),
         observed=f"{100 * arm.values.mean():.0f} % of pairs within {claim.options['limit']:g} z",
         interval=span(side),

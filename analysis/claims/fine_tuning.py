@@ -12,26 +12,25 @@ from scipy.special import chndtr, chndtrinc
 
 from analysis.claims.claim import DEPTH, Claim, Rule
 from analysis.claims.sources import accuracy, seeds_told
-from analysis.claims.texts import bounded, joined
-from analysis.claims.verdict import LEVEL, Found
+from analysis.claims.texts import POINTS, bounded, joined
+from analysis.claims.verdict import LEVEL, Finding
 from analysis.contrast import Arm, Between, Measured, between, contrast
-from analysis.load import BASELINE, AnalysisError, Study
-from analysis.statistics import Estimate
+from analysis.load import BASELINE, AnalysisError, Given
+from training.intervals import Estimate
 from training.records import Matrix, MatrixCell
 
-POINTS = 100.0
 _CELLS = (("real", "real"), ("real", "pseudo"), ("pseudo", "pseudo"), ("pseudo", "real"))  # trained, tested
 _RR, _RP, _PP, _PR = range(4)
 _Z = 1.959964
 
 
-def _matrix(study: Study) -> Matrix:
+def _matrix(study: Given) -> Matrix:
     if study.matrix is None:
-        raise AnalysisError("needs the matrix.json of 'train matrix'")
+        raise AnalysisError("needs the matrix.json of 'train matrix RUNS --data SHARDS --out FOLDER'")
     return study.matrix
 
 
-def arms(study: Study, models: Sequence[str]) -> dict[str, Arm]:
+def arms(study: Given, models: Sequence[str]) -> dict[str, Arm]:
     """Of these models that are there with all four cells: mIoU by `_CELLS`, a seed a row of the table."""
     rows: dict[str, dict[tuple[str, int], dict[tuple[str, str], MatrixCell]]] = {}
     for cell in _matrix(study).cells:
@@ -69,7 +68,7 @@ _DROP = {_PP: 0.5, _PR: -0.5, _RR: 0.5, _RP: -0.5}
 _MORE = {_PP: 1.0, _PR: -1.0, _RR: -1.0, _RP: 1.0}
 
 
-def _some(study: Study, models: Sequence[str]) -> dict[str, Arm]:
+def _some(study: Given, models: Sequence[str]) -> dict[str, Arm]:
     if not (found := arms(study, models)):
         raise AnalysisError(f"needs one of {', '.join(models)}, fine-tuned with either depth and tested with both")
     return found
@@ -83,16 +82,16 @@ def _told(each: dict[str, Measured]) -> str:
     return "; ".join(f"{name} {bounded(found, POINTS)}" for name, found in each.items())
 
 
-def _found(study: Study, claim: Claim, each: dict[str, Measured], found: dict[str, Arm], told: str) -> Found:
+def _found(study: Given, claim: Claim, each: dict[str, Measured], found: dict[str, Arm], told: str) -> Finding:
     cells = joined(list(each.values()))
     observed = f"{told} in {int((cells.value > 0).sum())} of {len(each)}"
-    return Found(
+    return Finding(
         (cells,), incomplete=claim.lacks(found), observed=observed, interval=_told(each), seeds=_seeds(study, found),
         unit=POINTS,
     )  # fmt: skip
 
 
-def _seeds(study: Study, found: dict[str, Arm]) -> str:
+def _seeds(study: Given, found: dict[str, Arm]) -> str:
     """How many of each model, and where all were fine-tuned from one pre-trained network, whose luck they all have."""
     told = []
     for model, arm in found.items():
@@ -101,33 +100,33 @@ def _seeds(study: Study, found: dict[str, Arm]) -> str:
     return f"{', '.join(told)}; each model's own spread"
 
 
-def _pseudo_gains(study: Study, claim: Claim) -> Found:
+def _pseudo_gains(study: Given, claim: Claim) -> Finding:
     found = _some(study, claim.options["models"])
     return _found(study, claim, _within(found, _GAIN), found, "higher with pseudo-depth")
 
 
-def _indifferent(study: Study, claim: Claim) -> Found:
+def _indifferent(study: Given, claim: Claim) -> Finding:
     found, margin = _some(study, claim.options["models"]), claim.options["margin"] / POINTS
     each = _within(found, _GAIN)
     cells = joined(list(each.values()))
     sides = [cells.shifted(margin), cells.turned().shifted(margin)]
     within = int((np.abs(cells.value) < margin).sum())
     observed = f"within {claim.options['margin']:g} point in {within} of {len(each)}"
-    return Found(
+    return Finding(
         sides, incomplete=claim.lacks(found), observed=observed, interval=_told(each), seeds=_seeds(study, found),
         unit=POINTS,
     )  # fmt: skip
 
 
-def _gain_grows(study: Study, claim: Claim) -> Found:
+def _gain_grows(study: Given, claim: Claim) -> Finding:
     return _between_models(study, claim, _GAIN, "grows")
 
 
-def _drops_more(study: Study, claim: Claim) -> Found:
+def _drops_more(study: Given, claim: Claim) -> Finding:
     return _between_models(study, claim, _DROP, "drops more")
 
 
-def _between_models(study: Study, claim: Claim, weights: dict[int, float], told: str) -> Found:
+def _between_models(study: Given, claim: Claim, weights: dict[int, float], told: str) -> Finding:
     """A difference of two models' differences, each with the luck of its own seeds."""
     pairs = claim.options["pairs"]
     there = arms(study, [name for pair in pairs for name in pair])
@@ -145,14 +144,14 @@ def _between_models(study: Study, claim: Claim, weights: dict[int, float], told:
     return _found(study, claim, each, of, told)
 
 
-def _every_drops(study: Study, claim: Claim) -> Found:
+def _every_drops(study: Given, claim: Claim) -> Finding:
     found = _some(study, claim.options["models"])
     each = {f"{model}, trained with real depth": part for model, part in _within(found, _DROP_REAL).items()}
     each |= {f"{model}, trained with pseudo-depth": part for model, part in _within(found, _DROP_PSEUDO).items()}
     return _found(study, claim, each, found, "a drop")
 
 
-def _larger_drop(study: Study, claim: Claim) -> Found:
+def _larger_drop(study: Given, claim: Claim) -> Finding:
     found = _some(study, claim.options["models"])
     drops = joined([*_within(found, _DROP_REAL).values(), *_within(found, _DROP_PSEUDO).values()])
     if drops.seeds_df and not (drops.above_zero < LEVEL).any():
@@ -160,7 +159,7 @@ def _larger_drop(study: Study, claim: Claim) -> Found:
     return _found(study, claim, _within(found, _MORE), found, "the larger drop is from pseudo to real depth")
 
 
-def _complex_best(study: Study, claim: Claim) -> Found:
+def _complex_best(study: Given, claim: Claim) -> Finding:
     """Some complex model above every simpler one, with either depth; which one is picked counts twice."""
     complex_, simple = (arms(study, claim.options[name]) for name in ("complex", "simple"))
     if not complex_ or not simple:
@@ -179,12 +178,12 @@ def _complex_best(study: Study, claim: Claim) -> Found:
     wider = replace(told, choices=len(complex_))
     observed = f"{best.name} above {int((told.value > 0).sum())} of {len(each)}"
     seeds_text = seeds_told(list(every.values()), between(list(every.values())))
-    return Found(
+    return Finding(
         (wider,), incomplete=claim.lacks(every), observed=observed, interval=_told(each), seeds=seeds_text, unit=POINTS
     )
 
 
-def _varies_more(study: Study, claim: Claim) -> Found:
+def _varies_more(study: Given, claim: Claim) -> Finding:
     """SDs of the models themselves: what sampling and seeds add to either is taken off.
 
     Models share samples and images, so the covariances come from these; seeds add to the variances alone.
@@ -203,7 +202,7 @@ def _varies_more(study: Study, claim: Claim) -> Found:
     bounds = [np.array([(each / _Z) ** 2]) for each in (low, high)]
     found = Measured(np.array([value]), bounds[0], seeds_df=least, above=bounds[1])
     observed = f"SD {POINTS * of_miou.value:.1f} of mIoU, {POINTS * of_top1.value:.1f} of top-1"
-    return Found(
+    return Finding(
         (found,), observed=observed, interval=bounded(found, POINTS), seeds=seeds_told(trained, luck), unit=POINTS
     )
 

@@ -4,49 +4,24 @@ From the JSON of tests/benchmarks/digits.py, which `analyze report --digits` tak
 digits overlap, of fine-tunings from scratch and from a pre-trained run with the same budget.
 """
 
-from pathlib import Path
-from typing import Annotated, Literal
-
 import numpy as np
-from pydantic import BaseModel, Field
 
 from analysis.claims.claim import Claim, Rule
 from analysis.claims.sources import seeds_told
-from analysis.claims.texts import bounded, joined
-from analysis.claims.verdict import Found
+from analysis.claims.texts import POINTS, bounded, joined
+from analysis.claims.verdict import Finding
 from analysis.contrast import Arm, Measured, between, contrast
-from analysis.load import AnalysisError, Study
-from training.records import parse
+from analysis.load import AnalysisError, DigitsFit, Given
 
-POINTS = 100.0
-_Share = Annotated[float, Field(ge=0, le=1)]
 _Z = 1.959964
 
 
-class _Fit(BaseModel):
-    model: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
-    start: Literal["pre-trained", "scratch"]
-    steps: Annotated[int, Field(ge=1)]
-    seed: int
-    overlap_accuracy: _Share
-    overlap_accuracy_95: tuple[_Share, _Share]
-
-
-class Digits(BaseModel):
-    """What is read of digits.json."""
-
-    measured: Annotated[list[_Fit], Field(min_length=1)]
-
-
-def read_digits(path: Path | str) -> Digits:
-    return parse(Digits, Path(path))
-
-
-def _scratch_fails(study: Study, claim: Claim) -> Found:
+def _scratch_fails(study: Given, claim: Claim) -> Finding:
     """Pre-trained minus scratch at the largest budget that both had; the images' errors are taken as independent."""
     if study.digits is None:
         raise AnalysisError(
-            "needs the digits study: 'python tests/benchmarks/digits.py', then 'analyze report --digits'"
+            "needs the digits study: 'python tests/benchmarks/digits.py', then 'analyze report RUNS --digits JSON "
+            "--out report'"
         )
     each: dict[str, Measured] = {}
     arms = []
@@ -70,10 +45,10 @@ def _scratch_fails(study: Study, claim: Claim) -> Found:
     cells = joined(list(each.values()))
     told = "; ".join(f"{model} {bounded(found, POINTS)}" for model, found in each.items())
     observed = f"pre-trained above scratch in {int((cells.value > 0).sum())} of {len(each)}"
-    return Found((cells,), observed=observed, interval=told, seeds=seeds_told(arms), unit=POINTS)
+    return Finding((cells,), observed=observed, interval=told, seeds=seeds_told(arms), unit=POINTS)
 
 
-def _variance(fit: _Fit) -> float:
+def _variance(fit: DigitsFit) -> float:
     low, high = fit.overlap_accuracy_95
     return ((high - low) / (2 * _Z)) ** 2
 

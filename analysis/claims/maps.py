@@ -9,11 +9,11 @@ from analysis.claims.claim import Claim, Rule
 from analysis.claims.scores import Terms, found_of, halves, over_references, straight
 from analysis.claims.sources import arm_of, check_paired, dumps_of, seeds_told, trained_and_untrained
 from analysis.claims.texts import signed
-from analysis.claims.verdict import Found, there
+from analysis.claims.verdict import Finding, there
 from analysis.contrast import contrast
-from analysis.load import AnalysisError, Study
+from analysis.load import AnalysisError, Given
 from analysis.maps import LEAST_BINS, Quantity, columns_linearity, long_columns, slopes_at_distances
-from analysis.statistics import Jackknife
+from training.intervals import Jackknife
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
@@ -25,7 +25,7 @@ def _pooled(dump: "Dump", quantity: Quantity, of_column: np.ndarray) -> Jackknif
     return Jackknife(found.value[:, 0], found.without[:, :, 0])
 
 
-def _columns(study: Study, model: str) -> tuple[np.ndarray, np.ndarray]:
+def _columns(study: Given, model: str) -> tuple[np.ndarray, np.ndarray]:
     """Of the last dump; which cells are shown depends on depth alone, so all dumps of these images have the same."""
     names, of_column = long_columns(dumps_of(study, model)[0])
     if not names.size:
@@ -33,7 +33,7 @@ def _columns(study: Study, model: str) -> tuple[np.ndarray, np.ndarray]:
     return names, of_column
 
 
-def _slopes(study: Study, claim: Claim) -> tuple[Terms, dict[str, Terms]]:
+def _slopes(study: Given, claim: Claim) -> tuple[Terms, dict[str, Terms]]:
     model, quantity = claim.options["model"], claim.options.get("quantity", "literal")
     names, of_column = _columns(study, model)
     statistic = partial(_pooled, quantity=quantity, of_column=of_column)
@@ -41,12 +41,12 @@ def _slopes(study: Study, claim: Claim) -> tuple[Terms, dict[str, Terms]]:
     return over_references(last, first)
 
 
-def _columns_fall(study: Study, claim: Claim) -> Found:
+def _columns_fall(study: Given, claim: Claim) -> Finding:
     fall, beyond = _slopes(study, claim)
     return found_of(fall, beyond, "distances")
 
 
-def _columns_linear(study: Study, claim: Claim) -> Found:
+def _columns_linear(study: Given, claim: Claim) -> Finding:
     model = claim.options["model"]
     names, of_column = _columns(study, model)
     statistic = partial(columns_linearity, of_column=of_column)
@@ -54,7 +54,7 @@ def _columns_linear(study: Study, claim: Claim) -> Found:
     return straight(found_of(*_slopes(study, claim), "distances"), arm, claim, "distances")
 
 
-def _flatter(study: Study, claim: Claim) -> Found:
+def _flatter(study: Given, claim: Claim) -> Finding:
     """Of attention at all distances together: at most a share of what the steep model has learned, on either side of 0.
 
     That is its fall beyond the one it began with; where it has none there is nothing to be flat beside.
@@ -76,7 +76,7 @@ def _flatter(study: Study, claim: Claim) -> Found:
     sides = [contrast([(sign, flat), (-share, steep), (share, before)]) for sign in (1.0, -1.0)]
     observed = f"{signed(flat.values.mean())} against {signed(steep.values.mean())}"
     part = abs(flat.values.mean() / steep.values.mean())
-    return Found(tuple(sides), observed=observed, interval=f"{part:.2f} of it", seeds=seeds_told([flat, steep]))
+    return Finding(tuple(sides), observed=observed, interval=f"{part:.2f} of it", seeds=seeds_told([flat, steep]))
 
 
 RULES: dict[str, Rule] = {"columns_fall": _columns_fall, "columns_linear": _columns_linear, "flatter": _flatter}

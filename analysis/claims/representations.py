@@ -15,27 +15,26 @@ from analysis.claims.claim import OTHER_IMAGE, UNTRAINED, Claim, Rule
 from analysis.claims.scores import found_of, peaked
 from analysis.claims.sources import check_paired, dumps_of, seeds_told, trained_and_untrained, untrained_of
 from analysis.claims.texts import joined, span
-from analysis.claims.verdict import LEVEL, Found, effect, holm
+from analysis.claims.verdict import LEVEL, Finding, effect, holm
 from analysis.contrast import Arm, contrast
-from analysis.load import BASELINE, AnalysisError, Study, seed_of
-from analysis.probes import probe
-from analysis.statistics import Jackknife
+from analysis.load import BASELINE, AnalysisError, Given, seed_of
+from analysis.probes import STATISTICS, probe
+from training.intervals import Jackknife
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
 
 
 def _statistic(dump: "Dump", name: str, stream: str = "tokens", width: int | None = None) -> Jackknife:
-    found: Jackknife = getattr(probe(dump, stream, "ridge", width), name)()
-    return found
+    return STATISTICS[name](probe(dump, stream, "ridge", width))
 
 
-def _probed(study: Study, model: str, name: str, stream: str = "tokens", width: int | None = None) -> tuple[Arm, Arm]:
+def _probed(study: Given, model: str, name: str, stream: str = "tokens", width: int | None = None) -> tuple[Arm, Arm]:
     statistic = partial(_statistic, name=name, stream=stream, width=width)
     return trained_and_untrained(study, model, ("probe", name, stream, width), statistic)
 
 
-def _others(study: Study, claim: Claim) -> list[str]:
+def _others(study: Given, claim: Claim) -> list[str]:
     """Of the models that the claimed one is compared with, those that have dumps."""
     model, others = claim.options["model"], claim.options["others"]
     there = [name for name in others if any(dump.info.model == name for dump in study.dumps)]
@@ -47,7 +46,7 @@ def _others(study: Study, claim: Claim) -> list[str]:
 Versions = dict[str, dict[str, Arm]]  # model -> "" (as it is) or a reference -> what is there of it
 
 
-def _below(claim: Claim, every: Versions) -> Found:
+def _below(claim: Claim, every: Versions) -> Finding:
     """Each other model's value minus the claimed one's; and by how much more so than by each reference."""
     model = claim.options["model"]
     ours, others = every[model], [name for name in every if name != model]
@@ -60,7 +59,7 @@ def _below(claim: Claim, every: Versions) -> Found:
         ]
         left[reference] = joined(each)
     cells = joined(list(sides.values()))
-    return Found(
+    return Finding(
         (cells,), left, incomplete=not set(claim.models) <= set(every),
         observed=f"{int((cells.above_zero < LEVEL).sum())} of {cells.value.size} cells",
         interval="; ".join(f"{name} minus {model} {span(each)}" for name, each in sides.items()),
@@ -68,21 +67,21 @@ def _below(claim: Claim, every: Versions) -> Found:
     )  # fmt: skip
 
 
-def _errors(study: Study, model: str, stream: str = "tokens", width: int | None = None) -> dict[str, Arm]:
+def _errors(study: Given, model: str, stream: str = "tokens", width: int | None = None) -> dict[str, Arm]:
     """Probes' MSE; of the untrained model, and of probes for another image's depth, which find what positions have."""
     now, before = _probed(study, model, "mse", stream, width)
     other, _ = _probed(study, model, "mse_control", stream, width)
     return {"": now, UNTRAINED: before, OTHER_IMAGE: other}
 
 
-def _probe_below(study: Study, claim: Claim) -> Found:
+def _probe_below(study: Given, claim: Claim) -> Finding:
     names = [claim.options["model"], *_others(study, claim)]
     every = {name: _errors(study, name) for name in names}
     check_paired([dump for name in names for dump in dumps_of(study, name)])
     return _below(claim, every)
 
 
-def _probe_peaks(study: Study, claim: Claim) -> Found:
+def _probe_peaks(study: Given, claim: Claim) -> Finding:
     """Where selectivity is largest: R² for an image's own depth minus R² for another's."""
     last, first = _probed(study, claim.options["model"], "selectivity")
     terms = {"": [(1.0, last)], UNTRAINED: [(1.0, last), (-1.0, first)]}
@@ -92,7 +91,7 @@ def _probe_peaks(study: Study, claim: Claim) -> Found:
     return peaked(terms, np.arange(1, last.values.shape[1] + 1), claim.options["third"], found)
 
 
-def _likeness(study: Study, model: str, untrained: bool) -> Arm:
+def _likeness(study: Given, model: str, untrained: bool) -> Arm:
     """CKA with m3ch, of the same seed where there is one, else of its lowest."""
     of = untrained_of if untrained else dumps_of
     base, dumps = of(study, BASELINE), of(study, model)
@@ -104,7 +103,7 @@ def _likeness(study: Study, model: str, untrained: bool) -> Arm:
     return Arm.of(model, [block_cka(each) for each in found])
 
 
-def _cka_below(study: Study, claim: Claim) -> Found:
+def _cka_below(study: Given, claim: Claim) -> Finding:
     """CKA with m3ch, in the first `share_of_layers`."""
     every: Versions = {}
     for name in (claim.options["model"], *_others(study, claim)):
@@ -114,7 +113,7 @@ def _cka_below(study: Study, claim: Claim) -> Found:
     return _below(claim, every)
 
 
-def _width(study: Study, model: str) -> int:
+def _width(study: Given, model: str) -> int:
     """Of the narrower branch: to as many principal components both are reduced, for a wider one has more to read."""
     first = dumps_of(study, model)[0]
     if not first.info.first_attention_layer:
@@ -122,7 +121,7 @@ def _width(study: Study, model: str) -> int:
     return min(stream.width for stream in first.info.streams if stream.name != "tokens")
 
 
-def _rgb_branch_below(study: Study, claim: Claim) -> Found:
+def _rgb_branch_below(study: Given, claim: Claim) -> Finding:
     """MSE of the depth branch minus that of the RGB branch."""
     model = claim.options["model"]
     width = _width(study, model)
@@ -138,7 +137,7 @@ def _rgb_branch_below(study: Study, claim: Claim) -> Found:
     )
 
 
-def _branches_flat(study: Study, claim: Claim) -> Found:
+def _branches_flat(study: Given, claim: Claim) -> Finding:
     """Each branch's R² in every fused layer within the threshold of its first; where training made an image's own
     depth readable at all.
     """
@@ -159,7 +158,7 @@ def _branches_flat(study: Study, claim: Claim) -> Found:
         arms.append(now)
     each = joined(sides)
     within = f"{int((np.abs(each.value) < margin).sum())} of {each.value.size} layers within {margin:g}"
-    return Found(
+    return Finding(
         (each.shifted(margin), each.turned().shifted(margin)), observed=within, interval="; ".join(told),
         seeds=seeds_told(arms),
     )  # fmt: skip

@@ -8,21 +8,19 @@ import numpy as np
 from analysis.claims.accuracy import gap_of
 from analysis.claims.claim import DEPTH, Claim, Rule
 from analysis.claims.sources import seeds_told
-from analysis.claims.texts import bounded, joined
-from analysis.claims.verdict import Found
+from analysis.claims.texts import POINTS, bounded, joined
+from analysis.claims.verdict import Finding
 from analysis.contrast import Arm, Between, Measured, between, contrast
-from analysis.load import AnalysisError, Study
+from analysis.load import AnalysisError, Given
 from analysis.robustness import KINDS, Swept, at_sigma, sigma_stars, swept_models
 from analysis.runs import recipe_differences
 
-POINTS = 100.0
 
-
-def _swept(study: Study, noise: str) -> dict[str, Swept]:
+def _swept(study: Given, noise: str) -> dict[str, Swept]:
     return {each.model: each for each in swept_models(study, DEPTH) if each.noise == noise}
 
 
-def _check_recipes(study: Study, models: Sequence[str]) -> None:
+def _check_recipes(study: Given, models: Sequence[str]) -> None:
     runs = [run for run in study.runs if run.record.model in models and run.noise_sweeps]
     if unlike := recipe_differences(runs):
         raise AnalysisError(f"{' and '.join(models)} differ in {'; '.join(unlike)}")
@@ -34,7 +32,7 @@ def _lost(swept: Swept, sigmas: Sequence[float]) -> Arm:
     return Arm.of_samples(swept.model, swept.of_seeds[:, 0] - under)
 
 
-def _simpler_lose_less(study: Study, claim: Claim) -> Found:
+def _simpler_lose_less(study: Given, claim: Claim) -> Finding:
     swept = {
         name: each for name, each in _swept(study, "pixel").items() if each.sigmas[0] == 0 and len(each.sigmas) > 1
     }
@@ -49,13 +47,13 @@ def _simpler_lose_less(study: Study, claim: Claim) -> Found:
     told = "; ".join(f"{name} {bounded(found, POINTS)}" for name, found in each.items())
     cells = joined(list(each.values()))
     observed = f"richer loses more in {int((cells.value > 0).sum())} of {len(each)} pairs"
-    return Found(
+    return Finding(
         (cells,), incomplete=claim.lacks(swept), observed=observed, interval=told,
         seeds=seeds_told(list(arms.values()), seeds), unit=POINTS,
     )  # fmt: skip
 
 
-def _better_without_noise(study: Study, claim: Claim) -> Found:
+def _better_without_noise(study: Given, claim: Claim) -> Finding:
     names = [claim.options["better"], claim.options["worse"]]
     swept = next((found for kind in KINDS if set(names) <= set(found := _swept(study, kind))), {})
     if not swept or any(swept[name].sigmas[0] != 0 for name in names):
@@ -66,10 +64,10 @@ def _better_without_noise(study: Study, claim: Claim) -> Found:
     gap = gap_of(arms[names[0]], arms[names[1]], seeds)
     observed, _, interval = bounded(gap, POINTS).partition(" ")
     told = seeds_told([arms[name] for name in names], seeds)
-    return Found((gap,), observed=f"{observed} points", interval=interval, seeds=told, unit=POINTS)
+    return Finding((gap,), observed=f"{observed} points", interval=interval, seeds=told, unit=POINTS)
 
 
-def _better_at_sigma_star(study: Study, claim: Claim) -> Found:
+def _better_at_sigma_star(study: Given, claim: Claim) -> Finding:
     """At the σ* of either model, for each kind of noise. σ*'s own error counts, by the slope of the difference
     there.
     """
@@ -103,7 +101,7 @@ def _better_at_sigma_star(study: Study, claim: Claim) -> Found:
     cells = joined(list(each.values()))
     observed = f"{names[0]} better at {int((cells.value > 0).sum())} of {len(each)} σ*"
     text = "; ".join(f"{name}: {bounded(found, POINTS)}" for name, found in each.items())
-    return Found((cells,), observed=observed, interval=text, seeds=seeds_told(told, luck), unit=POINTS)
+    return Finding((cells,), observed=observed, interval=text, seeds=seeds_told(told, luck), unit=POINTS)
 
 
 RULES: dict[str, Rule] = {

@@ -11,16 +11,16 @@ from analysis.causal import swap_jackknife
 from analysis.claims.claim import OTHER_IMAGE, UNTRAINED, Claim, Rule
 from analysis.claims.sources import arm_of, check_paired, dumps_of, seeds_told, trained_and_untrained
 from analysis.claims.texts import signed, span
-from analysis.claims.verdict import LEVEL, Found, there
+from analysis.claims.verdict import LEVEL, Finding, there
 from analysis.contrast import Arm, contrast, drawn_together
 from analysis.fixed_effects import distance_slopes
-from analysis.load import AnalysisError, Study
+from analysis.load import AnalysisError, Given
 from analysis.similarity import cosine_jackknife
 
 Terms = list[tuple[float, Arm]]
 
 
-def _slopes(study: Study, model: str) -> tuple[Terms, dict[str, Terms]]:
+def _slopes(study: Given, model: str) -> tuple[Terms, dict[str, Terms]]:
     """Falls with |Δ| by layer, and what is left of them over each reference."""
     last, first = trained_and_untrained(
         study, model, "distance slopes", lambda dump: distance_slopes(dump, dump.info.parts[-1])
@@ -44,11 +44,11 @@ def halves(arm: Arm) -> tuple[Arm, Arm]:
     return arm.cells(slice(cells)), arm.cells(slice(cells, None))
 
 
-def found_of(fall: Terms, beyond: dict[str, Terms], what: str) -> Found:
+def found_of(fall: Terms, beyond: dict[str, Terms], what: str) -> Finding:
     side, left = contrast(fall), {name: contrast(terms) for name, terms in beyond.items()}
     observed = f"{int((side.above_zero < LEVEL).sum())} of {side.value.size} {what}"
     told = "; ".join(f"over {name} {span(part)}" for name, part in left.items())
-    return Found(
+    return Finding(
         (side,),
         left,
         observed=observed,
@@ -57,18 +57,18 @@ def found_of(fall: Terms, beyond: dict[str, Terms], what: str) -> Found:
     )
 
 
-def _falls(study: Study, claim: Claim) -> Found:
+def _falls(study: Given, claim: Claim) -> Finding:
     fall, beyond = _slopes(study, claim.options["model"])
     return found_of(fall, beyond, "layers")
 
 
-def _linear(study: Study, claim: Claim) -> Found:
+def _linear(study: Given, claim: Claim) -> Finding:
     model = claim.options["model"]
     arm = arm_of(study, model, dumps_of(study, model), "linearity", linearity)
     return straight(found_of(*_slopes(study, model), "layers"), arm, claim, "layers")
 
 
-def straight(fall: Found, r2: Arm, claim: Claim, what: str) -> Found:
+def straight(fall: Finding, r2: Arm, claim: Claim, what: str) -> Finding:
     """r² above its threshold, in the cells that fall at all."""
     falls = there(fall)
     if not falls.any():
@@ -77,10 +77,10 @@ def straight(fall: Found, r2: Arm, claim: Claim, what: str) -> Found:
     side = contrast([(1.0, arm)]).shifted(-threshold)
     least, most = side.value.min() + threshold, side.value.max() + threshold
     observed = f"r² {least:.2f} to {most:.2f} in the {int(falls.sum())} of {falls.size} {what} that fall"
-    return Found((side,), incomplete=not falls.all(), observed=observed, seeds=seeds_told([arm]))
+    return Finding((side,), incomplete=not falls.all(), observed=observed, seeds=seeds_told([arm]))
 
 
-def _peaks(study: Study, claim: Claim) -> Found:
+def _peaks(study: Given, claim: Claim) -> Finding:
     """Where the fall is steepest, in the claimed third of the layers."""
     fall, beyond = _slopes(study, claim.options["model"])
     found = found_of(fall, beyond, "layers")
@@ -98,7 +98,7 @@ def thirds(layers: np.ndarray, third: str, count: int | None = None) -> np.ndarr
     return np.asarray((3 * layers > total) & (3 * layers <= 2 * total))
 
 
-def peaked(every: dict[str, Terms], layers: np.ndarray, third: str, of: Found) -> Found:
+def peaked(every: dict[str, Terms], layers: np.ndarray, third: str, of: Finding) -> Finding:
     """Shares of joint resamples whose largest value lies in the claimed third."""
     inside = thirds(layers, third)
     if not inside.any() or inside.all():
@@ -110,13 +110,13 @@ def peaked(every: dict[str, Terms], layers: np.ndarray, third: str, of: Found) -
         shares[name] = np.nan if undefined else float(inside[draws.argmax(1)].mean())
     largest = int(layers[np.argmax(of.sides[0].value)])
     told = ", ".join(f"{f'over {name} ' if name else ''}{100 * share:.0f} %" for name, share in shares.items())
-    return Found(
+    return Finding(
         of.sides, peaks=shares, observed=f"layer {largest} of {int(layers.max())}",
         interval=f"in the {third} third in {told} of resamples", seeds=of.seeds,
     )  # fmt: skip
 
 
-def _swap_falls(study: Study, claim: Claim) -> Found:
+def _swap_falls(study: Given, claim: Claim) -> Finding:
     """Of a swap nothing but depth has changed: the photograph's part is in both scores and cancels."""
     model = claim.options["model"]
     dumps = [dump for dump in dumps_of(study, model) if dump.info.num_causal]
@@ -126,7 +126,7 @@ def _swap_falls(study: Study, claim: Claim) -> Found:
     return found_of([(-1.0, arm_of(study, model, dumps, "swap", swap_jackknife))], {}, "layers")
 
 
-def _cosines(study: Study, model: str) -> tuple[dict[str, Arm], dict[str, Arm], np.ndarray]:
+def _cosines(study: Given, model: str) -> tuple[dict[str, Arm], dict[str, Arm], np.ndarray]:
     """Gauge-fixed cosines by layer, with |Δ|, with distance and with another image's |Δ|: trained, untrained; layers.
 
     Of a row-centred score that is the same everywhere nothing is left: no offset that softmax ignores is in them.
@@ -139,7 +139,7 @@ def _cosines(study: Study, model: str) -> tuple[dict[str, Arm], dict[str, Arm], 
     return last, first, layers
 
 
-def _cosine_terms(study: Study, claim: Claim) -> tuple[Terms, dict[str, Terms], np.ndarray]:
+def _cosine_terms(study: Given, claim: Claim) -> tuple[Terms, dict[str, Terms], np.ndarray]:
     last, first, layers = _cosines(study, claim.options["model"])
     quantity = claim.options.get("quantity", "depth")
     own = last[quantity]
@@ -149,12 +149,12 @@ def _cosine_terms(study: Study, claim: Claim) -> tuple[Terms, dict[str, Terms], 
     return [(-1.0, own)], beyond, layers
 
 
-def _cosine_below(study: Study, claim: Claim) -> Found:
+def _cosine_below(study: Given, claim: Claim) -> Finding:
     fall, beyond, _ = _cosine_terms(study, claim)
     return found_of(fall, beyond, "layers")
 
 
-def _distance_stronger(study: Study, claim: Claim) -> Found:
+def _distance_stronger(study: Given, claim: Claim) -> Finding:
     """The most negative cosine over layers, with distance against with |Δ|; and by more than before training."""
     last, first, _ = _cosines(study, claim.options["model"])
 
@@ -170,10 +170,10 @@ def _distance_stronger(study: Study, claim: Claim) -> Found:
     observed = (
         f"{signed(distance.values.mean())} with distance, {signed((lead.values + distance.values).mean())} with |Δ|"
     )
-    return Found(sides, {UNTRAINED: left}, observed=observed, interval=span(sides[0]), seeds=seeds_told([lead]))
+    return Finding(sides, {UNTRAINED: left}, observed=observed, interval=span(sides[0]), seeds=seeds_told([lead]))
 
 
-def _cosine_peaks(study: Study, claim: Claim) -> Found:
+def _cosine_peaks(study: Given, claim: Claim) -> Finding:
     fall, beyond, layers = _cosine_terms(study, claim)
     found = found_of(fall, beyond, "layers")
     if not there(found).any():

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.claims.claim import DEPTH
+from analysis.commands import command
 from analysis.contrast import Arm, Between, between
-from analysis.load import BASELINE, AnalysisError, Study, command
+from analysis.load import BASELINE, AnalysisError, Given, check_same_axes
 from analysis.runs import final_evaluation, recipe_differences, recipe_of
-from analysis.statistics import Jackknife, wilson
 from analysis.tables import groups, outcomes
+from training.intervals import Jackknife, wilson
 from training.records import Run
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
 
 
-def runs_of(study: Study, model: str) -> list[Run]:
+def runs_of(study: Given, model: str) -> list[Run]:
     """Every seed's run on pseudo-depth; of m3ch on any."""
     found = groups(study).get((model, "none" if model == BASELINE else DEPTH), [])
     if not found:
@@ -26,7 +27,7 @@ def runs_of(study: Study, model: str) -> list[Run]:
     return found
 
 
-def accuracy(study: Study, models: Sequence[str], measure: str = "correct1") -> tuple[list[Arm], Between]:
+def accuracy(study: Given, models: Sequence[str], measure: str = "correct1") -> tuple[list[Arm], Between]:
     """Each model's outcomes on the validation samples, and the luck of seeds."""
     runs = [runs_of(study, model) for model in models]
     flat = [run for each in runs for run in each]
@@ -36,7 +37,7 @@ def accuracy(study: Study, models: Sequence[str], measure: str = "correct1") -> 
     return arms, luck_of_accuracy(study, recipe_of(flat[0]), measure)
 
 
-def luck_of_accuracy(study: Study, recipe: str, measure: str = "correct1") -> Between:
+def luck_of_accuracy(study: Given, recipe: str, measure: str = "correct1") -> Between:
     """Between seeds, pooled over every model and depth field that was trained by this recipe."""
 
     def pooled() -> Between:
@@ -53,7 +54,7 @@ def accuracy_arm(name: tuple[str, str], runs: list[Run], measure: str = "correct
     return Arm.of_samples(model if depth == "none" else f"{model} on {depth}", outcomes(runs, measure))
 
 
-def at_chance(study: Study, models: Sequence[str]) -> list[str]:
+def at_chance(study: Given, models: Sequence[str]) -> list[str]:
     """Which of these are no better than chance: Wilson's lower bound does not lie above 1/K and the largest class."""
     return [model for model in models if not _beyond_chance(runs_of(study, model))]
 
@@ -69,15 +70,15 @@ def _beyond_chance(runs: list[Run]) -> bool:
     return wilson(round(float(hits.sum())), len(hits))[0] > chance
 
 
-def dumps_of(study: Study, model: str) -> list["Dump"]:
+def dumps_of(study: Given, model: str) -> list["Dump"]:
     """The last dump on pseudo-depth of every seed."""
     found = [d for d in study.dumps if d.info.model == model and d.info.depth_field == DEPTH and d.info.epoch > 0]
     if not found:
         raise AnalysisError(f"needs a dump of {model} on {DEPTH} depth: make one with 'train dump RUN --data SHARDS'")
-    return Study([], found).last_dumps(DEPTH)
+    return Given([], found).last_dumps(DEPTH)
 
 
-def untrained_of(study: Study, model: str) -> list["Dump"]:
+def untrained_of(study: Given, model: str) -> list["Dump"]:
     """The dump of epoch 0 of every seed that has one."""
     found = [d for d in study.dumps if d.info.model == model and d.info.depth_field == DEPTH and d.info.epoch == 0]
     if not found:
@@ -85,13 +86,13 @@ def untrained_of(study: Study, model: str) -> list["Dump"]:
             f"needs a dump of {model} before training, of the same images: make it with 'train dump RUN --data SHARDS "
             "--checkpoint epoch-0 --raw 0'"
         )
-    return Study([], found).last_dumps(DEPTH)
+    return Given([], found).last_dumps(DEPTH)
 
 
 Statistic = Callable[["Dump"], Jackknife]
 
 
-def arm_of(study: Study, name: str, dumps: Sequence["Dump"], key: object, statistic: Statistic) -> Arm:
+def arm_of(study: Given, name: str, dumps: Sequence["Dump"], key: object, statistic: Statistic) -> Arm:
     """A statistic of a model's dumps, one a seed; computed once for all claims that name it by `key`."""
     for dump in dumps:
         if dump.info.num_images < 2:
@@ -101,8 +102,6 @@ def arm_of(study: Study, name: str, dumps: Sequence["Dump"], key: object, statis
 
 def check_paired(dumps: Sequence["Dump"]) -> None:
     """The same images in every dump, or a refusal that names two."""
-    from analysis.load import check_same_axes
-
     check_same_axes(list(dumps))
     for dump in dumps[1:]:
         if dump.info.num_images != dumps[0].info.num_images or dump.keys() != dumps[0].keys():
@@ -111,7 +110,7 @@ def check_paired(dumps: Sequence["Dump"]) -> None:
             )
 
 
-def trained_and_untrained(study: Study, model: str, key: object, statistic: Statistic) -> tuple[Arm, Arm]:
+def trained_and_untrained(study: Given, model: str, key: object, statistic: Statistic) -> tuple[Arm, Arm]:
     last, first = dumps_of(study, model), untrained_of(study, model)
     check_paired([*last, *first])
     return arm_of(study, model, last, key, statistic), arm_of(study, model, first, key, statistic)

@@ -6,6 +6,8 @@ import numpy as np
 
 from analysis.contrast import Measured
 
+POINTS = 100.0  # of a share
+
 
 def joined(parts: Sequence[Measured]) -> Measured:
     """Cells of several as those of one."""

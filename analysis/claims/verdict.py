@@ -28,7 +28,7 @@ _EXPLAINED = 0.25  # of the effect
 
 
 @dataclass(frozen=True)
-class Found:
+class Finding:
     """What a rule estimates, turned so that the claim says > 0. `observed` and `interval` are for people."""
 
     sides: Sequence[Measured] = ()  # (cells,) each; a cell holds where all are above 0
@@ -49,7 +49,7 @@ class Rules:
     needs_seeds: bool = True  # without a second seed it is open
 
 
-def verdict(found: Found, rules: Rules) -> tuple[Verdict, str]:
+def verdict(found: Finding, rules: Rules) -> tuple[Verdict, str]:
     """The word, and why where that is not plain."""
     if found.peaks:
         return _of_peaks(found, rules)
@@ -73,7 +73,7 @@ def verdict(found: Found, rules: Rules) -> tuple[Verdict, str]:
     return ("contradicted", _opposite(found)) if contrary else ("open", "")
 
 
-def _of_peaks(found: Found, rules: Rules) -> tuple[Verdict, str]:
+def _of_peaks(found: Finding, rules: Rules) -> tuple[Verdict, str]:
     shares = np.array(list(found.peaks.values()))
     if np.isnan(shares).any():
         return "not tested", "undefined in places: needs more images, or scores and depth that vary"
@@ -84,7 +84,7 @@ def _of_peaks(found: Found, rules: Rules) -> tuple[Verdict, str]:
     return ("contradicted", "") if (shares <= 1 - PEAK).any() else ("open", "")
 
 
-def _opposite(found: Found) -> str:
+def _opposite(found: Finding) -> str:
     """What lies on the other side: a reference where the effect itself does not."""
     if any((part.below_zero < LEVEL).any() for part in found.sides):
         return ""
@@ -92,12 +92,12 @@ def _opposite(found: Found) -> str:
     return f"{' and '.join(of)} {'has' if len(of) == 1 else 'have'} more of it" if of else ""
 
 
-def effect(found: Found) -> np.ndarray:
+def effect(found: Finding) -> np.ndarray:
     """(cells,) where the literal effect is, whatever explains it."""
     return np.asarray(np.max([part.above_zero for part in found.sides], 0) < LEVEL)
 
 
-def explained(found: Found) -> np.ndarray:
+def explained(found: Finding) -> np.ndarray:
     """(references, cells) where a reference leaves next to nothing of the effect that is there, sure as it may be."""
     size = np.min([part.value for part in found.sides], 0)
     rows = [np.zeros((0, size.size), bool)]
@@ -108,13 +108,13 @@ def explained(found: Found) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def there(found: Found) -> np.ndarray:
+def there(found: Finding) -> np.ndarray:
     """(cells,) where the effect is over every reference too, after Holm."""
     p = np.max([part.above_zero for part in [*found.sides, *found.beyond.values()]], 0)
     return holm(np.where(explained(found).any(0), 1.0, p), LEVEL)
 
 
-def one_seed(found: Found) -> str:
+def one_seed(found: Finding) -> str:
     """How little the luck of a training would have to be for the claim to hold."""
     bounds = [part.seed_sd() for part in [*found.sides, *found.beyond.values()]]
     signs = [np.sign(part.value) for part in found.sides]

@@ -1,66 +1,11 @@
-"""The paper's figures: what each shows and in which variants. Each is drawn by a file of its own.
+"""The figures by name: what each shows and in which variants. Each is drawn by a file of its own.
 
-This file imports neither matplotlib nor pandas, so that `analyze --help` can list the figures at once; a figure's own
-file is imported when it is drawn.
+A new one is its file here, with DRAWS, and a line in this list; then commands, page and notebook know it.
+Neither matplotlib nor pandas are imported before something is drawn, so that `analyze --help` lists figures at once.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING
-
-from analysis.load import AnalysisError, Study
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure and what is in it. Frames go by the suffix of their CSV; the first is that of the figure itself, ""."""
-
-    figure: "Figure"
-    frames: "dict[str, pd.DataFrame]"
-    caption: str  # definition, numbers of images and seeds, checkpoint
-
-
-Draw = Callable[[Study, str, str | None], Drawn]  # study, variant, depth field or None
-
-
-@dataclass(frozen=True)
-class FigureSpec:
-    """What a figure shows. `draw` raises AnalysisError naming the command that makes what is lacking."""
-
-    number: int
-    title: str
-    variants: tuple[str, ...]  # the first is the default
-    draw: Draw
-    per_depth: bool  # drawn once a depth field of the dumps
-    about: str  # help: what it shows, what the variants mean
-
-    def chosen(self, variant: str | None) -> str:
-        """`variant`, or the default; refuses one that the figure has not."""
-        if variant is not None and variant not in self.variants:
-            raise AnalysisError(
-                f"--variant of figure {self.number} must be one of {', '.join(self.variants)}, got {variant!r}"
-            )
-        return variant or self.variants[0]
-
-    def drawn(self, study: Study, variant: str | None = None, depth: str | None = None) -> Drawn:
-        return self.draw(study, self.chosen(variant), depth)
-
-
-def _by(module: str, name: str = "draw") -> Draw:
-    """`name` of analysis/figures/<module>.py, imported when it draws."""
-
-    def draw(study: Study, variant: str, depth: str | None) -> Drawn:
-        drawn = getattr(import_module(f"analysis.figures.{module}"), name)(study, variant, depth)
-        assert isinstance(drawn, Drawn)
-        return drawn
-
-    return draw
-
+from analysis.figures.spec import FigureSpec
+from analysis.load import AnalysisError
 
 _MAPS = (
     "Mean score before softmax between patches this far apart and this different in depth: all layers and heads "
@@ -72,11 +17,10 @@ _MAPS = (
 )
 _SPECS = (
     FigureSpec(
-        1,
+        "scores-by-depth",
         "attention scores against the depth difference |Δ|",
-        ("literal", "gauge_fixed", "causal"),
-        _by("scores_by_depth"),
-        per_depth=True,
+        number=1,
+        variants=("literal", "gauge_fixed", "causal"),
         about="Does a patch attend less to patches at another depth? m4ch's scores before softmax by bin of |Δ|, a "
         "panel a layer, and below them the slope per 1 z with 95 % intervals over images: given distance, by which "
         "claims are judged, beside the paper's; in grey, given distance on another image's depth. Small, the slopes of "
@@ -88,10 +32,9 @@ _SPECS = (
         "colour and position do cancels. Needs `train dump RUN --data D --causal 500`.",
     ),
     FigureSpec(
-        4,
+        "noise",
         "what noise on depth costs in accuracy",
-        ("literal",),
-        _by("noise", "draw4"),
+        number=4,
         per_depth=False,
         about="How much does a model lean on its depth being right? Top-1 against the strength σ of noise added to "
         "z-standardised depth, and its change from σ = 0 on the same samples, a line a model, a column a kind of noise "
@@ -99,11 +42,10 @@ _SPECS = (
         "like, of each run: the same split and noise seed for all.",
     ),
     FigureSpec(
-        5,
+        "cosines",
         "does a model that never saw depth respect it?",
-        ("literal", "gauge_fixed"),
-        _by("cosines"),
-        per_depth=True,
+        number=5,
+        variants=("literal", "gauge_fixed"),
         about="Cosine of m3ch's score matrix with |Δ| and with the patches' distance r, per layer, a line a "
         "checkpoint; in grey, with another image's |Δ|. The run needs a dump per checkpoint: `train dump RUN --data D "
         "--checkpoint epoch-5` and so on.\n\n"
@@ -112,21 +54,21 @@ _SPECS = (
         "- gauge_fixed: pairs of two patches, minus the mean over the keys of a query, which softmax cannot see.",
     ),
     FigureSpec(
-        6,
+        "attention-maps",
         "does attention fall with the depth difference at the same distance?",
-        ("literal",),
-        _by("maps", "draw6"),
-        per_depth=True,
+        file="maps",
+        number=6,
         about="Mean attention of a patch to patches this far away and this different in depth, m3ch above mlin: all "
         "layers and heads pooled, then a small map a layer, on one logarithmic scale. Columns of one colour mean that "
         "|Δ| does not matter at that distance. Below, each column's slope on |Δ| over its mean, with 95 % intervals. "
         "Needs `train dump RUN --data D` of both.",
     ),
     FigureSpec(
-        7,
+        "alpha",
         "mlin's depth bias α by epoch, a line a layer",
-        ("literal", "effective"),
-        _by("parameters", "draw7"),
+        file="parameters",
+        number=7,
+        variants=("literal", "effective"),
         per_depth=False,
         about="How strongly does each block of mlin come to hold back attention between depths? From what training "
         "logs: no dump is needed.\n\n"
@@ -134,10 +76,11 @@ _SPECS = (
         "- effective: α times |log γ_h|, the fall of the score per 1 z of |Δ|; mean and band over heads.",
     ),
     FigureSpec(
-        8,
+        "phi",
         "what mmlp learned to do with a depth difference Δ",
-        ("effective", "literal"),
-        _by("parameters", "draw8"),
+        file="parameters",
+        number=8,
+        variants=("effective", "literal"),
         per_depth=False,
         about="The learned function of the signed difference Δ, a line a layer, and below it how often a Δ occurs, if "
         "the run has a dump.\n\n"
@@ -146,11 +89,10 @@ _SPECS = (
         "- literal: φ itself, against Δ in the paper's sign, where nearer is larger.",
     ),
     FigureSpec(
-        9,
+        "probes",
         "where in the network can depth be read off the tokens?",
-        ("ridge", "literal"),
-        _by("probes", "draw9"),
-        per_depth=True,
+        number=9,
+        variants=("ridge", "literal"),
         about="Held-out error of a linear probe for patch depth on each block's output, of m3ch, mlin, mmlp and m4ch, "
         "and how much better it reads an image's own depth than another image's (selectivity). In grey: the same probe "
         "before training (needs `train dump RUN --data D --checkpoint epoch-0`), the mean depth at each position, and "
@@ -159,19 +101,18 @@ _SPECS = (
         "- literal: gradient descent with early stopping, as the paper trains its probes.",
     ),
     FigureSpec(
-        10,
+        "score-maps",
         "does m4ch's score fall with the depth difference at every distance?",
-        ("literal", "causal"),
-        _by("maps", "draw10"),
-        per_depth=True,
+        file="maps",
+        number=10,
+        variants=("literal", "causal"),
         about=_MAPS.format(needs="Needs `train dump RUN --data D` of m4ch."),
     ),
     FigureSpec(
-        11,
+        "cka",
         "how like RGB alone do models with depth see the same images?",
-        ("debiased", "literal", "input_adjusted"),
-        _by("cka"),
-        per_depth=True,
+        number=11,
+        variants=("debiased", "literal", "input_adjusted"),
         about="Linear CKA of each layer with the same layer of m3ch. In grey, a floor (m3ch before training: needs its "
         "`train dump RUN --data D --checkpoint epoch-0`) and a ceiling (a second seed of m3ch, or another of its "
         "epochs). All dumps must be of the same images.\n\n"
@@ -181,30 +122,31 @@ _SPECS = (
         "models may be alike for no more than having seen the same images.",
     ),
     FigureSpec(
-        12,
+        "branch-probes",
         "which branch of a fusion model holds depth?",
-        ("ridge", "equal_width"),
-        _by("probes", "draw12"),
-        per_depth=True,
+        file="probes",
+        number=12,
+        variants=("ridge", "equal_width"),
         about="Figure 9's probes on the RGB and the depth branch of mdf1 and mgem, in the blocks that have both.\n\n"
         "- ridge: all channels of each branch; mdf1's RGB branch has twice as many.\n\n"
         "- equal_width: the wider branch reduced to the width of the other by PCA on the training folds.",
     ),
     FigureSpec(
-        13,
+        "fused-score-maps",
         "do mdf1's and mgem's scores fall with the depth difference at every distance?",
-        ("literal", "causal"),
-        _by("maps", "draw13"),
-        per_depth=True,
+        file="maps",
+        number=13,
+        variants=("literal", "causal"),
         about=_MAPS.format(
             needs="The blocks after the two branches have been fused; needs `train dump RUN --data D` of either."
         ),
     ),
     FigureSpec(
-        14,
+        "gap",
         "how much noise is the step from pseudo-depth to real depth worth?",
-        ("literal", "softmax"),
-        _by("noise", "draw14"),
+        file="noise",
+        number=14,
+        variants=("literal", "softmax"),
         per_depth=False,
         about="Figure 4's curves for models trained on pseudo-depth, with σ* upright: the noise that moves a model's "
         "output as far as real depth of the same images does. Where the curves stand at σ* says which model has the "
@@ -214,4 +156,13 @@ _SPECS = (
         "- softmax: the output is the shares after softmax.",
     ),
 )
-FIGURES = {spec.number: spec for spec in _SPECS}
+FIGURES = {spec.name: spec for spec in _SPECS}
+
+
+def figure_of(name: str | int) -> FigureSpec:
+    """By its name or by the paper's number."""
+    for spec in FIGURES.values():
+        if name in (spec.name, spec.number):
+            return spec
+    known = ", ".join(spec.name + f" ({spec.number})" * (spec.number is not None) for spec in FIGURES.values())
+    raise AnalysisError(f"figure must be one of {known}, got {name!r}")

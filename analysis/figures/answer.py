@@ -10,11 +10,13 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.causal import top1_jackknife
-from analysis.explorer import comparable_examples, example_of
-from analysis.figures import Drawn, caption
-from analysis.load import BASELINE, AnalysisError, Study, model_order, seed_of
-from analysis.statistics import Jackknife
+from analysis.colours import depth_map
+from analysis.examples import comparable_examples, example_of
+from analysis.figures import caption
+from analysis.figures.spec import Drawn
+from analysis.load import BASELINE, AnalysisError, Given, model_order, seed_of
 from analysis.style import COLUMN, new_figure, settings, zero_line
+from training.intervals import Jackknife
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +41,7 @@ _CHANGES = {
 _ACROSS = 4  # panels of the strip in a row
 
 
-def changed_answers(study: Study, field: str) -> Drawn:
+def changed_answers(study: Given, field: str) -> Drawn:
     """Change of top-1, a group of bars a model, mean over its seeds; m3ch reads no depth: 0 where it was not tried."""
     dumps = [dump for each in study.panel_sets(field) for dump in each]
     changed = [dump for dump in dumps if dump.info.num_causal and dump.info.labelled]
@@ -127,9 +129,9 @@ def _draw(axes: "Axes", frame: pd.DataFrame, models: list[str], there: list[str]
     return middles
 
 
-def attention_strip(study: Study, field: str) -> Drawn:
+def attention_strip(study: Given, field: str) -> Drawn:
     """Photograph, depth, and each model's attention from one patch of them."""
-    dumps, _ = comparable_examples(Study([], [d for d in study.dumps if d.info.depth_field == field and d.info.epoch]))
+    dumps, _ = comparable_examples(Given([], [d for d in study.dumps if d.info.depth_field == field and d.info.epoch]))
     if not dumps:
         raise AnalysisError(
             "no dump holds raw scores: 'train dump RUN --data SHARDS --raw 16' keeps those of 16 images"
@@ -148,8 +150,8 @@ def attention_strip(study: Study, field: str) -> Drawn:
         panels[0].imshow(example.rgb, extent=extent)
         panels[0].set_title("photograph", pad=3)
         depth = np.where(np.isfinite(example.depth), example.depth, np.nan)
-        panels[1].imshow(depth, extent=extent, cmap="cividis")
-        panels[1].set_title("depth (light: far)", pad=3)
+        panels[1].imshow(depth, extent=extent, cmap=depth_map())
+        panels[1].set_title("depth (bright: near)", pad=3)
         for axes, (model, weights) in zip(panels[2:], example.attention.items(), strict=False):
             shades = axes.imshow(np.maximum(weights, least), extent=extent, cmap="viridis", norm=norm)
             axes.set_title(model, pad=3)

@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from analysis.cka import SUMMARIES, Compared, baseline, compare, compare_summaries, compare_tokens
-from analysis.figures import Drawn, caption
-from analysis.load import BASELINE, AnalysisError, Study, seed_of
-from analysis.statistics import Estimate
+from analysis.figures import caption
+from analysis.figures.spec import Draw, Drawn
+from analysis.load import BASELINE, AnalysisError, Given, seed_of
 from analysis.style import GREY, PAGE, look_of, new_figure, settings, zero_line
+from training.intervals import Estimate
 
 if TYPE_CHECKING:
     from training.dumps.store import Dump
@@ -31,7 +32,7 @@ TOKENS: dict[str, dict[str, Any]] = {
 }
 
 
-def draw(study: Study, variant: str, depth: str | None) -> Drawn:
+def draw(study: Given, variant: str, depth: str | None) -> Drawn:
     """m3ch's last dump (lowest seed) against the last dump of every other run of the depth field."""
     base = baseline(study, depth)
     others = [dump for dump in study.last_features(depth) if dump.info.model != BASELINE]
@@ -61,7 +62,7 @@ def draw(study: Study, variant: str, depth: str | None) -> Drawn:
     return Drawn(figure, {"": frame, "-samples": samples}, _caption(base, others, frame, variant))
 
 
-def controls(study: Study, base: "Dump") -> "list[tuple[Dump, str, str]]":
+def controls(study: Given, base: "Dump") -> "list[tuple[Dump, str, str]]":
     """(dump, role, label): a network at random, and another training of m3ch or, for want of one, another epoch."""
 
     def images(dump: "Dump") -> tuple[object, ...]:
@@ -188,3 +189,6 @@ def _caption(base: "Dump", others: "list[Dump]", frame: pd.DataFrame, variant: s
     if undefined := sorted(set(frame["undefined"]) - {""}):
         text += f" Undefined where {'; '.join(undefined)}."
     return text
+
+
+DRAWS: dict[str, Draw] = {"cka": draw}

@@ -8,8 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.attention import Variant
-from analysis.figures import Drawn, caption
-from analysis.load import Study
+from analysis.figures import caption
+from analysis.figures.spec import Draw, Drawn
+from analysis.load import Given
 from analysis.similarity import over_epochs
 from analysis.style import GREY, PAGE, new_figure, settings, zero_line
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from training.dumps.store import Dump
 
 
-def draw(study: Study, variant: str, depth: str | None) -> Drawn:
+def draw(study: Given, variant: str, depth: str | None) -> Drawn:
     """Every checkpoint of the lowest seed's run that has a dump."""
     return of_dumps(study.epoch_dumps(depth=depth), cast(Variant, variant))
 
@@ -85,3 +86,6 @@ def _draw_references(axes: Axes, frame: pd.DataFrame, quantity: str) -> None:
     constant = frame.loc[frame["quantity"] == quantity, "constant"].iloc[0]
     if np.isfinite(constant):
         axes.axhline(constant, color=GREY, linestyle=(0, (5, 3)), linewidth=0.9, zorder=1, label="scores of −1")
+
+
+DRAWS: dict[str, Draw] = {"cosines": draw}

@@ -5,19 +5,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.accuracy import gaps
-from analysis.load import BASELINE, DEPTH_FIELDS, Study, model_order
+from analysis.accuracy import advantages
+from analysis.load import BASELINE, DEPTH_FIELDS, Given, model_order
 from analysis.style import COLUMN, look_of, new_figure, settings
 from analysis.tables import groups, outcomes
 
 
-def depth_figure(study: Study) -> tuple[Figure, pd.DataFrame]:
+def depth_figure(study: Given) -> tuple[Figure, pd.DataFrame]:
     """Top-1 gained over m3ch by each model, grouped by the depth it was trained on; its data."""
     baseline = groups(study).get((BASELINE, "none"), [])
     rows = [
         {"depth": depth, "model": model, "gap": gap.value, "low": gap.low, "high": gap.high, "p": gap.p}
         | {"seeds_of": ", ".join(gap.seeds_of)}
-        for (model, depth), gap in gaps(study).items()
+        for (model, depth), gap in advantages(study).items()
     ]
     frame = pd.DataFrame(rows, columns=["depth", "model", "gap", "low", "high", "p", "seeds_of"])
     depths = [depth for depth in DEPTH_FIELDS if depth in set(frame["depth"])]

@@ -18,8 +18,9 @@ from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
 from analysis.attention import bin_rule
-from analysis.figures import Drawn, caption
-from analysis.load import AnalysisError, Study, seed_of
+from analysis.figures import caption
+from analysis.figures.spec import Draw, Drawn
+from analysis.load import AnalysisError, Given, seed_of
 from analysis.maps import ALL, Quantity, cells, column_slopes, swapped_slopes
 from analysis.style import GREY, PAGE, layer_ramp, look_of, new_figure, settings, zero_line
 from training.dumps.pairs import BIN_WIDTH
@@ -34,15 +35,15 @@ _LABELS: dict[Quantity, str] = {
 }
 
 
-def draw6(study: Study, variant: str, depth: str | None) -> Drawn:
+def draw_attention(study: Given, variant: str, depth: str | None) -> Drawn:
     return of_dumps(_dumps(study, depth, ("m3ch", "mlin")), "attention")
 
 
-def draw10(study: Study, variant: str, depth: str | None) -> Drawn:
+def draw_scores(study: Given, variant: str, depth: str | None) -> Drawn:
     return _scores(_dumps(study, depth, ("m4ch",)), variant)
 
 
-def draw13(study: Study, variant: str, depth: str | None) -> Drawn:
+def draw_fused_scores(study: Given, variant: str, depth: str | None) -> Drawn:
     return _scores(_dumps(study, depth, ("mdf1", "mgem")), variant)
 
 
@@ -50,7 +51,7 @@ def _scores(dumps: "list[Dump]", variant: str) -> Drawn:
     return of_swaps(dumps) if variant == "causal" else of_dumps(dumps, cast(Quantity, variant))
 
 
-def _dumps(study: Study, depth: str | None, models: tuple[str, ...]) -> "list[Dump]":
+def _dumps(study: Given, depth: str | None, models: tuple[str, ...]) -> "list[Dump]":
     """The last dump of each of these models that has one, of its lowest seed."""
     lowest: dict[str, Dump] = {}
     for dump in sorted(study.last_dumps(depth, lambda dump: dump.info.model in models), key=seed_of, reverse=True):
@@ -289,3 +290,10 @@ def _caption(dumps: "list[Dump]", quantity: Quantity, frame: pd.DataFrame) -> st
         which = f"Layers 1 to {last} have" if last > 1 else "Layer 1 has"
         text += f" {which} two branches and no scores of this kind."
     return text
+
+
+DRAWS: dict[str, Draw] = {
+    "attention-maps": draw_attention,
+    "score-maps": draw_scores,
+    "fused-score-maps": draw_fused_scores,
+}

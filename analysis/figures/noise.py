@@ -5,8 +5,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures import Drawn, caption
-from analysis.load import Study
+from analysis.figures import caption
+from analysis.figures.spec import Draw, Drawn
+from analysis.load import Given
 from analysis.robustness import KINDS, Swept, accuracy_under_noise, sigma_stars, swept_models
 from analysis.style import COLUMN, PAGE, look_of, new_figure, settings, zero_line
 
@@ -16,7 +17,7 @@ _SIGMA = {
 }
 
 
-def draw4(study: Study, variant: str, depth: str | None) -> Drawn:
+def draw_noise(study: Given, variant: str, depth: str | None) -> Drawn:
     """Top-1 by sigma above, what is lost of it below; a column a kind of noise."""
     swept = swept_models(study, depth)
     frame = accuracy_under_noise(swept)
@@ -41,7 +42,7 @@ def draw4(study: Study, variant: str, depth: str | None) -> Drawn:
     return Drawn(figure, {"": frame}, text)
 
 
-def draw14(study: Study, variant: str, depth: str | None) -> Drawn:
+def draw_gap(study: Given, variant: str, depth: str | None) -> Drawn:
     """Top-1 by sigma with each model's sigma* upright; `literal` compares logits, `softmax` shares."""
     output = "logits" if variant == "literal" else "softmax"
     swept = swept_models(study, depth)
@@ -126,3 +127,6 @@ def _of(swept: list[Swept]) -> str:
     samples = caption.among({each.correct.shape[1] for each in swept}, "sample", behind=True)
     seeds = caption.seeds_a_model((each.model, seed) for each in swept for seed in each.seeds)
     return f"{samples}, {seeds}, {caption.among({each.epoch for each in swept}, 'epoch')}"
+
+
+DRAWS: dict[str, Draw] = {"noise": draw_noise, "gap": draw_gap}

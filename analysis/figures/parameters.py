@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.depth_bias import alpha_by_epoch, density_of_delta, phi_curves, run_of
-from analysis.figures import Drawn
-from analysis.load import Study
+from analysis.figures.spec import Draw, Drawn
+from analysis.load import Given
 from analysis.style import COLUMN, GREY, layer_ramp, new_figure, settings, zero_line
 from training.dumps.from_raw import bias_mode
 from training.records import Run
@@ -22,7 +22,7 @@ _UNTRAINED = (
 )
 
 
-def draw7(study: Study, variant: str, depth: str | None) -> Drawn:
+def draw_alpha(study: Given, variant: str, depth: str | None) -> Drawn:
     """`literal`: α as logged; `effective`: α times the mean over heads of |log γ_h|, with the band over heads."""
     run = run_of(study, "mlin", depth)
     frame = alpha_by_epoch(run)
@@ -44,7 +44,7 @@ def draw7(study: Study, variant: str, depth: str | None) -> Drawn:
     return Drawn(figure, {"": frame}, text)
 
 
-def draw8(study: Study, variant: str, depth: str | None) -> Drawn:
+def draw_phi(study: Given, variant: str, depth: str | None) -> Drawn:
     """`effective`: the bias φ(Δ) · mean s_h; `literal`: φ against the paper's sign of Δ. Below, how often Δ occurs."""
     run = run_of(study, "mmlp", depth)
     frame = phi_curves(run)
@@ -72,7 +72,7 @@ def draw8(study: Study, variant: str, depth: str | None) -> Drawn:
     return Drawn(figure, frames, _caption8(run, int(frame["epoch"].iloc[0]), variant, density))
 
 
-def _density(study: Study, run: Run) -> pd.DataFrame | None:
+def _density(study: Given, run: Run) -> pd.DataFrame | None:
     """Of the run's last dump on the depth it was trained on, in the patch depth the model reads if there is one."""
     own = (run.record.name, run.record.study_hash, run.record.shards.depth_field)
     dumps = [d for d in study.dumps if (d.info.run, d.info.study_hash, d.info.depth_field) == own]
@@ -96,7 +96,10 @@ def _caption8(run: Run, epoch: int, variant: str, density: pd.DataFrame | None) 
     )
     if density is None:
         field = run.record.shards.depth_field
-        text += f" The run has no dump on {field} depth ('train dump'), so the density of Δ is left out."
+        text += (
+            f" The run has no dump on {field} depth ('train dump RUN --data SHARDS' makes one), so the density of Δ is "
+            "left out."
+        )
     else:
         of = density.iloc[0]
         depth = f"{int(of['num_images']):,} images (patch depth {of['patch_depth']} of {of['depth_field']})"
@@ -136,3 +139,6 @@ def _lines(figure: Figure, axes: Axes, frame: pd.DataFrame, x: str, value: str) 
 
 def _of(run: Run) -> str:
     return f"{run.record.model} on {run.record.shards.depth_field} depth, 1 seed ({run.record.seed})"
+
+
+DRAWS: dict[str, Draw] = {"alpha": draw_alpha, "phi": draw_phi}

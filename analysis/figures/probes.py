@@ -11,10 +11,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis.figures import Drawn, caption
-from analysis.load import AnalysisError, Study, seed_of
-from analysis.probes import Probes, Variant, probe
-from analysis.statistics import Estimate
+from analysis.figures import caption
+from analysis.figures.spec import Draw, Drawn
+from analysis.load import AnalysisError, Given, seed_of
+from analysis.probes import STATISTICS, Probes, ProbeVariant, probe
 from analysis.style import GREY, PAGE, look_of, new_figure, settings, zero_line
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 INITIAL = 0  # the epoch of the untrained model
 
 
-def draw9(study: Study, variant: str, depth: str | None) -> Drawn:
+def draw_probes(study: Given, variant: str, depth: str | None) -> Drawn:
     """Figure 9: models of one stream of tokens, the last dump of every run."""
     dumps = study.last_dumps(depth, lambda dump: not dump.info.first_attention_layer)
     if not dumps:
@@ -32,7 +32,7 @@ def draw9(study: Study, variant: str, depth: str | None) -> Drawn:
             "given: make one with 'train dump RUN --data SHARDS'"
         )
     trained, initial = _split(study, dumps)
-    kind = cast(Variant, variant)
+    kind = cast(ProbeVariant, variant)
     frame = pd.concat([probe_frame(dump, "tokens", kind, None) for dump in trained + initial], ignore_index=True)
     with settings():
         figure = new_figure(PAGE, 2.6)
@@ -44,7 +44,7 @@ def draw9(study: Study, variant: str, depth: str | None) -> Drawn:
     return Drawn(figure, {"": frame}, _caption(trained, frame, f"{fitted} on the block's output"))
 
 
-def draw12(study: Study, variant: str, depth: str | None) -> Drawn:
+def draw_branches(study: Given, variant: str, depth: str | None) -> Drawn:
     """Figure 12: the two branches of fusion models, in the layers that have them; a column a model."""
     dumps = study.last_dumps(depth, lambda dump: dump.info.first_attention_layer > 0)
     if not dumps:
@@ -74,7 +74,7 @@ def branch_frame(dump: "Dump", variant: str) -> pd.DataFrame:
     return pd.concat([probe_frame(dump, branch.name, "ridge", narrowest) for branch in branches], ignore_index=True)
 
 
-def probe_frame(dump: "Dump", stream: str, variant: Variant, width: int | None) -> pd.DataFrame:
+def probe_frame(dump: "Dump", stream: str, variant: ProbeVariant, width: int | None) -> pd.DataFrame:
     """One row a layer: held-out MSE (z²) and shares of variance with 95 % intervals over folds."""
     found, of = probe(dump, stream, variant, width), dump.info.stream(stream)
     columns: dict[str, object] = {
@@ -88,8 +88,7 @@ def probe_frame(dump: "Dump", stream: str, variant: Variant, width: int | None) 
         "layer": np.arange(of.first_layer, of.first_layer + of.num_layers) + 1,
     }
     for name in ("mse", "r2", "r2_within", "r2_control", "selectivity", "skill", "skill_centred"):
-        estimate: Estimate = getattr(found, name)().estimate()
-        columns |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        columns |= STATISTICS[name](found).estimate().columns(name)
     return pd.DataFrame(columns | _references(found) | {"num_images": dump.info.num_images})
 
 
@@ -102,7 +101,7 @@ def _references(found: Probes) -> dict[str, object]:
     }
 
 
-def _split(study: Study, dumps: "list[Dump]") -> "tuple[list[Dump], list[Dump]]":
+def _split(study: Given, dumps: "list[Dump]") -> "tuple[list[Dump], list[Dump]]":
     """Dumps of trained models, and of the same models before training."""
 
     def kind(dump: "Dump") -> tuple[str, str, str]:
@@ -175,3 +174,6 @@ def _caption(trained: "list[Dump]", frame: pd.DataFrame, how: str) -> str:
     if (frame["epoch"] != INITIAL).all():
         text += " No dump of epoch 0 was given: what an untrained model gives away is not drawn."
     return text
+
+
+DRAWS: dict[str, Draw] = {"probes": draw_probes, "branch-probes": draw_branches}

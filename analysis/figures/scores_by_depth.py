@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from analysis.attention import Variant, bin_rule, line_through_means, score_curve, slopes
 from analysis.causal import beside_association
 from analysis.evidence import evidence
-from analysis.figures import Drawn, caption
+from analysis.figures import caption
+from analysis.figures.spec import Draw, Drawn
 from analysis.fixed_effects import distance_slopes
-from analysis.load import BASELINE, AnalysisError, Study, seed_of
+from analysis.load import BASELINE, AnalysisError, Given, seed_of
 from analysis.nulls import null_slope
 from analysis.style import GREY, PAGE, Look, look_of, new_figure, settings, zero_line
 
@@ -32,7 +33,7 @@ _PALE: dict[Variant, str] = {
 }
 
 
-def draw(study: Study, variant: str, depth: str | None) -> Drawn:
+def draw(study: Given, variant: str, depth: str | None) -> Drawn:
     """The last dump of every run of one depth field; `causal`: of those that hold changed depth."""
     dumps = study.last_dumps(depth)
     return of_swaps(dumps) if variant == "causal" else of_dumps(study, dumps, cast(Variant, variant))
@@ -62,7 +63,7 @@ def of_swaps(dumps: "list[Dump]") -> Drawn:
     return Drawn(figure, {"": pd.concat(frames, ignore_index=True)}, text)
 
 
-def of_dumps(study: Study, dumps: "list[Dump]", variant: Variant) -> Drawn:
+def of_dumps(study: Given, dumps: "list[Dump]", variant: Variant) -> Drawn:
     """m4ch's scores against |Δ|, a panel a layer on shared scales, its slopes by layer, other models' slopes small.
 
     Frames, of every model: bins, `-slopes`; `gauge_fixed` also has `-evidence`: controls and nulls. Without m4ch the
@@ -120,7 +121,7 @@ def _bins(dumps: "list[Dump]", variant: Variant) -> pd.DataFrame:
     return pd.concat(curves, ignore_index=True)
 
 
-def _fits(study: Study, dumps: "list[Dump]", variant: Variant) -> pd.DataFrame:
+def _fits(study: Given, dumps: "list[Dump]", variant: Variant) -> pd.DataFrame:
     """Slopes by layer, as the variant has them and given distance, on an image's own |Δ| and on another's (`other`)."""
     found = []
     for dump in dumps:
@@ -182,7 +183,7 @@ def _what_content_does(proof: pd.DataFrame) -> str:
 def _what_p_is_of(proofs: pd.DataFrame) -> str:
     tested = proofs.loc[proofs["p_images"] > 0, "p_images"]
     if tested.empty:
-        return " The evidence has no p: too few raw images ('train dump --raw 64')."
+        return " The evidence has no p: too few raw images ('train dump RUN --data SHARDS --raw 64' keeps more)."
     return f" The evidence's p is of the first {caption.among(tested, 'raw image', behind=True)} alone."
 
 
@@ -284,3 +285,6 @@ def _finish_slopes(axes: Axes, num_layers: int) -> None:
     axes.set_xlabel("layer")
     axes.set_ylabel("slope (score per 1 z)")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+DRAWS: dict[str, Draw] = {"scores-by-depth": draw}

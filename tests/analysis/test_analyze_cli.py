@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from analysis import cli
-from analysis.figures import FIGURES, FigureSpec
+from analysis.figures import FIGURES, figure_of
+from analysis.figures.spec import FigureSpec
 
 ROOT = Path(__file__).parents[2]
 Analyze = Callable[..., tuple[int, str, str]]
@@ -43,9 +44,11 @@ def test_narrow_terminals_lose_columns_not_digits(
         assert ("paper (ImageNet)" in shown.split("Not shown")[0]) == (width == 150 or not terminal)
 
 
-@pytest.mark.parametrize("command", ["report", *(f"fig{number}" for number in FIGURES), "table1", "table2"])
+@pytest.mark.parametrize(
+    "command", ["report", "fig1", "fig7", *(f"figure {name}" for name in FIGURES), "table1", "table2"]
+)
 def test_missing_run_is_one_line(analyze: Analyze, command: str, tmp_path: Path) -> None:
-    code, shown, errors = analyze(command, tmp_path / "nothing", "--out", tmp_path / "out")
+    code, shown, errors = analyze(*command.split(), tmp_path / "nothing", "--out", tmp_path / "out")
     assert code == 1
     nothing = tmp_path / "nothing"
     assert errors.strip() == f"error: run folder {nothing} does not exist: give a folder made by train pretrain"
@@ -84,20 +87,27 @@ def test_a_defect_is_not_hidden(analyze: Analyze, demo: list[Path], monkeypatch:
         analyze("table2", *demo)
 
 
-@pytest.mark.parametrize("spec", FIGURES.values(), ids=lambda spec: f"fig{spec.number}")
+@pytest.mark.parametrize("spec", FIGURES.values(), ids=lambda spec: spec.name)
 def test_help_of_a_figure_teaches(
     analyze: Analyze, spec: FigureSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("COLUMNS", "400")  # no sentence is broken over lines
-    code, shown, _ = analyze(f"fig{spec.number}", "--help")
-    assert code == 0 and spec.title in shown and f"analyze fig{spec.number} runs/* --out figures" in shown
+    code, shown, _ = analyze("figure", spec.name, "--help")
+    assert code == 0 and spec.title in shown and f"analyze figure {spec.name} runs/* --out figures" in shown
     about = shown[: shown.index("Writes OUT")]
     for variant in spec.variants if len(spec.variants) > 1 else ():
         assert f"• {variant}" in about
-    code, _, errors = analyze(f"fig{spec.number}", tmp_path / "none", "--out", tmp_path, "--variant", "causl")
-    assert code == 1
-    names = ", ".join(spec.variants)
-    assert errors == f"error: --variant of figure {spec.number} must be one of {names}, got 'causl'\n"
+    code, _, errors = analyze("figure", spec.name, tmp_path / "none", "--out", tmp_path, "--variant", "causl")
+    assert code == 2 and "'causl' is not" in errors and all(f"'{variant}'" in errors for variant in spec.variants)
+
+
+def test_the_papers_figures_have_their_numbers_too(analyze: Analyze, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    for spec in FIGURES.values():
+        assert spec.number is not None
+        code, shown, _ = analyze(f"fig{spec.number}", "--help")
+        assert code == 0 and spec.heading in shown and f"analyze fig{spec.number} runs/* --out figures" in shown
+        assert figure_of(spec.number) is figure_of(spec.name) is spec
 
 
 def test_help_is_quick_and_lists_commands() -> None:
@@ -107,7 +117,7 @@ def test_help_is_quick_and_lists_commands() -> None:
     )
     assert time.perf_counter() - start < 3  # 0.3 s alone; the bound allows for a busy machine
     listed = re.findall(r"^│ (report|fig\d+|table\d)", done.stdout, flags=re.MULTILINE)
-    assert listed == ["report", *(f"fig{number}" for number in sorted(FIGURES)), "table1", "table2", "table3"]
+    assert listed == ["report", *(f"fig{number}" for number in [1, *range(4, 15)]), "table1", "table2", "table3"]
     code = "import sys, analysis.cli; print(sorted({'torch', 'matplotlib', 'pandas', 'zarr'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -13,7 +13,6 @@ from analysis.attention import (
     bias_slopes,
     bin_rule,
     coefficients,
-    explained,
     head_slopes,
     layer_slopes,
     moments,
@@ -21,6 +20,7 @@ from analysis.attention import (
     score_curve,
     slope,
     slopes,
+    standardised,
 )
 from training.dumps.pairs import patch_distance
 from training.dumps.store import open_dump
@@ -75,7 +75,7 @@ def test_slopes_equal_statsmodels_least_squares(tmp_path: Path, variant: Variant
             np.testing.assert_allclose(found, fit.params[: len(names)], rtol=1e-7)
         alone = sm.OLS(response, np.column_stack([design[:, :1], intercepts])).fit()
         if variant == "literal":
-            share = explained(moments(dump, variant).sum(0), variant)[layer]
+            share = standardised(moments(dump, variant).sum(0), variant)[layer]
             assert share**2 == pytest.approx(alone.rsquared, abs=1e-9)
 
 

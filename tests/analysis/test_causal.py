@@ -10,13 +10,14 @@ import zarr
 from scipy import stats
 
 from analysis import style
-from analysis.causal import outcomes, readable_outcomes, readable_refitted, refitted, swap_slopes
-from analysis.figures import FIGURES
-from analysis.load import AnalysisError, load
-from analysis.statistics import over_units
+from analysis.causal import effects, readable_effects, readable_refitted, refitted, swap_slopes
+from analysis.figures import figure_of
+from analysis.load import AnalysisError
+from analysis.read import read
 from training.dumps.pairs import distances
 from training.dumps.schema import OUTCOMES
 from training.dumps.store import Dump, open_dump
+from training.intervals import over_units
 
 CHANGES = ["swap", "zero", "mean", "real", "erase_scores-all"]
 
@@ -42,7 +43,7 @@ def test_swaps_give_back_a_slope_planted_at_every_distance(tmp_path: Path) -> No
     slopes = -0.1 * np.arange(1, planted.LAYERS + 1)[:, None] * np.floor(radii)
     noise = np.random.default_rng(0).normal(0, 0.02, (50, planted.LAYERS, 1))
     group["causal/swap/distance"][:] = (slopes + noise) * pairs[:, None]
-    drawn = FIGURES[10].drawn(load(planted_dump.path), "causal")
+    drawn = figure_of(10).drawn(read(planted_dump.path), "causal")
     style.close(drawn.figure)
     frame = drawn.frames[""]
     assert "200 images of the dumps' 200 images" in drawn.caption
@@ -70,13 +71,13 @@ def test_partners_are_drawn_together(tmp_path: Path) -> None:
 def test_what_never_moves_is_exactly_zero(tmp_path: Path) -> None:
     still = dump(tmp_path, 0.0)
     assert (swap_slopes(still).value == 0).all()
-    frame = outcomes(still)
+    frame = effects(still)
     assert (frame[["kl", "kl_low", "kl_high", "logit_mae", "changed"]] == 0).all(axis=None)
 
 
 def test_outcomes_are_the_means_with_paired_tests(tmp_path: Path) -> None:
     moved = dump(tmp_path, -0.2)
-    frame = outcomes(moved)
+    frame = effects(moved)
     assert frame["change"].tolist() == CHANGES
     base, values = moved["causal/base"].astype(float), moved["causal/outcomes"]
     for place, row in enumerate(frame.to_dict("records")):
@@ -87,8 +88,8 @@ def test_outcomes_are_the_means_with_paired_tests(tmp_path: Path) -> None:
         more, fewer = int((correct > base).sum()), int((correct < base).sum())
         exact = stats.binomtest(min(more, fewer), more + fewer).pvalue
         assert row["p"] == pytest.approx(exact, abs=0.1)
-    assert readable_outcomes(frame).shape == (5, 8)
-    assert readable_outcomes(frame)["change, points"].str[0].isin(list("−+")).all()
+    assert readable_effects(frame).shape == (5, 8)
+    assert readable_effects(frame)["change, points"].str[0].isin(list("−+")).all()
 
 
 def test_outcomes_of_a_swap_draw_partners_together(tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_outcomes_of_a_swap_draw_partners_together(tmp_path: Path) -> None:
     group = zarr.open_group(moved.path, mode="a")
     for name in ("causal/outcomes", "causal/base"):
         group[name][100:] = moved[name][:100]
-    frame = outcomes(open_dump(moved.path)).set_index("change")
+    frame = effects(open_dump(moved.path)).set_index("change")
     for kind in ("top1_change", "kl", "logit_mae"):
         width = frame[f"{kind}_high"] - frame[f"{kind}_low"]
         assert width["swap"] / width["zero"] == pytest.approx(np.sqrt(2), rel=0.25)
@@ -105,13 +106,13 @@ def test_outcomes_of_a_swap_draw_partners_together(tmp_path: Path) -> None:
 
 def test_without_labels_all_but_accuracy_remains(tmp_path: Path) -> None:
     with_labels, without = (
-        outcomes(dump(path, -0.2, **more))
+        effects(dump(path, -0.2, **more))
         for path, more in ((tmp_path / "a", {}), (tmp_path / "b", {"labelled": False, "class_names": []}))
     )
     unknown = ["accuracy", "unchanged", "top1_change", "top1_change_low", "top1_change_high", "p"]
     assert without[unknown].isna().all(axis=None)
     pd.testing.assert_frame_equal(without.drop(columns=unknown), with_labels.drop(columns=unknown))
-    both = readable_outcomes(pd.concat([with_labels, without], ignore_index=True))
+    both = readable_effects(pd.concat([with_labels, without], ignore_index=True))
     for column in ("top-1 %", "change, points", "p"):
         assert (both[column] == "no labels").tolist() == [False] * 5 + [True] * 5
     assert not both.astype(str).map(lambda text: "nan" in text).any(axis=None)
@@ -119,13 +120,13 @@ def test_without_labels_all_but_accuracy_remains(tmp_path: Path) -> None:
 
 def test_a_dump_without_changes_says_how_to_make_one(tmp_path: Path) -> None:
     plain = open_dump(planted.write_dump(tmp_path / "d.zarr", planted.falling(planted.BETAS)))
-    for of in (swap_slopes, outcomes, refitted):
+    for of in (swap_slopes, effects, refitted):
         with pytest.raises(AnalysisError, match=r"holds no changed depth: make it again with 'train dump .* --causal"):
             of(plain)
     with pytest.raises(
         AnalysisError, match=r"no dump of m4ch holds changed depth: make one with 'train dump .* --causal"
     ):
-        FIGURES[10].drawn(load(plain.path), "causal")
+        figure_of(10).drawn(read(plain.path), "causal")
 
 
 def test_the_command_prints_and_writes(tmp_path: Path, analyze) -> None:

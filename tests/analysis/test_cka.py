@@ -379,22 +379,24 @@ def test_features_that_do_not_vary_are_named(tokens):
     assert found.reasons[0] == ""
 
 
-def test_fused_layers_of_mgem_are_concatenated_and_of_mdf1_rgb(tokens, rng):
-    early = {name: rng.normal(size=(1, 43, 5, width)) for name, width in (("rgb", 4), ("depth", 4))}
+def test_branches_are_one_vector_where_plain_blocks_are_as_wide_as_both_else_rgb_goes_on(tokens, rng):
+    early = {name: rng.normal(size=(1, 43, 5, width)) for name, width in (("rgb", 4), ("depth", 2))}
     whole = np.concatenate([early["rgb"], early["depth"]], -1)
     base = planted({"tokens": np.concatenate([tokens[:1, ..., :4], tokens[1:, ..., :4]])}, "m3ch")
     fused = {**early, "tokens": tokens[1:]}
 
-    def first_layer(model: str) -> float:
-        return float(cka.compare(base, planted(fused, model)).debiased.value[0])
+    def first_layer(streams: dict[str, np.ndarray], model: str) -> float:
+        return float(cka.compare(base, planted(streams, model)).debiased.value[0])
 
     def expected(x: np.ndarray) -> float:
         alone = planted({"tokens": x}, "x")
         single = planted({"tokens": tokens[:1, ..., :4]}, "m3ch")
         return float(cka.compare(single, alone).debiased.value[0])
 
-    assert first_layer("mgem") == pytest.approx(expected(whole), rel=1e-4)
-    assert first_layer("mdf1") == pytest.approx(expected(early["rgb"]), rel=1e-4)
+    narrow = {**early, "tokens": tokens[1:, ..., :4]}
+    for model in ("mgem", "mdf1", "another"):  # whatever it is called
+        assert first_layer(fused, model) == pytest.approx(expected(whole), rel=1e-4)
+        assert first_layer(narrow, model) == pytest.approx(expected(early["rgb"]), rel=1e-4)
     summaries = cka.compare_summaries(base, planted(fused, "mgem"), "class token")
     assert summaries[0] is None and summaries[1] is not None
     raw = cka.compare_tokens(base, planted(fused, "mgem"), position_centred=True)

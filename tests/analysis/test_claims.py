@@ -15,11 +15,11 @@ import analysis
 import data_manifests
 from analysis.claims import Judged, claims, judge
 from analysis.claims.cost import printed
-from analysis.load import AnalysisError, Study
+from analysis.load import AnalysisError, Given
 from training.records import Matrix
 
 
-def judged(study: Study) -> dict[str, Judged]:
+def judged(study: Given) -> dict[str, Judged]:
     return {each.id: each for each in judge(study)}
 
 
@@ -38,10 +38,12 @@ def test_nothing_to_judge_is_not_tested_and_says_what_is_lacking(tmp_path: Path)
     found = judged(analysis.load(trained(tmp_path, "m3ch")))
     assert {each.verdict for each in found.values()} == {"not tested"}
     assert found["table2-m4ch-over-m3ch"].why == "needs a run of m4ch on pseudo depth"
-    assert found["table3-pseudo-higher"].why == "needs the matrix.json of 'train matrix'"
+    assert (
+        found["table3-pseudo-higher"].why == "needs the matrix.json of 'train matrix RUNS --data SHARDS --out FOLDER'"
+    )
     assert "train dump RUN --data SHARDS" in found["figure1-falls"].why
     assert "tests/benchmarks/digits.py" in found["introduction-scratch-fails"].why
-    assert {each.verdict for each in judge(Study([], []))} == {"not tested"}
+    assert {each.verdict for each in judge(Given([], []))} == {"not tested"}
 
 
 def test_one_seed_is_open_and_two_of_any_model_tell_the_luck_of_all(tmp_path: Path) -> None:
@@ -96,7 +98,7 @@ SCORES = planted.falling([0.6, 0.9, 0.7, 0.5], image_noise=0.1)
 STILL = planted.falling([0.0] * 4)
 
 
-def dumped(tmp_path: Path, *epochs: int, num_images: int = 40, before: Any = STILL) -> Study:
+def dumped(tmp_path: Path, *epochs: int, num_images: int = 40, before: Any = STILL) -> Given:
     run = trained(tmp_path, "m4ch")
     paths = [
         planted.write_dump(tmp_path / f"{epoch}.zarr", SCORES if epoch else before, epoch=epoch, num_images=num_images)
@@ -169,7 +171,7 @@ def test_a_matrix_no_better_than_the_commonest_label_is_not_compared(tmp_path: P
         )  # fmt: skip
 
     def found(commonest: float, seeds: int) -> Judged:
-        return judged(Study([], [], matrix(commonest, seeds)))["table3-pseudo-higher"]
+        return judged(Given([], [], matrix(commonest, seeds)))["table3-pseudo-higher"]
 
     alone = found(0.05, 3)  # mdf1 and mgem, which the claim is of too, are not there
     assert (alone.verdict, alone.why) == ("in part", "not all could be asked")

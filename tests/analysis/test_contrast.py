@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from analysis.contrast import Arm, Between, Measured, between, contrast, drawn_together
-from analysis.statistics import Jackknife, without_each
+from training.intervals import Jackknife, without_each
 
 
 def outcomes(seeds: int, generator: np.random.Generator, samples: int = 300, seed_sd: float = 0.0) -> np.ndarray:

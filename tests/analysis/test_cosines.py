@@ -9,8 +9,8 @@ import pytest
 import analysis
 from analysis import style
 from analysis.attention import VARIANTS, Variant
-from analysis.figures import FIGURES
-from analysis.similarity import QUANTITIES, cosines, image_cosines, over_epochs
+from analysis.figures import figure_of
+from analysis.similarity import QUANTITIES, cosine_frame, image_cosines, over_epochs
 from training.dumps.pairs import partner
 from training.dumps.store import open_dump
 
@@ -18,7 +18,7 @@ from training.dumps.store import open_dump
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_minus_delta_has_cosine_minus_one(tmp_path: Path, variant: Variant) -> None:
     dump = open_dump(planted.write_dump(tmp_path / "d.zarr", planted.falling([1.0] * 4, noise=0, offset=0)))
-    frame = cosines(dump, variant)
+    frame = cosine_frame(dump, variant)
     np.testing.assert_allclose(frame[frame["quantity"] == "delta"]["cosine"], -1, atol=1e-12)
     assert (frame["num_undefined"] == 0).all()
 
@@ -28,9 +28,9 @@ def test_constant_scores_look_like_distance_until_gauge_fixed(tmp_path: Path, va
     dump = open_dump(
         planted.write_dump(tmp_path / "d.zarr", planted.constant(value), grid=(14, 14), num_images=3, image_size=224)
     )
-    literal = cosines(dump, "literal")
+    literal = cosine_frame(dump, "literal")
     np.testing.assert_allclose(literal[literal["quantity"] == "r"]["cosine"], expected, atol=5e-5)
-    fixed = cosines(dump, "gauge_fixed")
+    fixed = cosine_frame(dump, "gauge_fixed")
     own = literal.set_index("quantity")
     np.testing.assert_allclose(own["cosine"], -value * own["constant"], rtol=1e-6)
     assert fixed["cosine"].isna().all() and fixed["constant"].isna().all()
@@ -60,7 +60,7 @@ def test_cosine_with_another_images_depth_is_that_of_the_matrices(tmp_path: Path
 
 def test_row_offsets_leave_gauge_fixed_alone(tmp_path: Path) -> None:
     frames = {
-        (offset, variant): cosines(
+        (offset, variant): cosine_frame(
             open_dump(planted.write_dump(tmp_path / f"{offset}.zarr", planted.falling([0.5] * 4, 0, offset))), variant
         )
         for offset in (0.0, 30.0)
@@ -81,7 +81,7 @@ def test_epochs_come_in_order(tmp_path: Path) -> None:
 def test_figure5_draws_its_nulls_in_grey(tmp_path: Path) -> None:
     study = analysis.load(planted.write_dump(tmp_path / "d.zarr", planted.local, model="m3ch"))
     for variant, num_levels in (("literal", 1), ("gauge_fixed", 0)):
-        drawn = FIGURES[5].drawn(study, variant)
+        drawn = figure_of(5).drawn(study, variant)
         style.close(drawn.figure)
         frame = drawn.frames[""].set_index("quantity")
         grey = [[line for line in axes.lines if line.get_color() == style.GREY] for axes in drawn.figure.axes]

@@ -37,9 +37,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from statsmodels.stats.multitest import multipletests
 
-from analysis import explorer, head_map, html
-from analysis.load import Study
-from analysis.packing import palettes
+from analysis import examples, explorer, head_map, html
+from analysis.colours import palettes
+from analysis.load import Given
+from pipeline import colours
 from training.dumps.pairs import distances
 from training.dumps.store import open_dump
 
@@ -70,11 +71,11 @@ def test_attention_is_that_of_the_dumped_statistics(tmp_path: Path, model: str) 
         tmp_path / "d.zarr", planted.falling(planted.BETAS), model=model, num_raw=12, num_images=12
     )
     dump = open_dump(written)
-    scores = [explorer.total_scores(dump, image) for image in range(12)]
-    attention = sum(explorer.attention_of(each, dump.info.num_patches) for each in scores)
+    scores = [examples.total_scores(dump, image) for image in range(12)]
+    attention = sum(examples.attention_of(each, dump.info.num_patches) for each in scores)
     np.testing.assert_allclose(attention, dump["statistics/pattern/pair_sum"], rtol=2e-3)
-    depth, expected = dump["raw/patch_depth/mean"], explorer.mean_at_distance(dump)
-    residual = sum(explorer.residual_of(each, z, expected) for each, z in zip(scores, depth, strict=True))
+    depth, expected = dump["raw/patch_depth/mean"], examples.mean_at_distance(dump)
+    residual = sum(examples.residual_of(each, z, expected) for each, z in zip(scores, depth, strict=True))
     number = distances(dump.info.grid)[1]
     for place in range(number.max() + 1):
         np.testing.assert_allclose(residual[:, number == place].mean(1), 0, atol=2e-3)
@@ -123,11 +124,11 @@ def test_models_with_two_branches_skip_their_first_layers() -> None:
 
 
 def test_dumps_without_common_images_are_named() -> None:
-    study = Study([], [held("m3ch"), held("mlin", offset=100), held("m4ch", num_raw=0)])
-    kept, left_out = explorer.comparable_examples(study)
+    study = Given([], [held("m3ch"), held("mlin", offset=100), held("m4ch", num_raw=0)])
+    kept, left_out = examples.comparable_examples(study)
     assert [dump.info.model for dump in kept] == ["m3ch"]
     assert left_out == ["mlin, pseudo depth"]
-    section = explorer.explorer_section(Study([], [held("m4ch", num_raw=0)]))
+    section = explorer.explorer_section(Given([], [held("m4ch", num_raw=0)]))
     assert "train dump RUN --data SHARDS --raw 16" in section
 
 
@@ -178,7 +179,7 @@ def test_swapped_heads_are_slopes_over_the_groups_that_have_images(tmp_path: Pat
     expected = multipletests(p.ravel(), 0.05, method="fdr_bh")[0].reshape(p.shape)
     np.testing.assert_array_equal(slopes.differs, expected)
     assert slopes.differs[:, 0].all() and not slopes.differs[:, 1].all()
-    section = head_map.head_section(Study([], [dump]), tmp_path)
+    section = head_map.head_section(Given([], [dump]), tmp_path)
     assert "mlin, depth swapped" in section and "8 images, epoch-5" in section
     frame = pd.read_csv(tmp_path / "figures" / "heads.csv").set_index("part")
     np.testing.assert_allclose(frame.loc["causal", "slope"], slopes.value.ravel(), rtol=1e-5)
@@ -190,7 +191,7 @@ def test_heads_that_cannot_move_are_0_and_not_marked(tmp_path: Path) -> None:
     dump = open_dump(path)
     slopes = head_map.swap_intervals(dump)
     assert (slopes.value == 0).all() and not slopes.differs.any()
-    panel = head_map.head_section(Study([], [dump]), tmp_path).split("m3ch-causal-panel")[-1]
+    panel = head_map.head_section(Given([], [dump]), tmp_path).split("m3ch-causal-panel")[-1]
     assert panel.count(">0</button>") == planted.LAYERS * planted.HEADS
 
 
@@ -211,7 +212,7 @@ def test_linear_bias_is_found_again_in_the_slopes() -> None:
 
 def test_page_shows_numpys_numbers_at_the_clicked_patch(tmp_path: Path, browser: Any) -> None:
     dumps = [held("m3ch"), held("mlin")]
-    study = Study([], dumps)
+    study = Given([], dumps)
     body = [explorer.explorer_section(study), head_map.head_section(study, tmp_path), html.data("palettes", palettes())]
     page = tmp_path / "index.html"
     page.write_text(html.page("test", html.join(body)))
@@ -294,3 +295,12 @@ def test_page_shows_numpys_numbers_at_the_clicked_patch(tmp_path: Path, browser:
     beside = fullest[1] + (1 if fullest[1] + 1 < columns else -1)
     assert f"distance {beside + 1}–{beside + 2}: " in readout.text
     assert not browser.get_log("browser")
+
+
+def test_depth_has_the_colours_of_the_sheets() -> None:
+    """Near bright, far dark, what was not measured in the same red."""
+    known, sheet = palettes(2), colours.depth_colours(np.array([0.0, 1.0, np.nan]), 0.0, 1.0)
+    drawn = [tuple(int(known[name][place][at : at + 2], 16) for at in (1, 3, 5))
+             for name, place in (("depth", 0), ("depth", 1), ("unmeasured", 0))]  # fmt: skip
+    assert drawn == [tuple(each) for each in sheet.tolist()]
+    assert sum(drawn[0]) > sum(drawn[1])

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -11,14 +12,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import planted
 import pytest
+import toy_figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
+from typer.testing import CliRunner
 
 import analysis
-from analysis import output, style
-from analysis.figures import FIGURES, caption
+from analysis import cli, output, report_figures, style
+from analysis.figures import FIGURES, caption, figure_of
 from analysis.fixed_effects import distance_slopes
 from analysis.load import MODELS, AnalysisError
+from analysis.report import write_report
 from pipeline.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +40,7 @@ def test_figures_have_a_panel_a_layer_or_quantity(demo: list[Path], number: int,
 def test_files_are_written_whole_and_equal_for_equal_data(demo: list[Path], tmp_path: Path) -> None:
     study = analysis.load(demo)
     for folder in ("a", "b"):
-        drawn = FIGURES[1].drawn(study, "literal", "real")
+        drawn = figure_of(1).drawn(study, "literal", "real")
         paths = output.write_figure(tmp_path / folder, "figure1", drawn.figure, drawn.frames)
         assert [path.name for path in paths] == [
             "figure1.pdf",
@@ -57,7 +61,7 @@ def test_formats_share_a_layout_and_say_their_caption(demo: list[Path], tmp_path
     layouts = []
     whole = ConstrainedLayoutEngine.execute
     monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *given: layouts.append(given) or whole(*given))
-    drawn = FIGURES[5].drawn(analysis.load(demo[0]))
+    drawn = figure_of(5).drawn(analysis.load(demo[0]))
     paths = output.write_figure(tmp_path, "figure5", drawn.figure, drawn.frames, "40 images; 1 seed")
     assert len(layouts) == 1
     assert {path.suffix for path in paths} == {".pdf", ".svg", ".png", ".csv", ".txt"}
@@ -76,14 +80,14 @@ def test_a_study_gives_figures_frames_and_tables(demo: list[Path]) -> None:
     for wrong in (lambda: study.figure(2), lambda: study.figure(1, "raw"), lambda: study.table(4)):
         with pytest.raises(AnalysisError, match=r"must be .*, got"):
             wrong()
-    with pytest.raises(AnalysisError, match="make one with 'train matrix'"):
+    with pytest.raises(AnalysisError, match="make one with 'train matrix RUNS --data SHARDS --out FOLDER'"):
         study.table(3)
 
 
 def test_captions_say_images_seeds_and_checkpoint(demo: list[Path]) -> None:
     study = analysis.load(demo)
     for number, checkpoint in ((1, "epoch 5"), (5, "epochs 0 to 5")):
-        drawn = FIGURES[number].drawn(study, depth=study.depth_fields()[0])
+        drawn = figure_of(number).drawn(study, depth=study.depth_fields()[0])
         style.close(drawn.figure)
         assert f"(40 images, patch depth mean of pseudo, 1 seed, {checkpoint})" in drawn.caption
     assert caption.seeds_a_model([("m3ch", 0), ("m3ch", 1), ("m4ch", 0), ("m4ch", 2)]) == "2 seeds"
@@ -99,7 +103,7 @@ def test_figure1_causal_is_the_slope_of_swaps_and_zero_without_depth(tmp_path: P
         for model, slope in (("m3ch", 0.0), ("m4ch", -0.3))
     ]  # fmt: skip
     study = analysis.load([*paths, planted.write_dump(tmp_path / "none.zarr", planted.constant(), model="mlin")])
-    drawn = FIGURES[1].drawn(study, "causal")
+    drawn = figure_of(1).drawn(study, "causal")
     style.close(drawn.figure)
     frame = drawn.frames[""]
     assert set(frame["model"]) == {"m3ch", "m4ch"} and "10 images of the dumps' 40 images" in drawn.caption
@@ -111,7 +115,7 @@ def test_figure1_causal_is_the_slope_of_swaps_and_zero_without_depth(tmp_path: P
     assert changed["slope"].between(-0.32, -0.28).all() and (changed["high"] < 0).all()
     np.testing.assert_allclose(changed["association"], [-0.6, -0.9, -0.4, -0.2], atol=0.05)
     with pytest.raises(AnalysisError, match="no dump holds changed depth: make one with 'train dump RUN"):
-        FIGURES[1].drawn(analysis.load(tmp_path / "none.zarr"), "causal")
+        figure_of(1).drawn(analysis.load(tmp_path / "none.zarr"), "causal")
 
 
 def test_figure1_is_m4chs_with_the_slope_given_distance_and_its_null(tmp_path: Path) -> None:
@@ -119,7 +123,7 @@ def test_figure1_is_m4chs_with_the_slope_given_distance_and_its_null(tmp_path: P
     scores = planted.falling([0.6, 0.9, 0.4, 0.2])
     paths = [planted.write_dump(tmp_path / f"{model}.zarr", scores, model=model) for model in ("m3ch", "m4ch", "mdf1")]
     study = analysis.load(paths)
-    drawn = FIGURES[1].drawn(study)
+    drawn = figure_of(1).drawn(study)
     style.close(drawn.figure)
     *panels, below, m3ch, mdf1 = drawn.figure.axes
     assert len(panels) == 4 and [axes.get_title() for axes in (m3ch, mdf1)] == ["m3ch", "mdf1"]
@@ -137,13 +141,13 @@ def test_figure1_is_m4chs_with_the_slope_given_distance_and_its_null(tmp_path: P
     assert small["layer"].tolist() == [3, 4]
     np.testing.assert_allclose(small["slope"], [-0.4, -0.2], atol=0.05)
     assert "on the same scale" in drawn.caption and drawn.caption.startswith("m4ch: ")
-    alone = FIGURES[1].drawn(analysis.load(paths[0]))
+    alone = figure_of(1).drawn(analysis.load(paths[0]))
     style.close(alone.figure)
     assert len(alone.figure.axes) == 5 and alone.caption.startswith("m3ch: ")
 
 
 def test_maps_say_what_hatched_cells_are(tmp_path: Path) -> None:
-    drawn = FIGURES[10].drawn(analysis.load(planted.write_dump(tmp_path / "d.zarr", planted.falling(planted.BETAS))))
+    drawn = figure_of(10).drawn(analysis.load(planted.write_dump(tmp_path / "d.zarr", planted.falling(planted.BETAS))))
     style.close(drawn.figure)
     assert not drawn.frames[""]["shown"].all()
     assert [text.get_text() for each in drawn.figure.legends for text in each.get_texts()] == ["hatched: too few pairs"]
@@ -284,3 +288,33 @@ def test_analysis_runs_with_torch_absent(demo: list[Path], tmp_path: Path) -> No
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "figure1-literal.svg").exists()
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file and the line of a new figure."""
+    monkeypatch.setitem(sys.modules, "analysis.figures.toy_scale", toy_figure)
+    monkeypatch.setitem(FIGURES, "toy-scale", toy_figure.SPEC)
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_new_figure_costs_a_file_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the notebook, `analyze figure NAME` and the page know it."""
+    run = planted.write_run(tmp_path / "run", scores=planted.falling(planted.BETAS))
+    study = analysis.load(run)
+    assert study.frames("toy-scale")[""]["scale"].tolist() == [0.25]
+    app = runpy.run_path(cli.__file__, run_name="cli_that_knows_it")["app"]
+    done = CliRunner().invoke(app, ["figure", "toy-scale", str(run), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0 and "The scale, literal." in done.output
+    kinds = ("csv", "pdf", "png", "svg", "txt")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"toy-scale-literal.{kind}" for kind in kinds]
+    monkeypatch.setattr(report_figures, "FIGURES", {"toy-scale": toy_figure.SPEC})
+    page = write_report(study, tmp_path / "report").read_text("utf-8")
+    assert '<a href="#toy-scale">Toy scale</a>' in page
+    assert "Toy scale: how far is the scale of a dump&#x27;s depth from 1?" in page
+    assert (tmp_path / "report" / "figures" / "toy-scale-pseudo-literal.csv").read_text() == "model,scale\nm4ch,0.25\n"
+
+
+def test_a_figure_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(AnalysisError, match=r"figure must be one of .*cka \(11\).*, got 'cca'"):
+        figure_of("cca")

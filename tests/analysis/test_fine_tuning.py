@@ -13,6 +13,7 @@ import analysis
 from analysis import fine_tuning
 from analysis.claims import fine_tuning as rules
 from analysis.load import AnalysisError
+from analysis.read import read_matrix
 from analysis.report import write_report
 from training.records import Matrix, MatrixDifference
 
@@ -42,13 +43,13 @@ def written(tmp_path: Path) -> Path:
 
 
 def test_frames_hold_ours_and_the_papers(written: Path) -> None:
-    frame = fine_tuning.table3(fine_tuning.read_matrix(written))
+    frame = fine_tuning.table3(read_matrix(written))
     assert len(frame) == 12
     [cell] = frame.query("model == 'm4ch' and trained == 'pseudo' and tested == 'real'").to_dict("records")
     assert (cell["miou"], cell["error"], cell["paper_miou"], cell["num_images"]) == (0.3, 0.005, 21.80, 654)
     assert "pseudo_values" not in frame
     assert frame.query("model == 'm3ch'")["paper_miou"].isna().all()  # the paper has no row of it
-    readable = fine_tuning.readable3(fine_tuning.read_matrix(written / "matrix.json"))
+    readable = fine_tuning.readable3(read_matrix(written / "matrix.json"))
     assert readable["model"].tolist() == ["m4ch", "paper (NYUDepthV2)", "m3ch", "dformer-tiny", "paper (NYUDepthV2)"]
     assert readable.iloc[0]["pseudo → real"] == "30.0 [29.0, 31.0]"
     assert readable.iloc[4]["real → real"] == "51.23"
@@ -56,7 +57,7 @@ def test_frames_hold_ours_and_the_papers(written: Path) -> None:
 
 def test_a_study_is_loaded_with_it(written: Path, demo: list[Path]) -> None:
     study = analysis.load(demo[0], matrix=written)
-    assert study.matrix == fine_tuning.read_matrix(written / "matrix.json")
+    assert study.matrix == read_matrix(written / "matrix.json")
     assert len(study.table(3)) == 12
 
 

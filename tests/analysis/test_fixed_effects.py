@@ -10,9 +10,9 @@ from scipy.stats import t
 
 from analysis import fixed_effects
 from analysis.attention import layer_slopes, slopes
-from analysis.statistics import over_units
 from training.dumps.pairs import distances, patch_distance
 from training.dumps.store import Dump, open_dump
+from training.intervals import over_units
 
 BETAS = planted.BETAS
 PATCHES = planted.GRID[0] * planted.GRID[1]

@@ -3,20 +3,22 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import planted
 import pytest
 
 import analysis
-from analysis import style
+from analysis import read, style
 from analysis.attention import VARIANTS, slopes
-from analysis.figures import FIGURES
+from analysis.figures import figure_of
 from analysis.load import AnalysisError
 from analysis.runs import final_evaluation, recipe_differences
+from training import records
 from training.dumps.schema import SCHEMA_VERSION
 from training.dumps.store import Dump, DumpError, DumpWriter
-from training.records import RecordError
+from training.records import RecordError, Run
 
 VERSION = f'"schema_version": {SCHEMA_VERSION}'
 
@@ -41,6 +43,29 @@ def test_one_path_may_be_a_string_and_a_bare_dump(demo: list[Path]) -> None:
     assert study.last_dumps()[0].info.model == "m3ch"
     with pytest.raises(AnalysisError, match=r"bare \.zarr serves figures only"):
         study.table(2)
+
+
+def test_a_folder_of_runs_is_all_of_them(demo: list[Path], analyze: Callable[..., tuple[int, str, str]]) -> None:
+    study = analysis.load(demo[0].parent)
+    assert [run.folder for run in study.runs] == [run.folder for run in analysis.load(demo).runs]
+    with pytest.raises(AnalysisError, match="m3ch is given twice"):
+        analysis.load([demo[0].parent, demo[0]])
+    assert analyze("table1", demo[0].parent) == analyze("table1", *demo)
+
+
+def test_a_run_of_a_task_that_is_not_drawn_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, analyze: Callable[..., tuple[int, str, str]]
+) -> None:
+    planted.write_run(tmp_path / "run")
+
+    def load_run(folder: Path) -> Run:
+        run = records.load_run(folder)
+        return replace(run, record=run.record.model_copy(update={"task": "completion"}))
+
+    monkeypatch.setattr(read, "load_run", load_run)
+    told = f"error: {tmp_path / 'run'} is a run of task 'completion', which analyze does not draw: leave it out\n"
+    for arguments in (("fig7", tmp_path / "run", "--out", tmp_path / "out"), ("table1", tmp_path)):
+        assert analyze(*arguments) == (1, "", told)
 
 
 def test_the_same_run_twice_is_refused(demo: list[Path], tmp_path: Path) -> None:
@@ -107,8 +132,10 @@ def test_dumps_without_common_axes_are_refused(tmp_path: Path) -> None:
         "data": {"fingerprint": "another"},
     }.items():
         second = planted.write_dump(tmp_path / "b.zarr", planted.falling(planted.BETAS), model="m3ch", **changes)
-        fix = "make both with 'train dump --patch-depth mean'" if name == "patch depth" else "draw them separately"
-        with pytest.raises(AnalysisError, match=rf"b.zarr and .*a.zarr differ in {name} .*: {fix}"):
+        fix = {"patch depth": "make both with 'train dump RUN --data SHARDS --patch-depth mean'"}
+        with pytest.raises(
+            AnalysisError, match=rf"b.zarr and .*a.zarr differ in {name} .*: {fix.get(name, 'draw them')}"
+        ):
             analysis.load([first, second]).figure(1)
 
 
@@ -122,14 +149,14 @@ def test_dumps_that_a_figure_does_not_draw_need_no_common_axes(tmp_path: Path) -
     study = analysis.load(paths)
     captions = {}
     for number in (10, 11, 12, 13):
-        drawn = FIGURES[number].drawn(study)
+        drawn = figure_of(number).drawn(study)
         style.close(drawn.figure)
         assert set(drawn.frames[""]["model"]) == {10: {"m4ch"}, 11: {"m4ch", "mdf1", "mmlp"}}.get(number, {"mdf1"})
         captions[number] = drawn.caption
     assert "patch depth center4 and mean" in captions[11]
     for number in (1, 9):
         with pytest.raises(AnalysisError, match="differ in patch depth"):
-            FIGURES[number].drawn(study)
+            figure_of(number).drawn(study)
 
 
 def test_a_run_may_hold_dumps_of_both_patch_depths(tmp_path: Path) -> None:

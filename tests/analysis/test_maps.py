@@ -17,7 +17,7 @@ from scipy.stats import binned_statistic_2d
 import analysis
 from analysis import style
 from analysis.attention import bin_fits, bin_rule, linearity, score_curve
-from analysis.figures import FIGURES
+from analysis.figures import figure_of
 from analysis.load import AnalysisError
 from analysis.maps import ALL, LEAST_BINS, cells, column_slopes, columns_linearity, long_columns, slopes_at_distances
 from analysis.nulls import partner_groups
@@ -151,7 +151,7 @@ def test_columns_to_judge_are_those_that_are_shown(tmp_path: Path) -> None:
 
 
 def drawn(number: int, paths: list[Path], variant: str | None = None) -> Any:
-    found = FIGURES[number].drawn(analysis.load(paths), variant)
+    found = figure_of(number).drawn(analysis.load(paths), variant)
     style.close(found.figure)
     return found
 
@@ -225,10 +225,10 @@ def test_cells_of_too_few_pairs_are_hatched_and_no_others(tmp_path: Path) -> Non
 def test_what_maps_lack_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = planted.write_dump(tmp_path / "d.zarr", planted.falling(BETAS))
     with pytest.raises(AnalysisError, match="no dump of mdf1 or mgem was given: make one with 'train dump RUN"):
-        FIGURES[13].drawn(analysis.load(path))
+        figure_of(13).drawn(analysis.load(path))
     monkeypatch.setattr("analysis.maps.bin_rule", lambda _: (10**9, 1))
     with pytest.raises(AnalysisError, match="dump more images with --images"):
-        FIGURES[10].drawn(analysis.load(path))
+        figure_of(10).drawn(analysis.load(path))
 
 
 def test_figure1_shows_the_null_and_the_evidence(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_the_smallest_dumps_are_drawn(tmp_path: Path, count: int) -> None:
         for model in ("m3ch", "mlin", "m4ch", "mdf1")
     ]
     for number in (1, 6, 10, 13):
-        for variant in FIGURES[number].variants:
+        for variant in figure_of(number).variants:
             if variant != "causal":
                 slopes = drawn(number, paths, variant).frames["-slopes"]
                 low = slopes["low" if number == 1 else "slope_low"]

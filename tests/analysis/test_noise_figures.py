@@ -11,8 +11,9 @@ from statsmodels.stats.proportion import proportion_confint
 
 import analysis
 from analysis import style
-from analysis.figures import FIGURES, Drawn
-from analysis.load import AnalysisError, Study
+from analysis.figures import figure_of
+from analysis.figures.spec import Drawn
+from analysis.load import AnalysisError, Given
 from analysis.robustness import at_sigma, swept_models, top1_at
 
 MLIN, M4CH = [0.65, 0.62, 0.60, 0.50], [0.70, 0.60, 0.45, 0.30]
@@ -31,7 +32,7 @@ def runs(folder: Path, *, seeds: int = 1, **changes: Any) -> list[Path]:
     return made
 
 
-def gapped(folder: Path, **changes: Any) -> Study:
+def gapped(folder: Path, **changes: Any) -> Given:
     made = runs(folder)
     for run, stars in zip(
         made, ({"pixel": None}, {"pixel": 0.7, "patch": 1.1}, {"pixel": 0.8, "patch": None}), strict=True
@@ -40,8 +41,8 @@ def gapped(folder: Path, **changes: Any) -> Study:
     return analysis.load(made)
 
 
-def draw(study: Study, number: int, variant: str | None = None) -> Drawn:
-    drawn = FIGURES[number].drawn(study, variant)
+def draw(study: Given, number: int, variant: str | None = None) -> Drawn:
+    drawn = figure_of(number).drawn(study, variant)
     style.close(drawn.figure)
     return drawn
 
@@ -97,7 +98,7 @@ def test_sweeps_that_do_not_compare_are_refused_by_name(tmp_path: Path, changes:
     study = analysis.load(runs(tmp_path, **changes))
     for number in (4, 14):
         with pytest.raises(AnalysisError, match=message):
-            FIGURES[number].drawn(study)
+            figure_of(number).drawn(study)
 
 
 def test_the_last_checkpoint_counts(tmp_path: Path) -> None:
@@ -109,12 +110,12 @@ def test_the_last_checkpoint_counts(tmp_path: Path) -> None:
 def test_what_is_lacking_is_named(tmp_path: Path) -> None:
     run = planted.write_run(tmp_path / "run")
     with pytest.raises(AnalysisError, match="no run has a noise sweep: make them with 'train evaluate RUN"):
-        FIGURES[4].drawn(analysis.load(run))
+        figure_of(4).drawn(analysis.load(run))
     planted.write_sweep(run, planted.enduring(M4CH))
     with pytest.raises(AnalysisError, match="has a gap to real depth: make them with 'train gap"):
-        FIGURES[14].drawn(analysis.load(run))
+        figure_of(14).drawn(analysis.load(run))
     with pytest.raises(AnalysisError, match=r"--depth must be one of pseudo .*, got real"):
-        FIGURES[4].drawn(analysis.load(run), depth="real")
+        figure_of(4).drawn(analysis.load(run), depth="real")
 
 
 def test_figure14_marks_what_was_planted(tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ def test_figure14_marks_what_was_planted(tmp_path: Path) -> None:
 
 def test_gaps_of_other_images_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(AnalysisError, match=r"m3ch-0 and .*m4ch-0 have gaps of different images"):
-        FIGURES[14].drawn(gapped(tmp_path, fingerprints={"val": "z"}))
+        figure_of(14).drawn(gapped(tmp_path, fingerprints={"val": "z"}))
 
 
 def test_top1_between_sigmas(tmp_path: Path) -> None:

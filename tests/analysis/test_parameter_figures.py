@@ -13,25 +13,26 @@ import pytest
 import analysis
 from analysis import style
 from analysis.depth_bias import alpha_by_epoch, density_of_delta, head_scale, phi_curves, run_of
-from analysis.figures import FIGURES, Drawn
-from analysis.load import AnalysisError, Study
+from analysis.figures import figure_of
+from analysis.figures.spec import Drawn
+from analysis.load import AnalysisError, Given
 
 
-def mlin(folder: Path, **changes: Any) -> Study:
+def mlin(folder: Path, **changes: Any) -> Given:
     run = planted.write_run(folder / "mlin", model="mlin", **changes)
     alphas = {epoch: {"alpha": [1 + 0.1 * epoch, 1 + 0.3 * epoch, 1 - 0.1 * epoch, 1.0]} for epoch in (0, 2, 1)}
     return analysis.load(planted.write_parameters(run, alphas))
 
 
-def mmlp(folder: Path, slope: float = 0.5) -> Study:
+def mmlp(folder: Path, slope: float = 0.5) -> Given:
     run = planted.as_model(planted.write_run(folder / "mmlp"), "mmlp")
     delta = np.array(planted.PHI_GRID)
     curves = [(slope * layer * np.maximum(delta, 0) + 0.2).tolist() for layer in (3, 2, 1, 0)]
     return analysis.load(planted.write_parameters(run, {5: {"phi": curves, "phi_grid": planted.PHI_GRID}}))
 
 
-def draw(study: Study, number: int, variant: str | None = None) -> Drawn:
-    drawn = FIGURES[number].drawn(study, variant)
+def draw(study: Given, number: int, variant: str | None = None) -> Drawn:
+    drawn = figure_of(number).drawn(study, variant)
     style.close(drawn.figure)
     return drawn
 
@@ -98,13 +99,15 @@ def test_the_lowest_seed_is_drawn(tmp_path: Path) -> None:
 def test_what_is_lacking_is_named(tmp_path: Path) -> None:
     study = analysis.load(planted.write_run(tmp_path / "m4ch"))
     for number, model in ((7, "mlin"), (8, "mmlp")):
-        with pytest.raises(AnalysisError, match=f"no run of {model} was given: make one with 'train pretrain --model"):
-            FIGURES[number].drawn(study)
+        with pytest.raises(
+            AnalysisError, match=f"no run of {model} was given: make one with 'train pretrain --preset PRESET --model"
+        ):
+            figure_of(number).drawn(study)
     study = analysis.load(planted.write_parameters(planted.write_run(tmp_path / "mlin", model="mlin"), {}))
     with pytest.raises(AnalysisError, match=r"metrics.jsonl holds no alpha of mlin"):
-        FIGURES[7].drawn(study)
+        figure_of(7).drawn(study)
     with pytest.raises(AnalysisError, match=r"--depth must be one of pseudo .*got exact"):
-        FIGURES[7].drawn(study, depth="exact")
+        figure_of(7).drawn(study, depth="exact")
 
 
 class Depths:

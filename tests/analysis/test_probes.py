@@ -11,8 +11,8 @@ from sklearn.linear_model import LinearRegression, Ridge
 
 from analysis import probes
 from analysis.load import AnalysisError
-from analysis.statistics import jackknife
 from training.dumps.erasure import erasure
+from training.intervals import jackknife
 
 IMAGES, PATCHES, WIDTH, FOLDS = 35, 12, 6, 5
 

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ from selenium.webdriver.support.ui import WebDriverWait
 import analysis
 import analysis.figures
 from analysis import accuracy, report_answer, report_figures
-from analysis.causal import outcomes
+from analysis.causal import effects
 from analysis.claims import claims
+from analysis.commands import command, to_make_again
 from analysis.figures.answer import attention_strip, changed_answers
-from analysis.load import MODELS, AnalysisError, Study, command
-from analysis.manifest import commands
+from analysis.load import MODELS, AnalysisError, DigitsStudy, Given
 from analysis.report import write_report
 from analysis.report_answer import notices
 from analysis.report_claims import _whole
@@ -37,6 +38,7 @@ from analysis.report_tables import causal_section, sheets_section
 from analysis.style import close
 from training.dumps.store import open_dump
 from training.records import Matrix
+from training.tasks.classification.config import resolve
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def page(demo: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = planted.write_dump(folder / f"{model}.zarr", scores, model=model, num_raw=4)
         raw[model, "pseudo", 5] = open_dump(path)
     dumps = [raw.get((each.info.model, each.info.depth_field, each.info.epoch), each) for each in study.dumps]
-    return write_report(Study(study.runs, dumps), folder / "out")
+    return write_report(Given(study.runs, dumps), folder / "out")
 
 
 def test_page_is_self_contained_and_small(page: Path) -> None:
@@ -166,7 +168,7 @@ def test_first_screen_answers_the_title(page: Path) -> None:
 CHANCE = 1 / 6
 
 
-def untrained(folder: Path, top1: dict[str, float], **changes: Any) -> Study:
+def untrained(folder: Path, top1: dict[str, float], **changes: Any) -> Given:
     """Runs with these accuracies; `changes` of their shards."""
     runs = [planted.write_run(folder / model, model=model, top1=top, samples=600) for model, top in top1.items()]
     for run in runs:
@@ -239,11 +241,11 @@ def test_first_pictures_hold_what_dumps_hold(tmp_path: Path) -> None:
             **settings,
         ),
     ]  # fmt: skip
-    study = Study([], [open_dump(path) for path in paths])
+    study = Given([], [open_dump(path) for path in paths])
     drawn = changed_answers(study, "pseudo")
     close(drawn.figure)
     bars = drawn.frames[""].set_index(["model", "change"])
-    expected = outcomes(study.dumps[1]).set_index("change")
+    expected = effects(study.dumps[1]).set_index("change")
     for change in changes:
         found = bars.loc[("m4ch", change), ["value", "low", "high"]]
         np.testing.assert_allclose(
@@ -253,10 +255,10 @@ def test_first_pictures_hold_what_dumps_hold(tmp_path: Path) -> None:
     assert bars.loc[("m3ch", "swap"), "value"] == 0 and "m3ch reads no depth: 0 by construction" in drawn.caption
     settings |= {"num_causal": 20, "interventions": changes, "causal": -0.4, "seed": 1}
     second = open_dump(planted.write_dump(tmp_path / "second.zarr", planted.falling(planted.BETAS), **settings))
-    both = changed_answers(Study([], [*study.dumps, second]), "pseudo")
+    both = changed_answers(Given([], [*study.dumps, second]), "pseudo")
     close(both.figure)
     row = both.frames[""].set_index(["model", "change"]).loc[("m4ch", "swap")]
-    other = outcomes(second).set_index("change").loc["swap", "top1_change"]
+    other = effects(second).set_index("change").loc["swap", "top1_change"]
     assert row["of_seeds"] == pytest.approx([bars.loc[("m4ch", "swap"), "value"], other])
     assert row["value"] == pytest.approx(np.mean(row["of_seeds"])) and "circles: single seeds" in both.caption
     strip = attention_strip(study, "pseudo")
@@ -278,12 +280,12 @@ def test_first_pictures_hold_what_dumps_hold(tmp_path: Path) -> None:
     weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     np.testing.assert_allclose(frame["m4ch"], weights[..., 1:].mean((0, 1)), rtol=1e-3)
     with pytest.raises(AnalysisError, match="keeps those of 16 images"):
-        attention_strip(Study([], study.dumps[:0]), "pseudo")
+        attention_strip(Given([], study.dumps[:0]), "pseudo")
 
 
 def test_every_figure_is_there_or_says_what_is_lacking(page: Path) -> None:
     text = page.read_text("utf-8")
-    for number, spec in analysis.figures.FIGURES.items():
+    for number, spec in ((spec.number, spec) for spec in analysis.figures.FIGURES.values()):
         section = text[text.index(f'<section id="figure{number}">') :].partition("</section>")[0]
         fields = ["pseudo", "exact"] if spec.per_depth else [None]
         drawn = re.findall(r"<figcaption>", section)
@@ -300,13 +302,13 @@ def test_changed_depth_is_shown_where_a_dump_holds_it(tmp_path: Path) -> None:
     changes = ["swap", "zero"]
     settings = {"num_causal": 20, "num_images": 20, "interventions": changes, "causal": -0.4, "model": "m4ch"}
     path = planted.write_dump(tmp_path / "d.zarr", planted.falling(planted.BETAS), **settings)
-    section = causal_section(Study([], [open_dump(path)]), tmp_path)
+    section = causal_section(Given([], [open_dump(path)]), tmp_path)
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", section)
     assert cells[:2] == ["m4ch", "swap"] and "zero" in cells
     assert "m4ch 20 images (seed 0)" in section
     assert (tmp_path / "figures" / "causal-pseudo.csv").exists()
     without = planted.write_dump(tmp_path / "e.zarr", planted.constant(), num_images=4)
-    assert "--causal 500" in causal_section(Study([], [open_dump(without)]), tmp_path)
+    assert "--causal 500" in causal_section(Given([], [open_dump(without)]), tmp_path)
 
 
 def test_claims_fold_by_figure_and_say_why(page: Path) -> None:
@@ -361,9 +363,28 @@ def test_commands_name_everything_that_was_measured(tmp_path: Path) -> None:
     study = analysis.load(folder)
     (dump,) = study.dumps
     causal = replace(dump, info=dump.info.model_copy(update={"num_causal": 3}))
-    lines = commands(replace(study, dumps=[causal])).splitlines()
+    lines = to_make_again(replace(study, dumps=[causal])).splitlines()
     assert [line.split()[:2] for line in lines] == [["train", "pretrain"], ["train", "dump"], ["analyze", "report"]]
+    settings = {"model.width=32", "optim.epochs=5", "data.depth=pseudo", "seed=0"}  # not those of the preset
+    assert settings < set(shlex.split(lines[0])) and "model.num_classes" not in lines[0]
     assert lines[1].endswith("--images 4 --raw 0 --patch-depth mean --causal 3")
+    digits = to_make_again(
+        replace(study, digits=DigitsStudy.model_construct(), digits_path=Path("d.json"))
+    ).splitlines()
+    assert digits[-1] == f"analyze report {folder} --digits d.json --out report"
+
+
+@pytest.mark.parametrize(("preset", "model"), [("thesis", "mlin"), ("modern", "mgem"), ("tiny", "m4ch")])
+def test_the_line_that_trains_a_run_again_gives_its_configuration(tmp_path: Path, preset: str, model: str) -> None:
+    settings = ["optim.epochs=30", "optim.betas=[0.8,0.9]", "data.depth=real", "augment.flip=0.25", "seed=4"]
+    wanted = resolve(preset, model, settings, num_classes=6)
+    (run,) = analysis.load(planted.write_run(tmp_path / "run", model=model, seed=4, depth="real")).runs
+    record = run.record.model_copy(update={"config": wanted.model_dump(mode="json"), "preset": preset})
+    words = shlex.split(to_make_again(Given([replace(run, record=record)], [])).splitlines()[0])
+    told = [value for name, value in pairwise(words) if name == "--set"]
+    assert words[2:6] == ["--preset", preset, "--model", model]
+    assert resolve(preset, model, told, num_classes=6).study_hash() == wanted.study_hash()
+    assert resolve("tiny", model, told, num_classes=6).optim == wanted.optim  # whatever the preset says
 
 
 def test_names_in_commands_are_words_whatever_they_hold(tmp_path: Path) -> None:
@@ -376,7 +397,7 @@ def test_names_in_commands_are_words_whatever_they_hold(tmp_path: Path) -> None:
     matrix = Matrix(data="d", split="val", fingerprint="f", num_images=2, num_classes=2, multi_scale=False,
                     cells=[cell], differences=[])  # fmt: skip
     study = replace(study, matrix=matrix, matrix_path=tmp_path / "a 'matrix'")
-    lines = commands(study).split("\n")
+    lines = to_make_again(study).split("\n")
     programs = ["pretrain", "dump", "evaluate", "gap", "report"]
     assert [shlex.split(line)[1] for line in lines] == programs
     for line in lines:
@@ -431,7 +452,7 @@ def test_smallest_dumps_have_no_intervals_and_no_nan(tmp_path: Path, count: int)
 
 
 def test_report_of_dumps_on_different_axes_draws_them_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_figures, "FIGURES", {1: analysis.figures.FIGURES[1]})
+    monkeypatch.setattr(report_figures, "FIGURES", {1: analysis.figures.figure_of(1)})
     runs = [planted.write_run(tmp_path / model, model=model) for model in ("m3ch", "m4ch")]
     for run, mode in zip(runs, ("mean", "center4"), strict=True):
         path = run / "dumps" / "latest.zarr"
@@ -445,7 +466,7 @@ def test_page_in_a_browser(page: Path, browser: Any) -> None:
     open_page(browser, page)
     panels = browser.find_elements("css selector", "#figure1-pseudo-panel > [data-tabs] > .panel")
     buttons = browser.find_elements("css selector", "#figure1-pseudo-panel > [data-tabs] > .tabs > button")
-    assert len(panels) == len(buttons) == len(analysis.figures.FIGURES[1].variants)
+    assert len(panels) == len(buttons) == len(analysis.figures.figure_of(1).variants)
     assert [panel.is_displayed() for panel in panels] == [True] + [False] * (len(panels) - 1)
     buttons[1].click()
     assert [panel.is_displayed() for panel in panels][:2] == [False, True]

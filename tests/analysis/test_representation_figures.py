@@ -9,10 +9,10 @@ import pytest
 from planted_tokens import memory_dump
 
 import analysis
-from analysis.figures import Drawn
 from analysis.figures import cka as figure11
 from analysis.figures import probes as figures9and12
-from analysis.load import AnalysisError, Study
+from analysis.figures.spec import Drawn
+from analysis.load import AnalysisError, Given
 from analysis.style import GREY, close
 
 LAYERS, IMAGES, PATCHES, WIDTH, FUSED = 3, 160, 9, 8, 2
@@ -58,18 +58,18 @@ def fused(model: str, rgb: float | list[float], depth: float | list[float], epoc
     return memory_dump(streams, depths(), model, epoch=epoch, block=20)
 
 
-def study(*dumps: Any) -> Study:
-    return Study([], list(dumps))
+def study(*dumps: Any) -> Given:
+    return Given([], list(dumps))
 
 
 @pytest.fixture(scope="module")
-def plain_study() -> Study:
+def plain_study() -> Given:
     dumps = [plain(model) for model in PLAIN] + [plain("m3ch", epoch=0), plain("m4ch", epoch=0)]
     return study(*dumps, plain("m3ch", seed=1), fused("mdf1", 2.0, 0.5))
 
 
 @pytest.fixture(scope="module")
-def fused_study() -> Study:
+def fused_study() -> Given:
     return study(fused("mdf1", 2.0, 0.5), fused("mgem", 1.0, 1.0), fused("mdf1", 0.1, 0.1, epoch=0), plain("m4ch"))
 
 
@@ -87,7 +87,7 @@ def is_drawn(drawn: Drawn, values: Any, colour: str | None = None) -> bool:
 
 @pytest.mark.parametrize("variant", ["ridge", "literal"])
 def test_figure9_draws_models_in_colour_and_controls_in_grey(plain_study, variant):
-    drawn = figures9and12.draw9(plain_study, variant, None)
+    drawn = figures9and12.draw_probes(plain_study, variant, None)
     frame = drawn.frames[""]
     assert set(frame["model"]) == {"m3ch", "mlin", "mmlp", "m4ch"}, "models of one stream"
     last = frame[frame["epoch"] == 5].groupby("model", sort=False)["mse"].mean()
@@ -107,9 +107,9 @@ def test_figure9_draws_models_in_colour_and_controls_in_grey(plain_study, varian
 
 
 def test_figure9_of_one_model_without_its_start(plain_study):
-    drawn = figures9and12.draw9(study(plain("mlin")), "ridge", None)
+    drawn = figures9and12.draw_probes(study(plain("mlin")), "ridge", None)
     assert "No dump of epoch 0" in drawn.caption and "1 seed" in drawn.caption
-    untrained = figures9and12.draw9(study(plain("m4ch", epoch=0)), "ridge", None)
+    untrained = figures9and12.draw_probes(study(plain("m4ch", epoch=0)), "ridge", None)
     assert "only the untrained" in untrained.caption
     close(drawn.figure)
     close(untrained.figure)
@@ -118,8 +118,8 @@ def test_figure9_of_one_model_without_its_start(plain_study):
 def test_figures_of_models_that_are_not_there_name_the_command(plain_study, fused_study):
     alone, two = study(plain("m4ch")), study(fused("mdf1", 1, 1))
     for draw, given, said in (
-        (figures9and12.draw9, two, "figure 9"),
-        (figures9and12.draw12, alone, "figure 12"),
+        (figures9and12.draw_probes, two, "figure 9"),
+        (figures9and12.draw_branches, alone, "figure 12"),
         (figure11.draw, alone, "m3ch"),
         (figure11.draw, study(plain("m3ch")), "figure 11"),
     ):
@@ -129,7 +129,7 @@ def test_figures_of_models_that_are_not_there_name_the_command(plain_study, fuse
 
 
 def test_figure12_draws_branches(fused_study):
-    drawn = figures9and12.draw12(fused_study, "ridge", None)
+    drawn = figures9and12.draw_branches(fused_study, "ridge", None)
     frame = drawn.frames[""]
     assert list(frame["layer"].unique()) == [1, 2]
     mse = frame[frame["epoch"] == 5].groupby(["model", "stream"])["mse"].mean()
@@ -139,7 +139,7 @@ def test_figure12_draws_branches(fused_study):
     start = frame[(frame["epoch"] == 0) & (frame["stream"] == "rgb")]
     assert is_drawn(drawn, start["mse"], GREY)
     assert [axes.get_title() for axes in drawn.figure.axes[:2]] == ["mdf1", "mgem"]
-    equal = figures9and12.draw12(fused_study, "equal_width", None)
+    equal = figures9and12.draw_branches(fused_study, "equal_width", None)
     assert set(equal.frames[""]["width"]) == {4} and "PCA" in equal.caption
     narrow = equal.frames[""].set_index(["model", "epoch", "stream", "layer"])["mse"]
     wide = frame.set_index(["model", "epoch", "stream", "layer"])["mse"]

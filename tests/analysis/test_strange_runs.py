@@ -22,9 +22,9 @@ from pydantic import BaseModel
 import analysis
 from analysis import report_figures
 from analysis.claims import judge
-from analysis.figures import FIGURES
+from analysis.figures import figure_of
 from analysis.html import Html
-from analysis.load import Study
+from analysis.load import Given
 from analysis.manifest import limitations, manifest
 from analysis.report import _header, write_report
 from analysis.report_tables import table3_section, tables_section
@@ -74,11 +74,11 @@ def write_study(folder: Path) -> Path:
     return folder
 
 
-def read(folder: Path) -> Study:
+def read(folder: Path) -> Given:
     return analysis.load([folder / "run", folder / "m3ch"], folder / "matrix.json")
 
 
-def pieces(study: Study, out: Path) -> str:
+def pieces(study: Given, out: Path) -> str:
     """What the page says of a study, but for its drawings."""
     sections = [_header(study), tables_section(study, out, Html), limitations(study), manifest(study)]
     assert study.matrix is not None
@@ -247,7 +247,7 @@ def plant_in_dump(path: Path) -> None:
 
 def test_planted_scripts_never_run(tmp_path: Path, browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In every field at once, of everything that a page is made of."""
-    monkeypatch.setattr(report_figures, "FIGURES", {number: FIGURES[number] for number in (1, 4, 14)})
+    monkeypatch.setattr(report_figures, "FIGURES", {number: figure_of(number) for number in (1, 4, 14)})
     folder = write_study(tmp_path / "study")
     planted.write_dump(
         folder / "run" / "dumps" / "latest.zarr", planted.falling(planted.BETAS), model="mlin", num_images=8,

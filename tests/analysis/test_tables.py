@@ -10,9 +10,9 @@ import analysis
 import data_manifests
 from analysis.accuracy import notes2, readable2
 from analysis.claims import claims, judge
-from analysis.statistics import mcnemar
 from analysis.tables import bias_operations, groups, notes1, outcomes, readable1
 from training.engine.describe import count_macs
+from training.intervals import mcnemar
 from training.models.registry import MONIKERS
 from training.tasks.classification.config import resolve
 from training.tasks.classification.task import PreTraining

@@ -11,7 +11,7 @@ import worlds
 
 from analysis.claims import RULES, VERDICTS, Claim, claims, judge
 from analysis.claims.claim import DEPTH
-from analysis.claims.verdict import Found, Rules, holm, verdict
+from analysis.claims.verdict import Finding, Rules, holm, verdict
 from analysis.contrast import Measured
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -56,7 +56,7 @@ def test_a_rule_that_looks_the_other_way_is_noticed(rule: str, monkeypatch: pyte
     claim = next(each for each in CLAIMS.values() if each.rule == rule)
     right = RULES[rule]
 
-    def turned(study, of: Claim) -> Found:
+    def turned(study, of: Claim) -> Finding:
         found = right(study, of)
         if found.peaks:
             return replace(found, peaks={name: 1 - share for name, share in found.peaks.items()})
@@ -105,44 +105,48 @@ def cells(*values: float, error: float = 1.0, seeds: float = np.inf) -> Measured
 @pytest.mark.parametrize(
     ("found", "every", "expected"),
     [
-        (Found([cells(3, 4)]), True, "reproduced"),
-        (Found([cells(3, 0)]), True, "in part"),
-        (Found([cells(2.1, 0)]), True, "open"),  # 2.1 alone would hold, among two it does not
-        (Found([cells(3, -3)]), True, "in part"),
-        (Found([cells(1, -3)]), True, "contradicted"),
-        (Found([cells(1, -1)]), True, "open"),
-        (Found([cells(3, 4)], incomplete=True), True, "in part"),
-        (Found([cells(3, 4), cells(3, 0)]), True, "in part"),  # a cell holds where all sides do
-        (Found([cells(3, 4), cells(1, -4)]), True, "contradicted"),
-        (Found([cells(np.nan, 4)]), True, "not tested"),
-        (Found([cells(9, 9)], {"chance": cells(0, 0)}), True, "contradicted"),  # within a quarter: explained
-        (Found([cells(9, 9)], {"chance": cells(0, 0, error=3)}), True, "open"),
-        (Found([cells(90, 90)], {"chance": cells(6, 6)}), True, "contradicted"),  # surely above 0, but next to nothing
-        (Found([cells(90, 90)], {"chance": cells(60, 60)}), True, "reproduced"),
-        (Found([cells(9, 9)], {"chance": cells(5, 5), "luck": cells(0, 1, error=2)}), True, "open"),
-        (Found([cells(3, -9)]), False, "reproduced"),
-        (Found([cells(-3, -9)]), False, "contradicted"),
-        (Found([cells(-3, 1)]), False, "open"),
-        (Found([cells(9, seeds=0)]), True, "open"),
-        (Found([cells(-9, seeds=0)]), True, "open"),
-        (Found([cells(1)], peaks={"": 0.96, "luck": 0.99}), True, "reproduced"),
-        (Found([cells(1)], peaks={"": 0.96, "luck": 0.5}), True, "open"),
-        (Found([cells(1)], peaks={"": 0.96, "luck": 0.04}), True, "contradicted"),
-        (Found([cells(1)], peaks={"": np.nan}), True, "not tested"),
+        (Finding([cells(3, 4)]), True, "reproduced"),
+        (Finding([cells(3, 0)]), True, "in part"),
+        (Finding([cells(2.1, 0)]), True, "open"),  # 2.1 alone would hold, among two it does not
+        (Finding([cells(3, -3)]), True, "in part"),
+        (Finding([cells(1, -3)]), True, "contradicted"),
+        (Finding([cells(1, -1)]), True, "open"),
+        (Finding([cells(3, 4)], incomplete=True), True, "in part"),
+        (Finding([cells(3, 4), cells(3, 0)]), True, "in part"),  # a cell holds where all sides do
+        (Finding([cells(3, 4), cells(1, -4)]), True, "contradicted"),
+        (Finding([cells(np.nan, 4)]), True, "not tested"),
+        (Finding([cells(9, 9)], {"chance": cells(0, 0)}), True, "contradicted"),  # within a quarter: explained
+        (Finding([cells(9, 9)], {"chance": cells(0, 0, error=3)}), True, "open"),
+        (
+            Finding([cells(90, 90)], {"chance": cells(6, 6)}),
+            True,
+            "contradicted",
+        ),  # above 0, but next to nothing
+        (Finding([cells(90, 90)], {"chance": cells(60, 60)}), True, "reproduced"),
+        (Finding([cells(9, 9)], {"chance": cells(5, 5), "luck": cells(0, 1, error=2)}), True, "open"),
+        (Finding([cells(3, -9)]), False, "reproduced"),
+        (Finding([cells(-3, -9)]), False, "contradicted"),
+        (Finding([cells(-3, 1)]), False, "open"),
+        (Finding([cells(9, seeds=0)]), True, "open"),
+        (Finding([cells(-9, seeds=0)]), True, "open"),
+        (Finding([cells(1)], peaks={"": 0.96, "luck": 0.99}), True, "reproduced"),
+        (Finding([cells(1)], peaks={"": 0.96, "luck": 0.5}), True, "open"),
+        (Finding([cells(1)], peaks={"": 0.96, "luck": 0.04}), True, "contradicted"),
+        (Finding([cells(1)], peaks={"": np.nan}), True, "not tested"),
     ],
 )
-def test_the_word_follows_from_the_numbers(found: Found, every: bool, expected: str) -> None:
+def test_the_word_follows_from_the_numbers(found: Finding, every: bool, expected: str) -> None:
     assert verdict(found, Rules(every))[0] == expected
 
 
 def test_one_seed_is_open_whichever_way_it_points_and_says_what_luck_it_would_bear() -> None:
     one = Measured(np.array([0.05]), np.array([0.01**2]), factor=2.0, seeds_df=0)
-    word, why = verdict(Found([one], unit=100), Rules())
+    word, why = verdict(Finding([one], unit=100), Rules())
     assert (word, why) == ("open", "one seed; would hold up to a seed SD of 1.7 points")
     spare = np.sqrt((0.05 / 1.959964) ** 2 - 0.01**2) / np.sqrt(2)
     assert one.seed_sd() == pytest.approx(spare)
-    assert verdict(Found([one.turned()]), Rules()) == ("open", "one seed")
-    assert verdict(Found([one]), Rules(needs_seeds=False))[0] == "reproduced"
+    assert verdict(Finding([one.turned()]), Rules()) == ("open", "one seed")
+    assert verdict(Finding([one]), Rules(needs_seeds=False))[0] == "reproduced"
 
 
 def test_holm_rejects_from_the_least_until_one_stays() -> None:

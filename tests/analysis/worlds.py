@@ -22,8 +22,7 @@ import numpy as np
 import planted
 
 from analysis.claims import Claim
-from analysis.claims.introduction import Digits
-from analysis.load import Study
+from analysis.load import DigitsStudy, Given
 from training import records
 from training.dumps.arrays import packed
 from training.dumps.from_raw import softmax
@@ -73,7 +72,7 @@ def allowed(claim: Claim, world: str) -> list[str]:
     return claim.worlds[LUCK if world.startswith(LUCK) else world]
 
 
-def draw(claim: Claim, world: str, generator: Generator) -> Study:
+def draw(claim: Claim, world: str, generator: Generator) -> Given:
     return _DRAWN[claim.rule](claim, world, generator)
 
 
@@ -145,10 +144,10 @@ def _signed(world: str) -> int:
     return {"reversed": -1, "true": 1, "few images": 1, "at chance": 1}.get(world, 0)
 
 
-def _gap(claim: Claim, world: str, generator: Generator) -> Study:
+def _gap(claim: Claim, world: str, generator: Generator) -> Given:
     step, better, worse = 0.065 * _signed(world), claim.options["better"], claim.options["worse"]
     levels = dict.fromkeys(MODELS, 0.5) | {better: 0.5 + step, worse: 0.5}
-    return Study(runs_of(levels, world, generator, top5=claim.options.get("measure") == "top5"), [])
+    return Given(runs_of(levels, world, generator, top5=claim.options.get("measure") == "top5"), [])
 
 
 def _steps(claim: Claim, world: str) -> dict[str, int]:
@@ -160,21 +159,21 @@ def _steps(claim: Claim, world: str) -> dict[str, int]:
     return height
 
 
-def _ordered(claim: Claim, world: str, generator: Generator) -> Study:
+def _ordered(claim: Claim, world: str, generator: Generator) -> Given:
     levels = {model: 0.5 + 0.065 * _signed(world) * steps for model, steps in _steps(claim, world).items()}
-    return Study(runs_of(levels, world, generator), [])
+    return Given(runs_of(levels, world, generator), [])
 
 
-def _tie(claim: Claim, world: str, generator: Generator) -> Study:
+def _tie(claim: Claim, world: str, generator: Generator) -> Given:
     away = {"reversed": 0.02, "true": 0.0, "few images": 0.0, "at chance": 0.0}.get(world, 0.02)
     levels = {"m3ch": 0.4, claim.options["worse"]: 0.6, claim.options["better"]: 0.6 + away}
-    return Study(runs_of(levels, world, generator, seeds=5, samples=20_000, seed_sd=0.001, spread=0.03), [])
+    return Given(runs_of(levels, world, generator, seeds=5, samples=20_000, seed_sd=0.001, spread=0.03), [])
 
 
 # --- cost -------------------------------------------------------------------------------------------------------------
 
 
-def _cost(claim: Claim, world: str, generator: Generator) -> Study:
+def _cost(claim: Claim, world: str, generator: Generator) -> Given:
     import data_manifests
 
     paper = data_manifests.load("paper")
@@ -188,10 +187,10 @@ def _cost(claim: Claim, world: str, generator: Generator) -> Study:
         each = run(model, 0, np.ones(10), parameters=parameters, macs=int(macs + over))
         each.record.config["model"] |= whole
         found.append(each)
-    return Study(found, [])
+    return Given(found, [])
 
 
-def _hours(claim: Claim, world: str, generator: Generator) -> Study:
+def _hours(claim: Claim, world: str, generator: Generator) -> Given:
     sign, sd = _signed(world), 0.03
     seeds = 3
     if (own := luck(world)) is not None:
@@ -207,7 +206,7 @@ def _hours(claim: Claim, world: str, generator: Generator) -> Study:
             each = run(model, seed, np.ones(10), metrics=[end], macs=int(1e9 * cost))
             each.record.config["model"]["name"] = "plain"  # no bias to add
             found.append(each)
-    return Study(found, [])
+    return Given(found, [])
 
 
 # --- fine-tuning ------------------------------------------------------------------------------------------------------
@@ -244,7 +243,7 @@ def _tuned_levels(claim: Claim, world: str) -> dict[str, list[float]]:
     return levels
 
 
-def _tuned(claim: Claim, world: str, generator: Generator) -> Study:
+def _tuned(claim: Claim, world: str, generator: Generator) -> Given:
     seeds, images, of_seed, noise = 5, 100, 0.005, 0.05
     if claim.rule == "indifferent":
         noise, of_seed = 0.012, 0.001
@@ -275,13 +274,13 @@ def _tuned(claim: Claim, world: str, generator: Generator) -> Study:
         data="shards", split="val", fingerprint="v", num_images=images, num_classes=9, multi_scale=False, cells=cells,
         differences=[],
     )  # fmt: skip
-    return Study(runs, [], matrix)
+    return Given(runs, [], matrix)
 
 
 _CELLS = (("real", "real"), ("real", "pseudo"), ("pseudo", "pseudo"), ("pseudo", "real"))
 
 
-def _digits(claim: Claim, world: str, generator: Generator) -> Study:
+def _digits(claim: Claim, world: str, generator: Generator) -> Given:
     sign, sd, seeds = _signed(world), 0.005, 3
     if (own := luck(world)) is not None:
         sd, seeds = own / 100, 2
@@ -292,7 +291,7 @@ def _digits(claim: Claim, world: str, generator: Generator) -> Study:
                 reached = 0.5 if world == "at chance" else level + generator.normal(0, sd) + generator.normal(0, 0.007)
                 fits.append({"model": model, "start": start, "steps": 1200, "seed": seed, "overlap_accuracy": reached,
                              "overlap_accuracy_95": (reached - 0.014, reached + 0.014)})  # fmt: skip
-    return Study([], [], digits=Digits.model_validate({"measured": fits}))
+    return Given([], [], digits=DigitsStudy.model_validate({"measured": fits}))
 
 
 # --- noise on depth ---------------------------------------------------------------------------------------------------
@@ -300,7 +299,7 @@ def _digits(claim: Claim, world: str, generator: Generator) -> Study:
 SIGMAS = planted.SIGMAS
 
 
-def _sweeps(levels: dict[str, list[float]], world: str, generator: Generator, stars: dict[str, float]) -> Study:
+def _sweeps(levels: dict[str, list[float]], world: str, generator: Generator, stars: dict[str, float]) -> Given:
     """Accuracy at SIGMAS of each model."""
     seeds, samples, sd = 3, 2000, 0.005
     if world == "few images":
@@ -330,7 +329,7 @@ def _sweeps(levels: dict[str, list[float]], world: str, generator: Generator, st
             if model in stars:
                 one.gaps.append(_gap_record(model, stars[model]))
             found.append(one)
-    return Study(found, [])
+    return Given(found, [])
 
 
 def _gap_record(model: str, star: float) -> Gap:
@@ -345,7 +344,7 @@ def _gap_record(model: str, star: float) -> Gap:
     )  # fmt: skip
 
 
-def _losses(claim: Claim, world: str, generator: Generator) -> Study:
+def _losses(claim: Claim, world: str, generator: Generator) -> Given:
     sign = _signed(world)
     levels = {}
     for model, steps in _steps(claim, world).items():
@@ -355,7 +354,7 @@ def _losses(claim: Claim, world: str, generator: Generator) -> Study:
     return _sweeps(levels, world, generator, {})
 
 
-def _at_star(claim: Claim, world: str, generator: Generator) -> Study:
+def _at_star(claim: Claim, world: str, generator: Generator) -> Given:
     step = 0.035 * _signed(world)
     levels = {claim.options["better"]: [0.6 + step, 0.58 + step, 0.55 + step, 0.5 + step],
               claim.options["worse"]: [0.6 - step, 0.58 - step, 0.55 - step, 0.5 - step]}  # fmt: skip
@@ -365,7 +364,7 @@ def _at_star(claim: Claim, world: str, generator: Generator) -> Study:
 # --- learned biases ---------------------------------------------------------------------------------------------------
 
 
-def _with_parameters(model: str, values: list[dict[int, dict[str, Any]]], world: str, generator: Generator) -> Study:
+def _with_parameters(model: str, values: list[dict[int, dict[str, Any]]], world: str, generator: Generator) -> Given:
     """Runs of one model whose logs hold these parameters, a dict of epochs a seed."""
     found = runs_of({model: 0.5}, world if world == "at chance" else "true", generator, seeds=len(values), samples=300)
     for each, logged in zip(found, values, strict=True):
@@ -373,10 +372,10 @@ def _with_parameters(model: str, values: list[dict[int, dict[str, Any]]], world:
             ParametersLine.model_construct(kind="parameters", step=epoch, epoch=epoch, values=what)
             for epoch, what in logged.items()
         )
-    return Study(found, [])
+    return Given(found, [])
 
 
-def _alpha(claim: Claim, world: str, generator: Generator) -> Study:
+def _alpha(claim: Claim, world: str, generator: Generator) -> Given:
     """Smooth: one way. Reversed: to and fro, or largest in a late layer. Nothing learned: a random walk from 1."""
     seeds = 2 if luck(world) is not None else 5
     epochs, early = 10, np.array([1.0, 1.6, 0.7, 0.4, 0.3])
@@ -415,7 +414,7 @@ def _network(generator: Generator, reach: float) -> np.ndarray:
     return np.asarray((slopes * np.maximum(facing * (DELTA[:, None] - kinks), 0)).sum(1))
 
 
-def _phi(claim: Claim, world: str, generator: Generator) -> Study:
+def _phi(claim: Claim, world: str, generator: Generator) -> Given:
     sign, sd = _signed(world), luck(world)
     layers, logs = LAYERS - 1, []
     for _ in range(2 if sd is not None else 5):
@@ -765,15 +764,15 @@ def _profile(claim: Claim, world: str, layers: int, generator: Generator) -> np.
     return np.full(layers, 0.3 * (_signed(world) or 1))
 
 
-def _with_runs(dumps: list[Dump], world: str, generator: Generator) -> Study:
+def _with_runs(dumps: list[Dump], world: str, generator: Generator) -> Given:
     models = dict.fromkeys(each.info.model for each in dumps)
     accuracy = runs_of(
         dict.fromkeys(models, 0.5), world if world == "at chance" else "true", generator, seeds=1, samples=300
     )
-    return Study(accuracy, dumps)  # type: ignore[arg-type]
+    return Given(accuracy, dumps)  # type: ignore[arg-type]
 
 
-def _scores(claim: Claim, world: str, generator: Generator) -> Study:
+def _scores(claim: Claim, world: str, generator: Generator) -> Given:
     model = claim.options["model"]
     layers = LAYERS - (2 if model in ("mdf1", "mgem") else 0)
     scene = Scene.of(_images(world), generator)
@@ -795,11 +794,11 @@ def _scores(claim: Claim, world: str, generator: Generator) -> Study:
     return _with_runs(found, world, generator)
 
 
-def _cosines(claim: Claim, world: str, generator: Generator) -> Study:
+def _cosines(claim: Claim, world: str, generator: Generator) -> Given:
     return (_distances if claim.options["quantity"] == "distance" else _scores)(claim, world, generator)
 
 
-def _distances(claim: Claim, world: str, generator: Generator) -> Study:
+def _distances(claim: Claim, world: str, generator: Generator) -> Given:
     """What is learned is a fall with distance."""
     scene, found = Scene.of(_images(world), generator), []
     for seed in range(_seeds(world)):
@@ -815,7 +814,7 @@ def _distances(claim: Claim, world: str, generator: Generator) -> Study:
     return _with_runs(found, world, generator)
 
 
-def _cosine_order(claim: Claim, world: str, generator: Generator) -> Study:
+def _cosine_order(claim: Claim, world: str, generator: Generator) -> Given:
     """Distance strongly and depth weakly, or the other way round."""
     scene, found = Scene.of(_images(world), generator), []
     sign = _signed(world)
@@ -835,7 +834,7 @@ def _cosine_order(claim: Claim, world: str, generator: Generator) -> Study:
     return _with_runs(found, world, generator)
 
 
-def _attention(claim: Claim, world: str, generator: Generator) -> Study:
+def _attention(claim: Claim, world: str, generator: Generator) -> Given:
     """Scores are what attention follows; mlin's bias is there from the start."""
     scene, found = Scene.of(_images(world), generator), []
     names = [claim.options["flat"], claim.options["steep"]] if claim.rule == "flatter" else [claim.options["model"]]
@@ -856,7 +855,7 @@ def _attention(claim: Claim, world: str, generator: Generator) -> Study:
     return _with_runs(found, world, generator)
 
 
-def _columns(claim: Claim, world: str, generator: Generator) -> Study:
+def _columns(claim: Claim, world: str, generator: Generator) -> Given:
     return (_attention if claim.options.get("quantity") == "attention" else _scores)(claim, world, generator)
 
 
@@ -878,7 +877,7 @@ def _misled(world: str, claimed: bool, before: np.ndarray, scene: Scene, generat
     return np.asarray(after)
 
 
-def _probed(claim: Claim, world: str, generator: Generator) -> Study:
+def _probed(claim: Claim, world: str, generator: Generator) -> Given:
     """How strongly tokens hold z: the claimed model more than the others, or less; at the start all alike."""
     scene, found, sign = Scene.of(_images(world), generator), [], _signed(world)
     names = [claim.options["model"], *claim.options.get("others", [])]
@@ -907,7 +906,7 @@ def _probed(claim: Claim, world: str, generator: Generator) -> Study:
     return _with_runs(found, world, generator)
 
 
-def _branches(claim: Claim, world: str, generator: Generator) -> Study:
+def _branches(claim: Claim, world: str, generator: Generator) -> Given:
     scene, found, sign = Scene.of(_images(world), generator), [], _signed(world)
     model = claim.options["model"]
     for seed in range(_seeds(world)):
@@ -935,7 +934,7 @@ def _branches(claim: Claim, world: str, generator: Generator) -> Study:
     return _with_runs(found, world, generator)
 
 
-def _alike(claim: Claim, world: str, generator: Generator) -> Study:
+def _alike(claim: Claim, world: str, generator: Generator) -> Given:
     """Features shared with m3ch to a share that is least of the claimed model, or greatest."""
     scene = Scene.of(2 * _images(world), generator)
     found, sign = [], _signed(world)
@@ -960,13 +959,13 @@ def _alike(claim: Claim, world: str, generator: Generator) -> Study:
     return _with_runs(found, world, generator)
 
 
-def _near_zero(claim: Claim, world: str, generator: Generator) -> Study:
+def _near_zero(claim: Claim, world: str, generator: Generator) -> Given:
     scene = Scene.of(_images(world), generator)
     scale = {"reversed": 2.2}.get(world, 0.6)
     return _with_runs([dump("mmlp", 0, 5, scale * scene.z, None, None)], world, generator)
 
 
-_DRAWN: dict[str, Callable[[Claim, str, Generator], Study]] = {
+_DRAWN: dict[str, Callable[[Claim, str, Generator], Given]] = {
     "printed": _cost, "hours_over_cost": _hours, "accuracy_gap": _gap, "ordered": _ordered, "accuracy_tie": _tie,
     **dict.fromkeys(("pseudo_gains", "indifferent", "gain_grows", "every_drops", "drops_more", "larger_drop",
                      "complex_best", "varies_more"), _tuned),

@@ -14,7 +14,8 @@ from pipeline import depth_codec, index, shards
 from pipeline.standardize import Moments, Standardisation
 from training import records
 from training.engine.found import At
-from training.noise.crossing import crossing, interval, resampled_means
+from training.intervals import central_interval, resampled_means
+from training.noise.crossing import crossing
 from training.noise.gap import as_record, measure, measure_inverse, open_pairs
 from training.noise.sweep import SIGMAS, Noise
 from training.random_numbers import generator
@@ -163,7 +164,7 @@ def test_resampled_means_are_the_bootstrap():
     assert means.shape == (1000, 2)
     np.testing.assert_allclose(means.mean(0), values.mean(0), rtol=0.01)
     np.testing.assert_allclose(means.std(0), values.std(0) / 20, rtol=0.1)
-    low, high = interval(np.array([*range(1, 97), *[np.inf] * 4]))
+    low, high = central_interval(np.array([*range(1, 97), *[np.inf] * 4]))
     assert low == 3 and np.isinf(high)
 
 

@@ -1,4 +1,4 @@
-"""Where a measured curve that should only rise reaches a level, and how far images decide it."""
+"""Where a measured curve that should only rise reaches a level."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from sklearn.isotonic import isotonic_regression
-
-RESAMPLES = 1000
-_AT_ONCE = 100  # resamples, so that memory does not grow with their number
 
 Floats = NDArray[np.float64]
 
@@ -30,20 +27,3 @@ def crossing(x: Sequence[float], curves: Floats, levels: Floats) -> Floats:
         below = ((mine[0] * middle + mine[1]) * middle + mine[2]) * middle + mine[3] < levels
         low, high = np.where(below, middle, low), np.where(below, high, middle)
     return np.where(reached[0], grid[0], np.where(reached[-1], grid[right - 1] + high, np.inf))
-
-
-def resampled_means(values: Floats, rng: np.random.Generator, count: int = RESAMPLES) -> Floats:
-    """Means over images of `values` (images, columns) in `count` draws of as many images with replacement."""
-    images = len(values)
-    means = []
-    for first in range(0, count, _AT_ONCE):
-        often = rng.multinomial(images, np.full(images, 1 / images), size=min(_AT_ONCE, count - first))
-        means.append(often @ values / images)
-    return np.concatenate(means)
-
-
-def interval(samples: Floats, share: float = 0.95) -> tuple[float, float]:
-    """The central `share` of the samples, which may be inf; its ends are samples."""
-    tail = (1 - share) / 2
-    low, high = np.quantile(samples, (tail, 1 - tail), method="inverted_cdf")
-    return float(low), float(high)

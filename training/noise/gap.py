@@ -21,12 +21,13 @@ from torch.utils.data import Dataset
 from pipeline import shards
 from pipeline.errors import UserError
 from training.engine.found import At
+from training.intervals import RESAMPLES, central_interval, resampled_means
 from training.loading.augment import geometry
 from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.loading.data import load
 from training.loading.decode import decode_rgb
 from training.models.vit import VisionTransformer
-from training.noise.crossing import RESAMPLES, crossing, interval, resampled_means
+from training.noise.crossing import crossing
 from training.noise.sweep import KINDS, Noise, noisy
 from training.random_numbers import generator
 from training.records import Gap, GapCrossing, GapCurve
@@ -222,7 +223,7 @@ def solve(distances: Distances, sigmas: Sequence[float], seed: int) -> tuple[lis
             found = float(crossing(sigmas, mean[:, :count], e_star)[0])
             samples = crossing(sigmas, again[:, :count], again[:, count + place])
             undefined = not e.any()
-            low, high = (None if undefined or np.isinf(end) else end for end in interval(samples))
+            low, high = (None if undefined or np.isinf(end) else end for end in central_interval(samples))
             crossings.append(
                 GapCrossing(
                     noise=kind,

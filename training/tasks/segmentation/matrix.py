@@ -10,9 +10,9 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from pipeline.errors import UserError
+from training.intervals import of_mean
 from training.records import Matrix, MatrixCell, MatrixDifference, SegmentationEvaluation, SegmentationScores
 from training.tasks.segmentation.scores import class_iou, commonest_miou
 
@@ -56,7 +56,7 @@ def matrix(rows: Sequence[Row], data: str) -> Matrix:
         for (trained, tested), cell in row.cells.items():
             scores = cell.multi if multi and cell.multi else cell.single
             values[trained, tested] = pseudo_values(scores, row.name)
-            error, half = _error(values[trained, tested])
+            error, half = of_mean(values[trained, tested])
             cells.append(
                 MatrixCell(
                     name=row.name,
@@ -79,7 +79,7 @@ def matrix(rows: Sequence[Row], data: str) -> Matrix:
         for one, other in _COMPARED:
             if one in row.cells and other in row.cells:
                 value = _miou(row.cells[one], multi) - _miou(row.cells[other], multi)
-                error, half = _error(values[one] - values[other])
+                error, half = of_mean(values[one] - values[other])
                 differences.append(
                     MatrixDifference(
                         name=row.name,
@@ -125,9 +125,3 @@ def pseudo_values(scores: SegmentationScores, name: str) -> NDArray[np.float64]:
         raise MatrixError(f"{name} must be tested on two images with labels or more, got {labelled}: give other --data")
     without = np.nanmean(class_iou(rows.sum(0) - rows), 1)
     return len(rows) * scores.miou - (len(rows) - 1) * without
-
-
-def _error(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Standard error of the mean of pseudo-values, and half of its 95 % interval."""
-    error = float(values.std(ddof=1) / np.sqrt(len(values)))
-    return error, float(stdtrit(len(values) - 1, 0.975)) * error

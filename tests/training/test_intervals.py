@@ -5,7 +5,7 @@ import pytest
 from statsmodels.stats import contingency_tables as contingency
 from statsmodels.stats import proportion
 
-from analysis.statistics import mcnemar, mean_over_images, over_units, paired_difference, tango, wilson
+from training.intervals import mcnemar, mean_over_images, over_units, paired_difference, tango, wilson
 
 
 @pytest.mark.parametrize(("hits", "trials"), [(0, 10), (7, 10), (10, 10), (613, 1000), (35_500, 50_000)])
