@@ -124,8 +124,8 @@ def _dumped(
     patch_depth: PatchDepthChoice,
     accept_other_depth: bool,
 ) -> "tuple[Path, DumpInfo]":
+    import training.dumping.dump
     from training import provenance
-    from training.dumping import dump as recording
     from training.dumps.estimate import estimated_bytes, estimated_memory
     from training.engine.machine import TrainingError, choose_device
     from training.provenance import AcceptOtherDepth
@@ -147,7 +147,7 @@ def _dumped(
     target = out or run / "dumps" / f"{checkpoint}{other}.zarr"
     how: AcceptOtherDepth = "accept" if accept_other_depth else "refuse"
     differences = provenance.check(described.shards, split.index, data, field, how, told)
-    info = recording.plan_dump(
+    info = training.dumping.dump.plan_dump(
         config, described, saved, model, split, field, num_images=images, num_raw=raw, num_causal=causal,
         patch_depth=patch_depth, other_depth=differences,
     )  # fmt: skip
@@ -165,4 +165,4 @@ def _dumped(
         soft_wrap=True,
     )
     with meter("dump", info.num_images + info.num_causal) as advance:
-        return target, recording.dump(info, config, model, split, target, choose_device(config)[0], advance)
+        return target, training.dumping.dump.dump(info, config, model, split, target, choose_device(config)[0], advance)

@@ -22,7 +22,7 @@ def export(
 
         train export runs/m4ch --checkpoint best --out m4ch
     """
-    from training import export as exported
+    import training.export
     from training.runs import load
 
     target = out or folder
@@ -34,8 +34,8 @@ def export(
         "run": loaded.record.name,
         "checkpoint": loaded.saved.name,
         "epoch": loaded.saved.info.epoch,
-        "study": exported.study_of(config),
+        "study": training.export.study_of(config),
         "shards": loaded.record.shards.model_dump(mode="json"),
     }
-    exported.export(loaded.model, config.model, target, facts)
+    training.export.export(loaded.model, config.model, target, facts)
     console.print(f"written to {target}", highlight=False, soft_wrap=True)

@@ -45,13 +45,13 @@ def matrix(
 
         train matrix nyu/m4ch-real nyu/m4ch-pseudo nyu/dformer-real nyu/dformer-pseudo --data nyu-rgbd --out table3
     """
+    import training.tasks.segmentation.matrix
     from pipeline import files
     from training import records
     from training.commands.evaluate import examined
     from training.engine.log import write_json
     from training.results import Target
     from training.runs import load
-    from training.tasks.segmentation import matrix as table3
     from training.tasks.segmentation.table3 import Recipe, fine_tuned, rows_of, tables
 
     files.check_writable(out / "matrix.json")
@@ -65,7 +65,7 @@ def matrix(
         return done.record
 
     rows = rows_of(finished, data, evaluated, multi_scale)
-    result = table3.matrix(rows, data)
+    result = training.tasks.segmentation.matrix.matrix(rows, data)
     for table in tables(result):
         print_table(console, table)
     written(write_json(out, "matrix.json", result))

@@ -88,8 +88,8 @@ def train_or_try(
     kind: "type[Task[Any, Any]]", asked: "Asked", dry_run: bool, profile: bool, print_config: bool
 ) -> None:  # fmt: skip
     """What all commands that train have in common."""
+    import training.engine.dry_run
     from training.config import as_toml
-    from training.engine import dry_run as trial
     from training.engine.loop import train
 
     task = kind.of(asked, told)
@@ -97,7 +97,7 @@ def train_or_try(
         print(as_toml(task.config), end="")
         return
     if dry_run:
-        if table := trial.dry_run(task, asked.data, asked.out):
+        if table := training.engine.dry_run.dry_run(task, asked.data, asked.out):
             print_table(console, table)
         return
     result = train(task, asked.data, asked.out, resume=asked.resume, console=console, profile=profile)

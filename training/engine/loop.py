@@ -22,7 +22,7 @@ from training.engine import checkpoint, frozen, log
 from training.engine.describe import describe
 from training.engine.found import At, Found
 from training.engine.machine import Machine, TrainingError, choose_device, describe_device, slow_precision
-from training.engine.meter import Meter
+from training.engine.meter import StepMeter
 from training.engine.profiling import profiler
 from training.engine.ranks import Ranks, started
 from training.engine.resume import FINAL, Hold, begin_or_refuse, earlier_checkpoint, finished, progress_fault
@@ -122,7 +122,7 @@ class _Training:
         self.record = describe(out.name, task, model, self.machine, report)
         self.step, self.epochs_logged = 0, -1
         self.best: float | None = None  # score of an evaluation so far
-        self.meter, self.earlier_seconds, self.num_lines, self.resumes = Meter(), 0.0, 0, 0
+        self.meter, self.earlier_seconds, self.num_lines, self.resumes = StepMeter(), 0.0, 0, 0
         self.record = ranks.by_first(lambda: begin_or_refuse(out, self.record, hold))
         if saved is not None:
             self._restore(self.checked or checkpoint.load(out / "checkpoints" / saved))

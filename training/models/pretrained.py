@@ -57,7 +57,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportRow:
     what: str
     how: How
     tensors: int
@@ -71,7 +71,7 @@ class Report:
 
     source: str
     sha256: str
-    rows: tuple[Row, ...]
+    rows: tuple[ReportRow, ...]
     note: str = ""
 
     def table(self) -> Table:
@@ -224,7 +224,7 @@ def _positions(table: Tensor, config: VitConfig, same: bool, where: str) -> tupl
     return table, "adapted" if detail else "loaded", ", ".join(detail)
 
 
-def _rows(fitted: dict[str, tuple[Tensor, How, str]]) -> tuple[Row, ...]:
+def _rows(fitted: dict[str, tuple[Tensor, How, str]]) -> tuple[ReportRow, ...]:
     """One row for each part, way and detail, in the model's order."""
     rows: dict[tuple[str, How, str], tuple[int, int]] = {}
     for name, (value, how, detail) in fitted.items():
@@ -233,5 +233,5 @@ def _rows(fitted: dict[str, tuple[Tensor, How, str]]) -> tuple[Row, ...]:
         tensors, parameters = rows.get(key, (0, 0))
         rows[key] = (tensors + 1, parameters + value.numel())
     return tuple(
-        Row(what, how, tensors, parameters, detail) for (what, how, detail), (tensors, parameters) in rows.items()
+        ReportRow(what, how, tensors, parameters, detail) for (what, how, detail), (tensors, parameters) in rows.items()
     )

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import training.commands.dump
+import training.commands.evaluate
+import training.commands.gap
 from pipeline import files
 from pipeline.errors import UserError
-from training.commands import dump as dumping
-from training.commands import evaluate
-from training.commands import gap as gaps
 from training.commands.options import NoiseChoice, console
 from training.dumping.dump import counts
 from training.dumps.store import DumpError, open_dump
@@ -53,7 +53,7 @@ def pretrain(study: StudyFile, run: StudyRun) -> None:
 # --- dumps -------------------------------------------------------------------------------------------------------
 
 
-class Asked(NamedTuple):
+class AskedDump(NamedTuple):
     """A dump; numbers as `train dump` takes them."""
 
     checkpoint: str
@@ -61,12 +61,12 @@ class Asked(NamedTuple):
     causal: int
 
 
-def asked(study: StudyFile, run: StudyRun) -> list[Asked]:
-    beside = [Asked(checkpoint, 0, 0) for checkpoint in run.checkpoints]
-    return [Asked("latest", study.dump.raw, study.dump.causal), *beside]
+def asked(study: StudyFile, run: StudyRun) -> list[AskedDump]:
+    beside = [AskedDump(checkpoint, 0, 0) for checkpoint in run.checkpoints]
+    return [AskedDump("latest", study.dump.raw, study.dump.causal), *beside]
 
 
-def missing_dumps(study: StudyFile, run: StudyRun) -> Iterator[Asked]:
+def missing_dumps(study: StudyFile, run: StudyRun) -> Iterator[AskedDump]:
     split = open_shards(study.data, "val", run.config.data.depth)
     for one in asked(study, run):
         try:
@@ -82,7 +82,7 @@ def missing_dumps(study: StudyFile, run: StudyRun) -> Iterator[Asked]:
             yield one
 
 
-def _place(run: StudyRun, one: Asked) -> Path:
+def _place(run: StudyRun, one: AskedDump) -> Path:
     return run.folder / "dumps" / f"{one.checkpoint}.zarr"
 
 
@@ -93,7 +93,7 @@ def dumped(study: StudyFile, run: StudyRun) -> bool:
 def dump(study: StudyFile, run: StudyRun) -> None:
     for one in missing_dumps(study, run):
         _take_away_other(_place(run, one), run)
-        dumping.dump(
+        training.commands.dump.dump(
             run.folder, study.data, checkpoint=[one.checkpoint], images=study.dump.images, raw=one.raw,
             causal=one.causal,
         )  # fmt: skip
@@ -141,7 +141,7 @@ def has_noise(study: StudyFile, run: StudyRun) -> bool:
 
 
 def noise(study: StudyFile, run: StudyRun) -> None:
-    evaluate.evaluate(run.folder, study.data, noise=missing_noise(study, run))
+    training.commands.evaluate.evaluate(run.folder, study.data, noise=missing_noise(study, run))
 
 
 def has_gap(study: StudyFile, run: StudyRun) -> bool:
@@ -156,7 +156,7 @@ def has_gap(study: StudyFile, run: StudyRun) -> bool:
 
 def gap(study: StudyFile, run: StudyRun) -> None:
     assert study.pairs is not None
-    gaps.gap(run.folder, study.pairs)
+    training.commands.gap.gap(run.folder, study.pairs)
 
 
 # --- the table ---------------------------------------------------------------------------------------------------

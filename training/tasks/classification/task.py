@@ -21,7 +21,7 @@ from training.models.registry import MONIKERS
 from training.models.vit import VisionTransformer
 from training.records import Evaluation
 from training.results import MeasureError
-from training.tasks.classification.batch import Batch
+from training.tasks.classification.batch import ImageBatch
 from training.tasks.classification.config import KIND, Config, resolve
 from training.tasks.classification.data import check_classes, classes_sha256, open_shards, train_loader
 from training.tasks.classification.evaluate import Outcome, as_evaluation, evaluate
@@ -30,7 +30,7 @@ from training.tasks.classification.online import OnlineDepth
 from training.weights import initialise
 
 
-class PreTraining(Task[Config, Batch]):
+class PreTraining(Task[Config, ImageBatch]):
     """Cross-entropy of soft targets, smoothed; a mean over samples."""
 
     kind = KIND
@@ -79,7 +79,7 @@ class PreTraining(Task[Config, Batch]):
         if self.config.data.depth == ONLINE:
             self.teacher = OnlineDepth(self.config, device)
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+    def inputs(self, batch: ImageBatch) -> tuple[Tensor, ...]:
         rgb, depth, target = model_inputs(batch, self.config)
         return rgb, self.teacher(rgb) if self.teacher else depth, target
 
@@ -103,7 +103,7 @@ class PreTraining(Task[Config, Batch]):
         self.num_train, self.num_val = len(self.train), len(self.val)
         check_batch_size(config.optim, self.num_train)
 
-    def loader(self, share: Share, first_step: int, num_steps: int) -> Iterator[Batch]:
+    def loader(self, share: Share, first_step: int, num_steps: int) -> Iterator[ImageBatch]:
         return train_loader(self.train, self.config, share, first_step, num_steps)
 
     def splits(self) -> tuple[shards.Split, shards.Split]:
