@@ -26,7 +26,7 @@ from training.engine.meter import StepMeter
 from training.engine.profiling import profiler
 from training.engine.ranks import Ranks, started
 from training.engine.resume import FINAL, Hold, begin_or_refuse, earlier_checkpoint, finished, progress_fault
-from training.engine.share import Share
+from training.engine.share import Share, check_batch_size
 from training.engine.step import StepSummary, TrainingStep
 from training.engine.task import Task
 from training.engine.trackers import check_trackers
@@ -105,6 +105,7 @@ class _Training:
         check_trackers(config)
         self.task = task
         task.open(data)
+        check_batch_size(config.optim, task.num_train, task.more_data)
         self.machine = Machine.here(config, ranks, self._stop_together)
         self.share = Share.of(config, ranks.rank, ranks.world_size)
         self.epochs = task.epochs

@@ -13,7 +13,7 @@ from training import provenance
 from training.config import ONLINE, ConfigError
 from training.engine.found import At
 from training.engine.machine import Machine
-from training.engine.share import DataError, Share, check_batch_size
+from training.engine.share import DataError, Share
 from training.engine.task import Asked, Examination, Loaded, Result, Task
 from training.models.backbone import FigureParameters
 from training.models.pretrained import Report
@@ -101,7 +101,6 @@ class PreTraining(Task[Config, ImageBatch]):
         if config.data.depth != ONLINE:
             provenance.check_splits(self.train, self.val, config.data.depth)
         self.num_train, self.num_val = len(self.train), len(self.val)
-        check_batch_size(config.optim, self.num_train)
 
     def loader(self, share: Share, first_step: int, num_steps: int) -> Iterator[ImageBatch]:
         return train_loader(self.train, self.config, share, first_step, num_steps)
