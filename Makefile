@@ -1,5 +1,6 @@
 # make demo   the whole study on toy rooms, photographs in, report out (about twelve minutes on two cores)
 # make test   every test
+# make quick  a quick look: quick tests of every room, about a minute on two cores
 # make study  the larger demo: every model, every depth, three seeds (an evening on two cores)
 # make check  formatting, lint and types
 # make soak   kills at random moments and mutated files, half an hour
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test study check soak clean
+.PHONY: demo test quick study check soak clean
 .DELETE_ON_ERROR:
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -45,6 +46,13 @@ study: $(INSTALLED)
 # Two processes with a thread each; a file's tests stay together, with what they share.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What is quick and touches much: contracts, configuration, models, statistics.
+QUICK := $(addprefix tests/pipeline/test_,depth_codec standardize scenes images defaults teacher_protocol) \
+  $(addprefix tests/training/test_,config attention augment models step seg_config seg_models) \
+  $(addprefix tests/analysis/test_,attention_slopes cka contrast cosines probes tables)
+quick: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" -k "not compiled" $(addsuffix .py,$(QUICK))
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

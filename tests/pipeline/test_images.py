@@ -349,8 +349,8 @@ def test_endings_that_this_machine_cannot_read_are_refused_by_name(monkeypatch):
     assert is_image("a.jpg") and not is_image("a.txt")
 
 
-def test_the_readme_lists_every_ending():
-    text = (ROOT / "README.md").read_text().partition("- Read are")[2].partition("after `pip")[0]
+def test_the_docs_list_every_ending():
+    text = (ROOT / "docs" / "label.md").read_text().partition("- Read are")[2].partition("after `pip")[0]
     assert set(re.findall(r"\.[a-z0-9]+", text)) == images.EXTENSIONS
 
 
