@@ -145,7 +145,7 @@ def preset(name: str, task: str) -> dict[str, Any]:
     folder = PRESETS / task
     names = sorted(path.stem for path in folder.glob("*.toml"))
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
-    if path.parent == folder and name not in names:
+    if not name.endswith(".toml") and name not in names:
         raise ConfigError(f"--preset must be one of {', '.join(names)}, or a TOML file, got {name!r}")
     try:
         values = tomllib.loads(path.read_text("utf-8"))

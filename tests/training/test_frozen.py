@@ -16,6 +16,7 @@ from training.engine import checkpoint, frozen
 from training.engine.machine import Machine
 from training.engine.share import Share
 from training.engine.step import TrainingStep
+from training.tasks.classification.config import resolve
 from training.tasks.segmentation.task import FineTuning
 
 FREEZE = (*FAST, "model.freeze=backbone", "head.channels=8")
@@ -84,6 +85,11 @@ def test_freezing_needs_weights(rooms, tmp_path):
     line = words(rooms, tmp_path / "run", None, FREEZE)
     done = command("train", *line, "--model", "m4ch", "--depth", "raw", "--head", "linear")
     fails_in_one_line(done, "model.freeze=backbone keeps the weights of --init, got none")
+    plain = tmp_path / "plain.pth"
+    torch.save(resolve("tiny", "m3ch", num_classes=5).model.build().state_dict(), plain)
+    done = command("train", *words(rooms, tmp_path / "run", plain, FREEZE), "--model", "mmlp", "--depth", "raw")
+    fails_in_one_line(done, "plain.pth has none for phi", "give a run or export of a mmlp")
+    assert not (tmp_path / "run").exists()
     done = command("train", "pretrain", "--preset", "tiny", "--model", "m4ch", "--data", rooms, "--out", tmp_path / "p",
                    "--set", "model.freeze=backbone", "--set", "data.depth=raw")  # fmt: skip
     fails_in_one_line(done, "model.freeze has no effect on pre-training")

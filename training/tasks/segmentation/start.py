@@ -18,6 +18,7 @@ from training.models.segmenter import Segmenter
 from training.models.vit import VisionTransformer, VitConfig, check_fits
 from training.records import RunRecord, parse
 
+HEADS = ("pyramid", "decode head", "classifier")  # of a report's rows those that no backbone has
 AUTHORS = "dformer-greys"  # the input convention of their weights
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline import shards
 from training import provenance
+from training.config import ConfigError
 from training.engine import checkpoint, frozen
 from training.engine.found import At, Found
 from training.engine.machine import Machine
@@ -37,7 +38,7 @@ from training.tasks.segmentation.finetune import prepared
 from training.tasks.segmentation.grouping import freeze
 from training.tasks.segmentation.samples import model_inputs
 from training.tasks.segmentation.sheet import Sheet
-from training.tasks.segmentation.start import Start
+from training.tasks.segmentation.start import HEADS, Start
 
 
 class FineTuning(Task[FinetuneConfig, SegBatch]):
@@ -78,8 +79,15 @@ class FineTuning(Task[FinetuneConfig, SegBatch]):
 
     def initialise(self, model: nn.Module) -> Report:
         assert isinstance(model, Segmenter) and self.config.init is not None
-        start = self.start or Start(self.config.init, self.config.model.model_dump(mode="json"), None, None)
-        return start.load(model)
+        model_config = self.config.model.model_dump(mode="json")
+        start = self.start or Start(self.config.init, model_config, None, None, allow_unexpected=["*"])
+        report = start.load(model)
+        if self.frozen and (fresh := [row.what for row in report.rows if row.how == "fresh" and row.what not in HEADS]):
+            raise ConfigError(
+                f"model.freeze=backbone keeps the weights of --init, but {self.config.init} has none for "
+                f"{', '.join(fresh)}: give a run or export of a {self.config.model.name}, or train the backbone"
+            )
+        return report
 
     def example(self) -> tuple[Tensor, ...]:
         height, width = self.config.augment.crop
