@@ -31,6 +31,7 @@ demo: $(INSTALLED)
 	$(BIN)/train study training/presets/study/demo.toml --out demo --jobs 2
 	$(BIN)/analyze report demo/runs/* --matrix demo/table3 --out demo/report
 	@echo "report: $(CURDIR)/demo/report/index.html"
+	@echo "to go on by hand: source $(VENV)/bin/activate"
 
 study: $(INSTALLED)
 	$(BIN)/precompute-depth toyrooms study/shards --teacher toy --samples 24000 --val-samples 5000

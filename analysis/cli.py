@@ -12,7 +12,7 @@ from rich.table import Table
 from analysis.figures import FIGURES
 from analysis.figures.spec import FigureSpec
 from pipeline import errors
-from pipeline.terminal import make_console, print_table
+from pipeline.terminal import add_version, make_console, print_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +25,7 @@ app = typer.Typer(
     "Start with `analyze report runs/* --out report`, then open report/index.html.",
 )
 console = make_console()
+add_version(app)
 figures = typer.Typer(no_args_is_help=True, help="A figure by its name; the paper's have their number as well: fig11.")
 app.add_typer(figures, name="figure")
 

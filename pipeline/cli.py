@@ -10,6 +10,7 @@ from pipeline.commands.inspect import inspect
 from pipeline.commands.nyu import nyu
 from pipeline.commands.toyrooms import toyrooms
 from pipeline.commands.verify import verify
+from pipeline.terminal import add_version
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,6 +19,7 @@ app = typer.Typer(
     help="Stage 1: photographs in, RGB-D shards out. A teacher estimates depth for every image, once.\n\n"
     "Start with `precompute-depth folder PHOTOS OUT --teacher toy`, then `precompute-depth inspect OUT`.",
 )
+add_version(app)
 for command in (imagenet, nyu, folder, toyrooms, digits, verify, inspect):
     app.command()(command)
 

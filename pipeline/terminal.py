@@ -1,7 +1,9 @@
 """What the three commands print on: any terminal, any file name, any width. Imports nothing heavy."""
 
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -9,6 +11,23 @@ from rich.table import Table
 def make_console(**options: Any) -> Console:
     """A console (of rich's `options`) that takes text as it is: a `[/x]` or `:cat:` in a file name is no markup."""
     return Console(markup=False, emoji=False, highlight=False, **options)
+
+
+def add_version(app: typer.Typer) -> None:
+    """`--version` for a command line."""
+
+    def show(asked: bool) -> None:
+        if asked:
+            print(f"pseudodepth {version('pseudodepth')}")
+            raise typer.Exit
+
+    @app.callback()
+    def options(
+        asked: Annotated[
+            bool, typer.Option("--version", callback=show, is_eager=True, help="Say it, and stop.")
+        ] = False,
+    ) -> None:
+        pass
 
 
 def print_table(console: Console, table: Table) -> None:

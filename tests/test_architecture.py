@@ -20,8 +20,9 @@ ALLOWED = {
 TORCH_FREE = (
     *sorted(SHARED), "pipeline.shards", "pipeline.teachers", "pipeline.job", "pipeline.inspect", "pipeline.verify",
     "pipeline.dry_run", "pipeline.sources.imagenet", "pipeline.sources.nyu", "pipeline.cli", "training.records",
+    "training.dumps.from_raw", "training.dumps.store", "training.cli", "training.commands.status", "analysis",
+    "analysis.report", "analysis.cli",
     "training.intervals",
-    "training.dumps.from_raw", "training.dumps.store", "training.cli", "analysis", "analysis.report", "analysis.cli",
 )  # fmt: skip
 
 
@@ -55,6 +56,42 @@ def test_only_teachers_know_what_estimates_depth():
                     ("pipeline.teachers.hub", "pipeline.teachers.view")
                 )
                 assert not known, f"{path.relative_to(ROOT)} imports {name}"
+
+
+# Who must not know whom inside training: what the house is built on knows nothing of what stands on it.
+FORBIDDEN = {
+    "training/engine": ("training.tasks", "training.commands", "training.study", "training.runs", "training.dumping"),
+    "training/models": ("training.engine", "training.tasks", "training.commands", "training.loading", "training.runs"),
+    "training/loading": ("training.tasks", "training.commands", "training.models", "training.runs"),
+    "training/records": ("training.engine", "training.models", "training.tasks", "training.config"),
+    "training/dumps": ("training.engine", "training.models", "training.tasks", "training.config"),
+    "training/tasks": ("training.commands", "training.study", "training.runs", "training.dumping"),
+}
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_what_the_rest_stands_on_knows_nothing_of_it(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        for name in imported_names(path):
+            banned = [room for room in FORBIDDEN[folder] if name == room or name.startswith(room + ".")]
+            assert not banned, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_no_task_knows_another():
+    folders = [path for path in (ROOT / "training/tasks").iterdir() if (path / "__init__.py").exists()]
+    assert len(folders) >= 3
+    for own in folders:
+        for path in own.rglob("*.py"):
+            for name in imported_names(path):
+                other = name.removeprefix("training.tasks.").split(".")[0]
+                assert not name.startswith("training.tasks.") or other == own.name, f"{path.name} imports {name}"
+
+
+def test_the_engine_asks_no_task_or_backbone_what_it_is():
+    words = ("FineTuning", "PreTraining", "VisionTransformer", "Segmenter", "classification", "segmentation")
+    for path in (ROOT / "training/engine").rglob("*.py"):
+        for word in words:
+            assert word not in path.read_text("utf-8"), f"{path.name} names {word}"
 
 
 def import_graph(package: str) -> dict[str, set[str]]:

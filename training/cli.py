@@ -6,6 +6,7 @@ import signal
 import typer
 
 from pipeline import errors
+from pipeline.terminal import add_version
 from training.commands.dump import dump
 from training.commands.evaluate import evaluate
 from training.commands.export import export
@@ -14,6 +15,7 @@ from training.commands.gap import gap
 from training.commands.matrix import matrix
 from training.commands.options import explained
 from training.commands.pretrain import pretrain
+from training.commands.status import status
 from training.commands.study import study
 from training.commands.task import task
 from training.commands.teacher import teacher
@@ -26,7 +28,8 @@ app = typer.Typer(
     "Start with `train pretrain --preset tiny --model m4ch --data SHARDS --out runs/m4ch`.",
 )
 
-for command in (pretrain, finetune, evaluate, gap, matrix, dump, export, study, teacher, task):
+add_version(app)
+for command in (pretrain, finetune, evaluate, gap, matrix, dump, export, study, status, teacher, task):
     app.command()(command)
 
 

@@ -6,6 +6,7 @@ Everything but `runtime` is the *study*: what the result depends on. It is hashe
 """
 
 import difflib
+import json
 import math
 import re
 import tomllib
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, mode
 from pipeline.errors import UserError
 from training.records import study_hash
 
+ONLINE = "online"  # the depth that no shards hold: a teacher sees every batch
 PRESETS = Path(__file__).parent / "presets"
 _TAGS = {"name", "kind"}  # that tell the forms of a section apart
 _Value = TypeVar("_Value")
@@ -152,6 +154,17 @@ def preset(name: str, task: str) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"--preset {path} cannot be read ({error.strerror}): give a TOML file") from None
     return values | {"preset": path.stem}
+
+
+def as_toml(config: BaseModel) -> str:
+    """A configuration as a TOML file: what has a section, and above it what has none; what is None is left out."""
+    values = {k: v for k, v in config.model_dump(mode="json").items() if v is not None}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if not isinstance(value, dict)]
+    for name, section in values.items():
+        if isinstance(section, dict):
+            lines += ["", f"[{name}]"]
+            lines += [f"{key} = {json.dumps(value)}" for key, value in section.items() if value is not None]
+    return "\n".join(lines) + "\n"
 
 
 def check_moniker(model: str, monikers: Sequence[str]) -> None:

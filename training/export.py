@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline import files
+from training.config import ONLINE, Study
 from training.models.registry import ModelConfig
 from training.models.vit import ModelError, VisionTransformer, VitConfig, built_for
 
@@ -37,6 +38,14 @@ def export(model: VisionTransformer, config: VitConfig, folder: Path, extra: dic
             raise ModelError(f"cannot write {folder} ({error}): make room, or choose another folder") from error
         head = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "model": config.model_dump(mode="json")}
         (made / CONFIG).write_text(json.dumps(head | extra, indent=2) + "\n", "utf-8")
+
+
+def study_of(config: Study) -> dict[str, Any]:
+    """What the model was trained by. A teacher is named where one was in the loop: the shards name theirs."""
+    study = config.study()
+    if config.data.depth != ONLINE:
+        study["data"] = {"depth": config.data.depth}
+    return study
 
 
 def is_export(folder: Path) -> bool:

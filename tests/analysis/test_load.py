@@ -16,7 +16,7 @@ from analysis.figures import figure_of
 from analysis.load import AnalysisError
 from analysis.runs import final_evaluation, recipe_differences
 from training import records
-from training.dumps.schema import SCHEMA_VERSION
+from training.dumps.schema import OLDEST_SCHEMA, SCHEMA_VERSION
 from training.dumps.store import Dump, DumpError, DumpWriter
 from training.records import RecordError, Run
 
@@ -239,8 +239,8 @@ def test_unfinished_dump_is_refused(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         (VERSION, '"schema_version": 99', f"schema version 99, this version reads {SCHEMA_VERSION}: use a newer one"),
-        (VERSION, '"schema_version": null', f"version None, this version reads {SCHEMA_VERSION}: make it again"),
-        (VERSION, '"schema_version": 1', f"schema version 1, this version reads {SCHEMA_VERSION}: make it again"),
+        (VERSION, '"schema_version": null', f"version None, this version reads {OLDEST_SCHEMA} on: make it again"),
+        (VERSION, '"schema_version": 1', f"schema version 1, this version reads {OLDEST_SCHEMA} on: make it again"),
         ('"model": "m4ch"', '"mode": "m4ch"', "is not a dump of train dump"),
         ("{", "[", "not a Zarr store"),
     ],

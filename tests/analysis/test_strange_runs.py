@@ -184,7 +184,7 @@ STRANGE_LINES: list[tuple[str, dict[str, Any], str]] = [
     ("eval", {"top1": NAN}, "top1: Input should be "),
     ("eval", {"top5": 1.5}, "top5: Input should be less than or equal to 1, got 1.5"),
     ("eval", {"seconds": -1.0}, "seconds: Input should be greater than or equal to 0, got -1.0"),
-    ("eval", {"kind": "guess"}, "kind must be one of train, eval, segmentation, parameters, end, got 'guess'"),
+    ("eval", {"kind": "guess"}, "kind must be one of train, eval, segmentation, scores, parameters, end, got 'guess'"),
     ("end", {"train_seconds": -41.0}, "train_seconds: Input should be greater than or equal to 0, got -41.0"),
     ("end", {"total_seconds": INFINITE}, "total_seconds: Input should be a finite number, got inf"),
     ("end", {"resumes": -1}, "resumes: Input should be greater than or equal to 0, got -1"),

@@ -56,7 +56,7 @@ from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.models.attention import Recorder
 from training.models.patch_depth import patch_depth
 from training.models.registry import MONIKERS
-from training.tasks.classification.batch import Batch
+from training.tasks.classification.batch import ImageBatch
 from training.tasks.classification.config import Config, resolve
 
 HERE = Path(__file__).parent
@@ -77,7 +77,7 @@ def info_of(config: Config, model: Any, num_images: int) -> DumpInfo:
     )  # fmt: skip
 
 
-def images(size: int, count: int, seed: int, device: str) -> Batch:
+def images(size: int, count: int, seed: int, device: str) -> ImageBatch:
     """Random colours, and depth that is smooth as depth is."""
     generator = torch.Generator().manual_seed(seed)
     rgb = torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
@@ -85,7 +85,7 @@ def images(size: int, count: int, seed: int, device: str) -> Batch:
         torch.randn(count, 1, 6, 6, generator=generator), (size, size), mode="bicubic"
     )
     keys = [f"{seed}-{place}" for place in range(count)]
-    return Batch(rgb, depth, torch.zeros(count, dtype=torch.long), keys, 0).to(torch.device(device))
+    return ImageBatch(rgb, depth, torch.zeros(count, dtype=torch.long), keys, 0).to(torch.device(device))
 
 
 def made(preset: str, moniker: str, device: str) -> tuple[Config, Any]:
@@ -162,8 +162,8 @@ def peer_one_pass(folder: Path) -> dict[str, np.ndarray]:
     }
 
 
-def _numbered(batch: Batch, first: int) -> Batch:
-    return Batch(batch.rgb, batch.depth, batch.label, batch.keys, first)
+def _numbered(batch: ImageBatch, first: int) -> ImageBatch:
+    return ImageBatch(batch.rgb, batch.depth, batch.label, batch.keys, first)
 
 
 @torch.inference_mode()

@@ -64,7 +64,7 @@ from training.engine.share import Share
 from training.engine.step import TrainingStep
 from training.models.attention import set_attention
 from training.models.patch_depth import patch_depth, signed_difference
-from training.tasks.classification.batch import Batch
+from training.tasks.classification.batch import ImageBatch
 from training.tasks.classification.config import Config, resolve
 from training.tasks.classification.task import PreTraining
 
@@ -263,13 +263,13 @@ class Steps:
             torch.cuda.synchronize()
 
 
-def random_batch(size: int, side: int) -> Batch:
+def random_batch(size: int, side: int) -> ImageBatch:
     """Depth is constant in a patch and of unit variance; a tenth of the patches have none."""
     depth = torch.randn(size, 1, side // 16, side // 16)
     depth[torch.rand_like(depth) < 0.1] = torch.nan
     depth = F.interpolate(depth, scale_factor=16.0, mode="nearest")
     rgb = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8)
-    return Batch(rgb, depth, torch.randint(0, 1000, (size,)), [f"random {number}" for number in range(size)])
+    return ImageBatch(rgb, depth, torch.randint(0, 1000, (size,)), [f"random {number}" for number in range(size)])
 
 
 @cache

@@ -14,7 +14,7 @@ from training.loading.augment.config import AugmentConfig
 from training.loading.augment.mix import mix
 from training.random_numbers import generator
 from training.tasks.classification import samples
-from training.tasks.classification.batch import Batch
+from training.tasks.classification.batch import ImageBatch
 from training.tasks.classification.config import resolve
 
 THEIRS = v2.RandAugment(num_ops=2, magnitude=9)
@@ -140,13 +140,13 @@ def coordinates() -> dict[str, tuple[str, bytes]]:
 
 def seen_by_training(
     depth_field: str, settings: Sequence[str], keys: Iterable[str], leave_draws: bool = False
-) -> Batch:
+) -> ImageBatch:
     config = resolve("tiny", "m4ch", [f"data.depth={depth_field}", *settings], 6)
     members = [(0, shards.Members(key, "a.tar", coordinates())) for key in keys]
     return samples.train_batch(members, len(members), config, 0, leave_draws)
 
 
-def assert_rgb_and_depth_agree(batch: Batch, channel: int) -> None:
+def assert_rgb_and_depth_agree(batch: ImageBatch, channel: int) -> None:
     """Within rounding: half a pixel apart is already too far."""
     rgb, z = batch.rgb.float(), batch.depth[:, 0]
     said, share = rgb[:, channel], rgb[:, 2] / 255

@@ -16,7 +16,7 @@ from training.engine.share import DataError, Share
 from training.loading import data
 from training.loading.data import worker_died
 from training.loading.order import Order
-from training.tasks.classification.batch import Batch
+from training.tasks.classification.batch import ImageBatch
 from training.tasks.classification.config import resolve
 from training.tasks.classification.data import EvalBatches, TrainBatches, eval_loader, open_shards, train_loader
 from training.tasks.classification.inputs import model_inputs
@@ -84,7 +84,7 @@ def config(*settings):
     return resolve("tiny", "m4ch", ["data.depth=raw", "optim.batch_size=32", "model.image_size=40", *settings], 6)
 
 
-def same(one: Batch, other: Batch) -> None:
+def same(one: ImageBatch, other: ImageBatch) -> None:
     assert one.keys == other.keys
     assert one.first == other.first
     for name in ("rgb", "depth", "label"):

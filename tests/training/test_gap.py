@@ -213,7 +213,6 @@ def test_mistakes_end_in_one_line(run, rooms, pixel_04, tmp_path):
     for words, message in (
         ([rooms], "has no 'pseudo' depth, it has"),
         ([pixel_04, "--real", "raw"], "has no 'raw' depth, it has pseudo, real"),
-        ([pixel_04, "--real", "exact"], "--real must be real (holes filled) or raw (as measured), got 'exact'"),
         ([pixel_04, "--sigma", "0"], "--sigma must hold a number above 0, got 0"),
         ([pixel_04, "--sigma", "-1"], "--sigma must be numbers from 0 to 1000"),
         ([feet], "'real' depth must be in m, got 'ft'"),

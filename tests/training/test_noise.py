@@ -130,7 +130,6 @@ def test_evaluations_of_unknown_kinds_are_refused_by_name(run):
 
 def test_mistakes_end_in_one_line(run, rooms):
     for words, message in (
-        (["--noise", "salt"], "--noise must be one of pixel, patch, got 'salt'"),
         (["--sigma", "0,1"], "--sigma needs --noise"),
         (["--noise", "pixel", "--sigma", "0,-1"], "--sigma must be numbers from 0 to 1000, in units of z, got -1"),
         (["--noise", "pixel", "--sigma", "x"], "--sigma takes numbers between commas, such as 0,0.5,1, got 'x'"),

@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from sklearn.metrics import jaccard_score
 
 from training.records import Matrix, RecordError, SegmentationEvaluation, SegmentationScores, load_run, parse
-from training.tasks.segmentation.matrix import MatrixError, Row, matrix
+from training.tasks.segmentation.matrix import MatrixError, MatrixRow, matrix
 from training.tasks.segmentation.scores import Counts, counts_of
 from training.tasks.segmentation.table3 import tables
 
@@ -40,9 +40,9 @@ def evaluation(right: float, seed: int = 0, tested: str = "real", keys: int = 0)
     )  # fmt: skip
 
 
-def full_row(name: str = "m4ch-pseudo", **same: int) -> Row:
+def full_row(name: str = "m4ch-pseudo", **same: int) -> MatrixRow:
     rates = {("real", "real"): 0.8, ("real", "pseudo"): 0.5, ("pseudo", "pseudo"): 0.7, ("pseudo", "real"): 0.7}
-    return Row(name, "m4ch", 0, {cell: evaluation(rate, tested=cell[1], **same) for cell, rate in rates.items()})
+    return MatrixRow(name, "m4ch", 0, {cell: evaluation(rate, tested=cell[1], **same) for cell, rate in rates.items()})
 
 
 def test_cells_and_differences_come_with_intervals_over_images():
@@ -92,11 +92,11 @@ def test_intervals_are_students_on_a_jackknife_written_out():
 
 def test_a_perfect_model_and_a_single_image_have_bounds_or_are_refused():
     perfect = evaluation(1.0)
-    [cell] = matrix([Row("m", "m4ch", 0, {("real", "real"): perfect})], "rooms").cells
+    [cell] = matrix([MatrixRow("m", "m4ch", 0, {("real", "real"): perfect})], "rooms").cells
     assert (cell.low, cell.miou, cell.high, cell.error) == (1, 1, 1, 0)
     empty = [perfect.single.per_image[0], *({} for _ in range(IMAGES - 1))]
     single = perfect.single.model_copy(update={"per_image": empty})
-    row = Row("m", "m4ch", 0, {("real", "real"): perfect.model_copy(update={"single": single})})
+    row = MatrixRow("m", "m4ch", 0, {("real", "real"): perfect.model_copy(update={"single": single})})
     with pytest.raises(MatrixError, match="two images with labels or more, got 1"):
         matrix([row], "rooms")
 

@@ -153,6 +153,8 @@ def test_an_evaluation_of_the_run_says_the_same(rooms, trained):
     assert done.returncode == 0, done.stderr
     first, again = records.load_run(trained).scores
     assert first.scores == again.scores
+    for option in (("--depth", "raw"), ("--split", "train"), ("--multi-scale",)):
+        fails_in_one_line(command("train", "evaluate", trained, "--data", rooms, *option), "their own depth, exact")
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(rooms, tmp_path):

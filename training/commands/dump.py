@@ -14,6 +14,7 @@ from pipeline.terminal import print_table
 from training.commands.options import (
     AcceptOther,
     Data,
+    PatchDepthChoice,
     PretrainedRun,
     console,
     meter,
@@ -49,7 +50,7 @@ def dump(
         int, typer.Option("--causal", help="Images whose depth is changed too, many passes each; 500 are advised.")
     ] = 0,
     patch_depth: Annotated[
-        str,
+        PatchDepthChoice,
         typer.Option(
             "--patch-depth",
             help="Depth of a patch in the statistics: mean, or center4 (the paper's printed code), then for all dumps "
@@ -60,9 +61,9 @@ def dump(
 ) -> None:
     """Record what attention does with depth, in one pass: statistics over many images, raw scores of a few.
 
-    Statistics cover every layer and head and grow no memory with images; they are what `analyze` draws from, without
-    a model or torch. Images are spread evenly over val; those without classes, such as NYU's, do as well, for all but
-    what changed depth does to accuracy. Raw scores serve the report's examples. --causal adds what
+    Statistics cover every layer and head, and memory does not grow with the number of images; they are what `analyze`
+    draws from, without a model or torch. Images are spread evenly over val; those without classes, such as NYU's, do as
+    well, for all but what changed depth does to accuracy. Raw scores serve the report's examples. --causal adds what
     happens when depth is swapped with another image's, flattened, replaced by the sensor's, kept out of single blocks,
     or erased from their outputs. Prints what it will take before it starts; a dump that is interrupted leaves nothing.
 
@@ -120,11 +121,11 @@ def _dumped(
     images: int | None,
     raw: int,
     causal: int,
-    patch_depth: str,
+    patch_depth: PatchDepthChoice,
     accept_other_depth: bool,
 ) -> "tuple[Path, DumpInfo]":
+    import training.dumping.dump
     from training import provenance
-    from training.dumping import dump as recording
     from training.dumps.estimate import estimated_bytes, estimated_memory
     from training.engine.machine import TrainingError, choose_device
     from training.provenance import AcceptOtherDepth
@@ -146,7 +147,7 @@ def _dumped(
     target = out or run / "dumps" / f"{checkpoint}{other}.zarr"
     how: AcceptOtherDepth = "accept" if accept_other_depth else "refuse"
     differences = provenance.check(described.shards, split.index, data, field, how, told)
-    info = recording.plan_dump(
+    info = training.dumping.dump.plan_dump(
         config, described, saved, model, split, field, num_images=images, num_raw=raw, num_causal=causal,
         patch_depth=patch_depth, other_depth=differences,
     )  # fmt: skip
@@ -164,4 +165,4 @@ def _dumped(
         soft_wrap=True,
     )
     with meter("dump", info.num_images + info.num_causal) as advance:
-        return target, recording.dump(info, config, model, split, target, choose_device(config)[0], advance)
+        return target, training.dumping.dump.dump(info, config, model, split, target, choose_device(config)[0], advance)

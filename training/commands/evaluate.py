@@ -1,5 +1,6 @@
 """train evaluate: how good a finished run is, on any data, and with noise on its depth."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,10 +10,12 @@ from pipeline.terminal import print_table
 from training.commands.options import (
     AcceptOther,
     Data,
+    NoiseChoice,
     NoiseSeed,
     ResultOut,
     RunFolder,
     Sigmas,
+    SplitChoice,
     console,
     meter,
     refuse_ranks,
@@ -36,13 +39,13 @@ def evaluate(
     depth: Annotated[
         str | None, typer.Option("--depth", help="pseudo, real, raw, exact or online; default: the run's.")
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="train or val (NYU's test images).")] = "val",
+    split: Annotated[SplitChoice, typer.Option("--split", help="train or val (NYU's test images).")] = "val",
     multi_scale: Annotated[
         bool,
         typer.Option("--multi-scale", help="Of a fine-tuned run: also the sum over the recipe's scales and mirrors."),
     ] = False,
     noise: Annotated[
-        list[str] | None,
+        list[NoiseChoice] | None,
         typer.Option(
             "--noise", help="Add noise to depth: one Gaussian a `pixel`, or one a `patch`; repeat it for both."
         ),
@@ -111,7 +114,7 @@ def examined(
     return result
 
 
-def _sweeps(target: "Target", checkpoint: str, split: str, kinds: list[str], sigma: str | None, seed: int) -> None:
+def _sweeps(target: "Target", checkpoint: str, split: str, kinds: Sequence[str], sigma: str | None, seed: int) -> None:
     """`evaluate` with --noise."""
     from training.engine.machine import Machine
     from training.engine.task import At

@@ -4,7 +4,18 @@ from typing import Annotated
 
 import typer
 
-from training.commands.options import Data, DryRun, Profile, Resume, RunOut, Settings, train_or_try
+from training.commands.options import (
+    Data,
+    DryRun,
+    HeadChoice,
+    PrintConfig,
+    Profile,
+    Resume,
+    RunOut,
+    SelectChoice,
+    Settings,
+    train_or_try,
+)
 
 
 def finetune(
@@ -23,7 +34,8 @@ def finetune(
         typer.Option("--depth", help="pseudo, real, raw or exact: the depth it is trained with; default real."),
     ] = None,
     preset: Annotated[
-        str, typer.Option("--preset", help="dformer-nyu (the paper's recipe) or tiny (minutes on a laptop).")
+        str,
+        typer.Option("--preset", help="dformer-nyu (the paper's recipe), tiny (minutes on a laptop) or a TOML file."),
     ] = "dformer-nyu",
     model: Annotated[
         str | None,
@@ -33,9 +45,11 @@ def finetune(
             "its own.",
         ),
     ] = None,
-    head: Annotated[str | None, typer.Option("--head", help="ham (DFormer's, the default), pyramid or linear.")] = None,
+    head: Annotated[
+        HeadChoice | None, typer.Option("--head", help="ham (DFormer's, the default), pyramid or linear.")
+    ] = None,
     select: Annotated[
-        str | None,
+        SelectChoice | None,
         typer.Option(
             "--select",
             help="best-on-val: scenes set aside from the training split choose the checkpoint (default). best-on-test: "
@@ -58,6 +72,7 @@ def finetune(
     resume: Resume = False,
     dry_run: DryRun = False,
     profile: Profile = False,
+    print_config: PrintConfig = False,
 ) -> None:
     """Fine-tune a pre-trained model to label every pixel, with real or with pseudo-depth (Table 3).
 
@@ -81,4 +96,4 @@ def finetune(
         "head": head, "rule": select, "allow_missing": allow_missing or [], "allow_unexpected": allow_unexpected or []
     }  # fmt: skip
     asked = Asked(data, out, preset, model, init, depth, settings or [], resume, more)
-    train_or_try(FineTuning, asked, dry_run, profile)
+    train_or_try(FineTuning, asked, dry_run, profile, print_config)

@@ -9,6 +9,7 @@ from pipeline.terminal import print_table
 from training.commands.options import (
     CheckpointName,
     NoiseSeed,
+    RealChoice,
     ResultOut,
     RunFolder,
     Sigmas,
@@ -29,7 +30,7 @@ def gap(
         str, typer.Option("--data", help="Shards with pseudo and sensor depth (precompute-depth nyu): a folder or URL.")
     ],
     checkpoint: CheckpointName = "latest",
-    real: Annotated[str, typer.Option("--real", help="real (holes filled) or raw (as measured).")] = "real",
+    real: Annotated[RealChoice, typer.Option("--real", help="real (holes filled) or raw (as measured).")] = "real",
     sigma: Sigmas = None,
     noise_seed: NoiseSeed = 0,
     out: ResultOut = None,

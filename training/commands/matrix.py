@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.terminal import print_table
-from training.commands.options import Data, Settings, console, told, written
+from training.commands.options import Data, HeadChoice, SelectChoice, Settings, console, told, written
 
 if TYPE_CHECKING:
     from training.records import SegmentationEvaluation
@@ -21,9 +21,13 @@ def matrix(
     ],
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Folder for matrix.json and the runs that are made.")],
-    preset: Annotated[str, typer.Option("--preset", help="As for finetune: dformer-nyu or tiny.")] = "dformer-nyu",
-    head: Annotated[str | None, typer.Option("--head", help="ham (default), pyramid or linear.")] = None,
-    select: Annotated[str | None, typer.Option("--select", help="best-on-val (default) or best-on-test.")] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", help="As for finetune: dformer-nyu, tiny or a TOML file.")
+    ] = "dformer-nyu",
+    head: Annotated[HeadChoice | None, typer.Option("--head", help="ham (default), pyramid or linear.")] = None,
+    select: Annotated[
+        SelectChoice | None, typer.Option("--select", help="best-on-val (default) or best-on-test.")
+    ] = None,
     settings: Settings = None,
     multi_scale: Annotated[
         bool, typer.Option("--multi-scale", help="Test with the recipe's scales and mirrors, as the authors do.")
@@ -33,7 +37,7 @@ def matrix(
 
     Fine-tunes every pre-trained run twice into OUT/NAME-real and OUT/NAME-pseudo (a model without depth once), unless
     they are there, then tests. Stopped anywhere, the same line goes on. On a cluster fine-tune first, one job a run,
-    and give the fine-tuned runs. Intervals resample the test images, the same for all.
+    and give the fine-tuned runs. Intervals leave each test image out once, the same for all.
 
     Examples:
 
@@ -41,13 +45,13 @@ def matrix(
 
         train matrix nyu/m4ch-real nyu/m4ch-pseudo nyu/dformer-real nyu/dformer-pseudo --data nyu-rgbd --out table3
     """
+    import training.tasks.segmentation.matrix
     from pipeline import files
     from training import records
     from training.commands.evaluate import examined
     from training.engine.log import write_json
     from training.results import Target
     from training.runs import load
-    from training.tasks.segmentation import matrix as table3
     from training.tasks.segmentation.table3 import Recipe, fine_tuned, rows_of, tables
 
     files.check_writable(out / "matrix.json")
@@ -61,7 +65,7 @@ def matrix(
         return done.record
 
     rows = rows_of(finished, data, evaluated, multi_scale)
-    result = table3.matrix(rows, data)
+    result = training.tasks.segmentation.matrix.matrix(rows, data)
     for table in tables(result):
         print_table(console, table)
     written(write_json(out, "matrix.json", result))

@@ -4,8 +4,9 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,13 +14,23 @@ from pipeline.errors import UserError, plain
 from pipeline.terminal import make_console, print_table
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from training.config import Study
     from training.engine.machine import Machine
     from training.engine.task import Asked, Task
 
 console = make_console()
+
+HeadChoice = Literal["linear", "pyramid", "ham"]
+SelectChoice = Literal["best-on-val", "best-on-test"]
+SplitChoice = Literal["train", "val"]
+RealChoice = Literal["real", "raw"]
+PatchDepthChoice = Literal["mean", "center4"]
+
+
+class NoiseChoice(StrEnum):  # typer takes no list of Literals
+    pixel = "pixel"
+    patch = "patch"
+
 
 Data = Annotated[
     str, typer.Option("--data", help="Shards made by precompute-depth (holding train/ and val/): a folder or a URL.")
@@ -38,6 +49,10 @@ Resume = Annotated[
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="A few steps, then say what the run would take. Writes nothing.")
+]
+PrintConfig = Annotated[
+    bool,
+    typer.Option("--print-config", help="Print the resolved configuration, a TOML file that --preset takes, and stop."),
 ]
 Profile = Annotated[bool, typer.Option("--profile", help="Watch steps 6 to 10: a table, and a trace in OUT/profile.")]
 AcceptOther = Annotated[
@@ -70,23 +85,26 @@ NoiseSeed = Annotated[int, typer.Option("--noise-seed", min=0, help="Another dra
 
 
 def train_or_try(
-    kind: "type[Task[Any, Any]]", asked: "Asked", dry_run: bool, profile: bool
-) -> "BaseModel | None":  # fmt: skip
-    """What all commands that train have in common; the final evaluation, of the first rank."""
-    from training.engine import dry_run as trial
+    kind: "type[Task[Any, Any]]", asked: "Asked", dry_run: bool, profile: bool, print_config: bool
+) -> None:  # fmt: skip
+    """What all commands that train have in common."""
+    import training.engine.dry_run
+    from training.config import as_toml
     from training.engine.loop import train
 
     task = kind.of(asked, told)
+    if print_config:
+        print(as_toml(task.config), end="")
+        return
     if dry_run:
-        if table := trial.dry_run(task, asked.data, asked.out):
+        if table := training.engine.dry_run.dry_run(task, asked.data, asked.out):
             print_table(console, table)
-        return None
+        return
     result = train(task, asked.data, asked.out, resume=asked.resume, console=console, profile=profile)
     if result is not None:
         for table in task.tables(result):
             print_table(console, table)
         written(asked.out)
-    return result
 
 
 def refuse_ranks(what: str) -> None:

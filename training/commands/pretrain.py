@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from training.commands.options import Data, DryRun, Profile, Resume, RunOut, Settings, train_or_try
+from training.commands.options import Data, DryRun, PrintConfig, Profile, Resume, RunOut, Settings, train_or_try
 
 
 def pretrain(
@@ -20,9 +20,11 @@ def pretrain(
     preset: Annotated[
         str,
         typer.Option(
-            "--preset", help="tiny (minutes on a laptop), thesis (the paper's recipe) or modern (see its file)."
+            "--preset",
+            help="thesis (the paper's ViT-B/16 on ImageNet), modern (the same with what is known better now), tiny (a "
+            "0.2 M-parameter model, minutes on a laptop, for toy rooms) or a TOML file.",
         ),
-    ] = "tiny",
+    ],
     init: Annotated[
         str | None,
         typer.Option(
@@ -33,6 +35,7 @@ def pretrain(
     resume: Resume = False,
     dry_run: DryRun = False,
     profile: Profile = False,
+    print_config: PrintConfig = False,
 ) -> None:
     """Pre-train one model on RGB-D shards.
 
@@ -53,4 +56,4 @@ def pretrain(
     from training.tasks.classification.task import PreTraining
 
     asked = Asked(data, out, preset, model, init, None, settings or [], resume)
-    train_or_try(PreTraining, asked, dry_run, profile)
+    train_or_try(PreTraining, asked, dry_run, profile, print_config)

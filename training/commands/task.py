@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from training.commands.options import Data, DryRun, Profile, Resume, RunOut, Settings, train_or_try
+from training.commands.options import Data, DryRun, PrintConfig, Profile, Resume, RunOut, Settings, train_or_try
 
 
 def task(
@@ -19,6 +19,7 @@ def task(
     resume: Resume = False,
     dry_run: DryRun = False,
     profile: Profile = False,
+    print_config: PrintConfig = False,
 ) -> None:
     """Train a task of your own: a folder in training/tasks, a line in its registry and a preset.
 
@@ -34,4 +35,10 @@ def task(
 
     if name not in TASKS:
         raise ConfigError(f"TASK must be one of {', '.join(TASKS)}, got {name!r}")
-    train_or_try(TASKS[name], Asked(data, out, preset, model, init, depth, settings or [], resume), dry_run, profile)
+    train_or_try(
+        TASKS[name],
+        Asked(data, out, preset, model, init, depth, settings or [], resume),
+        dry_run,
+        profile,
+        print_config,
+    )

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from training.commands.options import DryRun, Profile, Resume, RunOut, Settings, train_or_try
+from training.commands.options import DryRun, PrintConfig, Profile, Resume, RunOut, Settings, train_or_try
 
 
 def teacher(
@@ -15,6 +15,7 @@ def teacher(
     resume: Resume = False,
     dry_run: DryRun = False,
     profile: Profile = False,
+    print_config: PrintConfig = False,
 ) -> None:
     """Train the tiny Depth Anything that labels toy rooms, from shards with rendered depth.
 
@@ -33,4 +34,4 @@ def teacher(
     from training.tasks.depth.task import TeacherTraining
 
     asked = Asked(data, out, preset, settings=settings or [], resume=resume)
-    train_or_try(TeacherTraining, asked, dry_run, profile)
+    train_or_try(TeacherTraining, asked, dry_run, profile, print_config)

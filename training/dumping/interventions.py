@@ -17,13 +17,13 @@ regression is free of what RGB, position and depth have in common. Swaps are off
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.dumping.observe import Views
 from training.dumps.arrays import unpacked
 from training.dumps.erasure import Erasure, erasure
 from training.dumps.pairs import at_distance, filled, num_distances
@@ -36,9 +36,6 @@ from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.models.attention import Taps
 from training.models.patch_depth import patch_depth, signed_difference
 from training.models.vit import VisionTransformer
-
-if TYPE_CHECKING:
-    from training.dumping.observe import Views
 
 
 def interventions_of(info: DumpInfo, matched: str | None) -> list[str]:
@@ -55,7 +52,7 @@ def intervene(
     model: VisionTransformer,
     info: DumpInfo,
     tools: "Tools",
-    batches: "Iterator[Views]",
+    batches: Iterator[Views],
     writer: DumpWriter,
     advance: Callable[[int], None],
 ) -> None:
@@ -117,7 +114,7 @@ class _Batch:
         self,
         model: VisionTransformer,
         info: DumpInfo,
-        views: "Views",
+        views: Views,
         tools: Tools,
         refits: ProbeMoments,
         places: np.ndarray,

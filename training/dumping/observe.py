@@ -15,7 +15,7 @@ from training.dumps.store import DumpWriter
 from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.models.patch_depth import patch_depth
 from training.models.vit import VisionTransformer
-from training.tasks.classification.batch import Batch
+from training.tasks.classification.batch import ImageBatch
 
 
 class DumpFailed(UserError):
@@ -25,7 +25,7 @@ class DumpFailed(UserError):
 class Views(NamedTuple):
     """A batch, the same number of depths of the images' partners, and depths of another field, if there is one."""
 
-    batch: Batch
+    batch: ImageBatch
     other: Tensor
     matched: Tensor | None
 

@@ -16,7 +16,7 @@ from training.engine.describe import count_macs
 from training.engine.machine import Machine, choose_device, describe_device, slow_precision
 from training.engine.ranks import Ranks
 from training.engine.resume import Hold, earlier_checkpoint
-from training.engine.share import Share
+from training.engine.share import Share, check_batch_size
 from training.engine.step import TrainingStep
 from training.engine.task import Task
 from training.models.attention import set_attention
@@ -71,6 +71,7 @@ def dry_run(task: Task[Any, Any], data: str, out: Path) -> Table | None:
         earlier_checkpoint(out, False, Hold(out), print)  # refuses what a run would refuse
     ranks = Ranks.join(choose_device(config)[0].type)
     task.open(data)
+    check_batch_size(config.optim, task.num_train, task.more_data)
     found = estimate(task, ranks)
     device = choose_device(config, ranks.local_rank)[0]
     steps, step_s, share = found.num_steps, found.step_s, Share.of(config, ranks.rank, ranks.world_size)

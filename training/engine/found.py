@@ -14,7 +14,7 @@ class Found(Protocol):
 
     @property
     def score(self) -> float:
-        """The higher the better: the checkpoint of the highest is kept as `best`."""
+        """Above -1, the higher the better: the checkpoint of the highest is kept as `best`."""
 
     @property
     def loss(self) -> float: ...

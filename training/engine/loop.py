@@ -22,11 +22,11 @@ from training.engine import checkpoint, frozen, log
 from training.engine.describe import describe
 from training.engine.found import At, Found
 from training.engine.machine import Machine, TrainingError, choose_device, describe_device, slow_precision
-from training.engine.meter import Meter
+from training.engine.meter import StepMeter
 from training.engine.profiling import profiler
 from training.engine.ranks import Ranks, started
 from training.engine.resume import FINAL, Hold, begin_or_refuse, earlier_checkpoint, finished, progress_fault
-from training.engine.share import Share
+from training.engine.share import Share, check_batch_size
 from training.engine.step import StepSummary, TrainingStep
 from training.engine.task import Task
 from training.engine.trackers import check_trackers
@@ -105,6 +105,7 @@ class _Training:
         check_trackers(config)
         self.task = task
         task.open(data)
+        check_batch_size(config.optim, task.num_train, task.more_data)
         self.machine = Machine.here(config, ranks, self._stop_together)
         self.share = Share.of(config, ranks.rank, ranks.world_size)
         self.epochs = task.epochs
@@ -122,7 +123,7 @@ class _Training:
         self.record = describe(out.name, task, model, self.machine, report)
         self.step, self.epochs_logged = 0, -1
         self.best: float | None = None  # score of an evaluation so far
-        self.meter, self.earlier_seconds, self.num_lines, self.resumes = Meter(), 0.0, 0, 0
+        self.meter, self.earlier_seconds, self.num_lines, self.resumes = StepMeter(), 0.0, 0, 0
         self.record = ranks.by_first(lambda: begin_or_refuse(out, self.record, hold))
         if saved is not None:
             self._restore(self.checked or checkpoint.load(out / "checkpoints" / saved))

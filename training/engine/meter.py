@@ -10,7 +10,7 @@ from training.records import TrainLine
 _Batch = TypeVar("_Batch")
 
 
-class Meter:
+class StepMeter:
     """Sums since the last line: part of a checkpoint, so that a resume writes the same lines. Timings are not."""
 
     def __init__(self) -> None:

@@ -80,7 +80,7 @@ class Epochs:
         return step * self.optim.batch_size // self.num_train
 
 
-def check_batch_size(optim: OptimConfig, num_train: int, fix: str = "--set it lower") -> None:
+def check_batch_size(optim: OptimConfig, num_train: int, fix: str) -> None:
     if optim.batch_size > num_train:
         raise DataError(
             f"optim.batch_size must be at most the {num_train} training samples, got {optim.batch_size}: {fix}"

@@ -63,7 +63,7 @@ class Examination:
 
 @dataclass(frozen=True)
 class Result:
-    """A record, and where it is to lie (less its ending); `pictures` are drawn there first, by the first rank."""
+    """A record, and where it is to lie (less its ending); `draw` makes a picture there first, by the first rank."""
 
     record: BaseModel
     place: Path
@@ -78,6 +78,7 @@ class Task(ABC, Generic[C, B]):
     schema: ClassVar[type[Study]]
     made_by: ClassVar[str]
     chosen: ClassVar[str] = "latest"
+    more_data: ClassVar[str] = "--set it lower"  # what helps where the batch is larger than the data
     draws: ClassVar[bool] = False  # whether the model draws random numbers in training; the step then seeds them
 
     num_train: int  # samples, once data are open
@@ -224,10 +225,11 @@ class Task(ABC, Generic[C, B]):
 
         This one evaluates on what chooses a checkpoint, of the val that `open` finds there.
         """
-        target = asked.target
-        if asked.multi_scale or asked.split != "val":
+        target, own = asked.target, self.config.data.depth
+        if asked.multi_scale or asked.split != "val" or target.depth not in (None, own):
             raise DataError(
-                f"a run of {self.made_by} is evaluated on val as it is: leave out --multi-scale and --split"
+                f"runs of {self.made_by} are evaluated on val and their own depth, {own}: leave out --multi-scale, "
+                "--split and --depth"
             )
         self.open(target.data)
         other = target.opened(loaded.record.shards, self.splits()[1], self.config.data.depth)

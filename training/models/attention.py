@@ -35,7 +35,7 @@ from pipeline.errors import UserError
 from training.models.score_bias import ScoreBias
 
 Taps = Callable[[str, Tensor], Tensor]
-Path = Literal["explicit", "sdpa", "triton"]
+AttentionPath = Literal["explicit", "sdpa", "triton"]
 Requested = Literal["auto", "explicit", "sdpa", "triton"]
 
 # The backward kernel holds all queries of one head at once, in 155 KB of shared memory at these limits (compiled for
@@ -75,7 +75,7 @@ class Attention(nn.Module):
         batch, tokens, width = x.shape
         qkv = self.qkv(x)
         if taps is not None:
-            path: Path = "explicit"
+            path: AttentionPath = "explicit"
         else:
             path = choose_path(self.requested, qkv.device.type, qkv.dtype, self.head_dim, tokens)
         if path == "triton":
@@ -118,7 +118,9 @@ def set_attention(model: nn.Module, requested: Requested) -> None:
             module.requested = requested
 
 
-def choose_path(requested: Requested, device_type: str, dtype: torch.dtype, head_dim: int, tokens: int) -> Path:
+def choose_path(
+    requested: Requested, device_type: str, dtype: torch.dtype, head_dim: int, tokens: int
+) -> AttentionPath:
     """The path that runs; every path takes every kind of bias. `triton` is never replaced silently: AttentionError."""
     if requested == "auto":
         return "sdpa"  # until a GPU measurement shows triton more than 5 % faster; none has been made

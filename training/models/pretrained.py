@@ -18,17 +18,15 @@ size, or another architecture, is refused; a model is loaded whole or left as it
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
+from rich.table import Table
 from torch import Tensor
 
 from training.models.layouts import is_plain, num_blocks, refuse_odd_tensors, refuse_other_architectures
 from training.models.positions import resampled
 from training.models.vit import ModelError, VisionTransformer, VitConfig, load_checked
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 How = Literal["loaded", "adapted", "fresh"]
 
@@ -59,7 +57,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportRow:
     what: str
     how: How
     tensors: int
@@ -73,12 +71,10 @@ class Report:
 
     source: str
     sha256: str
-    rows: tuple[Row, ...]
+    rows: tuple[ReportRow, ...]
     note: str = ""
 
-    def table(self) -> "Table":
-        from rich.table import Table
-
+    def table(self) -> Table:
         caption = f"sha256 {self.sha256[:16]}" + (f". {self.note}" if self.note else "")
         table = Table(title=f"weights from {self.source}", caption=caption, caption_justify="left")
         table.add_column("what")
@@ -228,7 +224,7 @@ def _positions(table: Tensor, config: VitConfig, same: bool, where: str) -> tupl
     return table, "adapted" if detail else "loaded", ", ".join(detail)
 
 
-def _rows(fitted: dict[str, tuple[Tensor, How, str]]) -> tuple[Row, ...]:
+def _rows(fitted: dict[str, tuple[Tensor, How, str]]) -> tuple[ReportRow, ...]:
     """One row for each part, way and detail, in the model's order."""
     rows: dict[tuple[str, How, str], tuple[int, int]] = {}
     for name, (value, how, detail) in fitted.items():
@@ -237,5 +233,5 @@ def _rows(fitted: dict[str, tuple[Tensor, How, str]]) -> tuple[Row, ...]:
         tensors, parameters = rows.get(key, (0, 0))
         rows[key] = (tensors + 1, parameters + value.numel())
     return tuple(
-        Row(what, how, tensors, parameters, detail) for (what, how, detail), (tensors, parameters) in rows.items()
+        ReportRow(what, how, tensors, parameters, detail) for (what, how, detail), (tensors, parameters) in rows.items()
     )

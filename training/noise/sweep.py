@@ -59,9 +59,10 @@ def noisy(depth: Tensor, sigma: float, eps: Tensor) -> Tensor:
 
 
 def parse_kind(text: str) -> Kind:
-    if text not in KINDS:
-        raise NoiseError(f"--noise must be one of {', '.join(KINDS)}, got {text!r}")
-    return text
+    for kind in KINDS:
+        if kind == text:
+            return kind
+    raise NoiseError(f"--noise must be one of {', '.join(KINDS)}, got {text!r}")
 
 
 def parse_sigmas(text: str | None) -> tuple[float, ...]:

@@ -11,11 +11,11 @@ from training.records.fields import (
     Bits,
     CheckpointName,
     Count,
+    Fraction,
     Hash,
     OtherDepth,
     Place,
     Record,
-    Share,
     Some,
     SplitName,
     Step,
@@ -27,8 +27,8 @@ class EvalLine(Record):
     kind: Literal["eval"] = "eval"
     step: Step
     epoch: Count
-    top1: Share  # of validation samples
-    top5: Share
+    top1: Fraction  # of validation samples
+    top5: Fraction
     loss: FiniteFloat
     num_samples: Some
     seconds: Amount
@@ -46,10 +46,10 @@ class Evaluation(Record):
     fingerprint: Hash  # of the split's shards
     depth_field: DepthName
     num_samples: Some
-    top1: Share
-    top5: Share
+    top1: Fraction
+    top5: Fraction
     loss: FiniteFloat
     correct1: Bits  # one '0' or '1' a sample
     correct5: Bits
-    largest_class: Share | None = None  # of the samples, are of the most frequent class; None: an older record
+    largest_class: Fraction | None = None  # of the samples, are of the most frequent class; None: an older record
     other_depth: OtherDepth = []

@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 SCHEMA_VERSION = 5
 FIRST_OF_MATRIX = 4  # that has pseudo-values
 OtherDepth = list[str]  # in what the shards' depth differs from that the run was trained with
-Share = Annotated[float, Field(ge=0, le=1)]  # and no NaN
+Fraction = Annotated[float, Field(ge=0, le=1)]  # and no NaN
 Amount = Annotated[FiniteFloat, Field(ge=0)]
 
 # What is read may be a stranger's: names match a pattern (not a list: new ones come), numbers have bounds.

@@ -8,12 +8,12 @@ from training.records.fields import (
     SCHEMA_VERSION,
     Amount,
     Count,
+    Fraction,
     Hash,
     Name,
     Place,
     Record,
     Seed,
-    Share,
     Some,
     SplitName,
     Word,
@@ -33,14 +33,14 @@ class MatrixCell(Record):
     seed: Seed
     trained: Literal["real", "pseudo"]
     tested: Literal["real", "pseudo"]
-    miou: Share  # summed over scales where the matrix is `multi_scale`
-    low: Share
-    high: Share
+    miou: Fraction  # summed over scales where the matrix is `multi_scale`
+    low: Fraction
+    high: Fraction
     error: Amount
     pseudo_values: list[FiniteFloat]
-    single_miou: Share
-    commonest_miou: Share  # of answering the commonest label everywhere
-    pixel_accuracy: Share
+    single_miou: Fraction
+    commonest_miou: Fraction  # of answering the commonest label everywhere
+    pixel_accuracy: Fraction
     epoch: Count
     selection: Word
 

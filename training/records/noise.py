@@ -11,12 +11,12 @@ from training.records.fields import (
     Bits,
     CheckpointName,
     Count,
+    Fraction,
     Hash,
     OtherDepth,
     Place,
     Record,
     Seed,
-    Share,
     Sides,
     Some,
     SplitName,
@@ -45,9 +45,9 @@ class NoiseSweep(Record):
     patch_size: Sides
     num_samples: Some
     sigmas: list[Amount] = Field(min_length=1)  # rising, in units of z
-    top1: list[Share]
-    top5: list[Share]
+    top1: list[Fraction]
+    top5: list[Fraction]
     loss: list[FiniteFloat]
     correct1: list[Bits]  # one '0' or '1' a sample
-    largest_class: Share | None = None  # as in Evaluation
+    largest_class: Fraction | None = None  # as in Evaluation
     other_depth: OtherDepth = []

@@ -10,11 +10,11 @@ from training.records.fields import (
     Amount,
     CheckpointName,
     Count,
+    Fraction,
     Hash,
     OtherDepth,
     Place,
     Record,
-    Share,
     Some,
     SplitName,
     Step,
@@ -26,8 +26,8 @@ class SegmentationLine(Record):
     kind: Literal["segmentation"] = "segmentation"
     step: Step
     epoch: Count
-    miou: Share  # of the part that chooses the checkpoint
-    pixel_accuracy: Share
+    miou: Fraction  # of the part that chooses the checkpoint
+    pixel_accuracy: Fraction
     loss: FiniteFloat
     num_samples: Count
     seconds: Amount
@@ -36,9 +36,9 @@ class SegmentationLine(Record):
 class SegmentationScores(Record):
     """Of one way to predict. `per_image`: per image {class: [true positive, false positive, false negative] pixels}."""
 
-    miou: Share
-    pixel_accuracy: Share
-    class_iou: list[Share | None]  # None for a class that is neither there nor found
+    miou: Fraction
+    pixel_accuracy: Fraction
+    class_iou: list[Fraction | None]  # None for a class that is neither there nor found
     confusion: list[list[Count]]  # [label][prediction], pixels; void left out
     per_image: list[dict[Count, tuple[Count, Count, Count]]]
 
@@ -76,7 +76,7 @@ class SegmentationEvaluation(Record):
     single: SegmentationScores  # as the images are
     multi: SegmentationScores | None  # summed over `scales`, each also mirrored
     scales: list[float]
-    commonest_miou: Share | None = None  # of answering the commonest label everywhere; None: an older record
+    commonest_miou: Fraction | None = None  # of answering the commonest label everywhere; None: an older record
     other_depth: OtherDepth = []
 
     @model_validator(mode="after")

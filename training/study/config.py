@@ -12,8 +12,8 @@ from pipeline.shards import DepthName
 from training.config import ConfigError, Section, Several, check_moniker, validated
 from training.models.registry import MONIKERS, NO_DEPTH
 from training.noise.sweep import Kind
-from training.study.stages import STAGES
 
+STAGES = ("pretrain", "dump", "noise", "gap")  # what becomes of a run, in their order; `stages` makes them
 _MOST_BYTES = 1 << 20
 Seed = Annotated[int, Field(ge=0, le=2**62)]
 Images = Annotated[int, Field(ge=0, le=10**8)]

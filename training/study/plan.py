@@ -15,7 +15,7 @@ from training.noise.gap import open_pairs
 from training.records import RunRecord, parse
 from training.study.config import Runs, StudyFile
 from training.study.stages import STAGES, StudyRun, is_finished, is_there
-from training.study.tuning import Row, Table3
+from training.study.tuning import Table3, TuningRow
 from training.tasks.classification.config import Config, resolve
 from training.tasks.classification.data import check_classes, classes_sha256
 from training.tasks.classification.task import PreTraining
@@ -115,7 +115,10 @@ def _table3(file: StudyFile, out: Path, runs: Sequence[StudyRun]) -> Table3 | No
         return None
     by_name = {run.folder.name: run for run in runs}
     rows = [
-        Row(by_name[each.name], seed) for some in file.matrix.runs for each in some.named for seed in some.tuning_seeds
+        TuningRow(by_name[each.name], seed)
+        for some in file.matrix.runs
+        for each in some.named
+        for seed in some.tuning_seeds
     ]
     table3 = Table3(out / TABLE3, file.matrix, tuple(rows))
     table3.splits()

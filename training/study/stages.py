@@ -6,14 +6,14 @@ A stage is there when its files are, and are those asked for. A new one is a lin
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+import training.commands.dump
+import training.commands.evaluate
+import training.commands.gap
 from pipeline import files
 from pipeline.errors import UserError
-from training.commands import dump as dumping
-from training.commands import evaluate
-from training.commands import gap as gaps
-from training.commands.options import console
+from training.commands.options import NoiseChoice, console
 from training.dumping.dump import counts
 from training.dumps.store import DumpError, open_dump
 from training.engine import checkpoint
@@ -22,12 +22,10 @@ from training.engine.resume import finished
 from training.noise.gap import open_pairs
 from training.noise.sweep import SIGMAS
 from training.records import AnyEvaluation, Gap, NoiseSweep, RecordError, read_evaluation
+from training.study.config import StudyFile
 from training.tasks.classification.config import Config
 from training.tasks.classification.data import open_shards
 from training.tasks.classification.task import PreTraining
-
-if TYPE_CHECKING:
-    from training.study.config import StudyFile
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class StudyRun:
     checkpoints: Sequence[str]  # dumped beside the last
 
 
-def pretrained(study: "StudyFile", run: StudyRun) -> bool:
+def pretrained(study: StudyFile, run: StudyRun) -> bool:
     return is_finished(run.folder)
 
 
@@ -48,14 +46,14 @@ def is_finished(folder: Path) -> bool:
     return (folder / "run.json").exists() and finished(folder) is not None
 
 
-def pretrain(study: "StudyFile", run: StudyRun) -> None:
+def pretrain(study: StudyFile, run: StudyRun) -> None:
     train(PreTraining(run.config), study.data, run.folder, resume=True, console=console)
 
 
 # --- dumps -------------------------------------------------------------------------------------------------------
 
 
-class Asked(NamedTuple):
+class AskedDump(NamedTuple):
     """A dump; numbers as `train dump` takes them."""
 
     checkpoint: str
@@ -63,12 +61,12 @@ class Asked(NamedTuple):
     causal: int
 
 
-def asked(study: "StudyFile", run: StudyRun) -> list[Asked]:
-    beside = [Asked(checkpoint, 0, 0) for checkpoint in run.checkpoints]
-    return [Asked("latest", study.dump.raw, study.dump.causal), *beside]
+def asked(study: StudyFile, run: StudyRun) -> list[AskedDump]:
+    beside = [AskedDump(checkpoint, 0, 0) for checkpoint in run.checkpoints]
+    return [AskedDump("latest", study.dump.raw, study.dump.causal), *beside]
 
 
-def missing_dumps(study: "StudyFile", run: StudyRun) -> Iterator[Asked]:
+def missing_dumps(study: StudyFile, run: StudyRun) -> Iterator[AskedDump]:
     split = open_shards(study.data, "val", run.config.data.depth)
     for one in asked(study, run):
         try:
@@ -84,18 +82,18 @@ def missing_dumps(study: "StudyFile", run: StudyRun) -> Iterator[Asked]:
             yield one
 
 
-def _place(run: StudyRun, one: Asked) -> Path:
+def _place(run: StudyRun, one: AskedDump) -> Path:
     return run.folder / "dumps" / f"{one.checkpoint}.zarr"
 
 
-def dumped(study: "StudyFile", run: StudyRun) -> bool:
+def dumped(study: StudyFile, run: StudyRun) -> bool:
     return not list(missing_dumps(study, run))
 
 
-def dump(study: "StudyFile", run: StudyRun) -> None:
+def dump(study: StudyFile, run: StudyRun) -> None:
     for one in missing_dumps(study, run):
         _take_away_other(_place(run, one), run)
-        dumping.dump(
+        training.commands.dump.dump(
             run.folder, study.data, checkpoint=[one.checkpoint], images=study.dump.images, raw=one.raw,
             causal=one.causal,
         )  # fmt: skip
@@ -126,7 +124,7 @@ def _evaluations(run: StudyRun) -> Iterator[AnyEvaluation]:
             yield found
 
 
-def missing_noise(study: "StudyFile", run: StudyRun) -> list[str]:
+def missing_noise(study: StudyFile, run: StudyRun) -> list[NoiseChoice]:
     depth = run.config.data.depth
     fingerprint = open_shards(study.data, "val", depth).index.fingerprint
     there = {
@@ -135,18 +133,18 @@ def missing_noise(study: "StudyFile", run: StudyRun) -> list[str]:
         if isinstance(each, NoiseSweep)
         and (each.fingerprint, each.depth_field, each.noise_seed, tuple(each.sigmas)) == (fingerprint, depth, 0, SIGMAS)
     }
-    return [kind for kind in study.noise if kind not in there]
+    return [NoiseChoice(kind) for kind in study.noise if kind not in there]
 
 
-def has_noise(study: "StudyFile", run: StudyRun) -> bool:
+def has_noise(study: StudyFile, run: StudyRun) -> bool:
     return not missing_noise(study, run)
 
 
-def noise(study: "StudyFile", run: StudyRun) -> None:
-    evaluate.evaluate(run.folder, study.data, noise=missing_noise(study, run))
+def noise(study: StudyFile, run: StudyRun) -> None:
+    training.commands.evaluate.evaluate(run.folder, study.data, noise=missing_noise(study, run))
 
 
-def has_gap(study: "StudyFile", run: StudyRun) -> bool:
+def has_gap(study: StudyFile, run: StudyRun) -> bool:
     assert study.pairs is not None
     wanted = {split.index.split: split.index.fingerprint for split in open_pairs(study.pairs, "real")}
     return any(
@@ -156,17 +154,17 @@ def has_gap(study: "StudyFile", run: StudyRun) -> bool:
     )  # fmt: skip
 
 
-def gap(study: "StudyFile", run: StudyRun) -> None:
+def gap(study: StudyFile, run: StudyRun) -> None:
     assert study.pairs is not None
-    gaps.gap(run.folder, study.pairs)
+    training.commands.gap.gap(run.folder, study.pairs)
 
 
 # --- the table ---------------------------------------------------------------------------------------------------
 
 
 class Stage(NamedTuple):
-    is_there: Callable[["StudyFile", StudyRun], bool]
-    make: Callable[["StudyFile", StudyRun], None]
+    is_there: Callable[[StudyFile, StudyRun], bool]
+    make: Callable[[StudyFile, StudyRun], None]
 
 
 STAGES = {

@@ -19,7 +19,7 @@ from training.tasks.segmentation.matrix import DEPTHS
 from training.tasks.segmentation.table3 import Recipe, fine_tuned
 
 
-class Row(NamedTuple):
+class TuningRow(NamedTuple):
     """A pre-trained run and the seed it is fine-tuned with."""
 
     run: StudyRun
@@ -32,7 +32,7 @@ class Table3:
 
     folder: Path
     options: MatrixOptions
-    rows: tuple[Row, ...]
+    rows: tuple[TuningRow, ...]
 
     def settings(self, seed: int) -> list[str]:
         return [*self.options.settings, f"seed={seed}"]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from training.loading.augment.config import AugmentConfig
 
-Rule = Literal["rgb", "depth", "labels"]
+ResizeRule = Literal["rgb", "depth", "labels"]
 _TRIES = 10
 CROP_NUMBERS = 2 * _TRIES + 2  # uniform numbers that `random_box` takes
 
@@ -62,7 +62,7 @@ def crop(plane: Tensor, box: Box) -> Tensor:
     return cut.flip(2) if box.flip else cut
 
 
-def resize(plane: Tensor, rule: Rule, size: tuple[int, int]) -> Tensor:
+def resize(plane: Tensor, rule: ResizeRule, size: tuple[int, int]) -> Tensor:
     """A plane (channels, height, width) at `size`, by its rule."""
     if tuple(plane.shape[1:]) == size:
         return plane
@@ -85,7 +85,7 @@ def _bilinear(planes: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(planes, size, mode="bilinear", antialias=shrinks or planes.dtype == torch.uint8)
 
 
-def centre(plane: Tensor, rule: Rule, size: int, share: float) -> Tensor:
+def centre(plane: Tensor, rule: ResizeRule, size: int, share: float) -> Tensor:
     """Evaluation's view: the short side resized to size / share, then the central (size, size).
 
     In torchvision's arithmetic (Resize, CenterCrop), so that accuracies are of the same pixels.

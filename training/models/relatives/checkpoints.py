@@ -25,7 +25,7 @@ from torch import Tensor
 
 from training.models.ham import LightHam
 from training.models.layouts import refuse_odd_tensors, unwrapped
-from training.models.pretrained import How, Report, Row
+from training.models.pretrained import How, Report, ReportRow
 from training.models.relatives.dformer import DFormer
 from training.models.relatives.dformerv2 import DFormerV2
 from training.models.vit import ModelError, load_checked
@@ -214,7 +214,7 @@ class _Plan:
                 raise ModelError(f"{self.where}: {name} must be the constants {want}, ..., got {got}, ...: {_FIX}")
         return {name: taken[name].to(value.dtype) if name in taken else value for name, value in self.own.items()}
 
-    def rows(self, learnable: set[str]) -> tuple[Row, ...]:
+    def rows(self, learnable: set[str]) -> tuple[ReportRow, ...]:
         """One row for each part, way and detail, in the model's order; parameters are the learnable ones."""
         rows: dict[tuple[str, How, str], tuple[int, int]] = {}
         for name, value in self.own.items():
@@ -229,7 +229,7 @@ class _Plan:
             tensors, parameters = rows.get(key, (0, 0))
             rows[key] = (tensors + 1, parameters + (value.numel() if name in learnable else 0))
         return tuple(
-            Row(what, how, tensors, parameters, why) for (what, how, why), (tensors, parameters) in rows.items()
+            ReportRow(what, how, tensors, parameters, why) for (what, how, why), (tensors, parameters) in rows.items()
         )
 
     def note(self) -> str:

@@ -10,7 +10,7 @@ from training.loading.batch import is_one_number
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
     """rgb uint8 (batch, 3, size, size); depth z (batch, 1, size, size), NaN invalid; label int64 (batch,).
 
     `first` is the position of the first sample in the endless stream (in the split, for evaluation). `draws` are
@@ -25,14 +25,14 @@ class Batch:
     first: int = 0
     draws: Tensor | None = None
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "ImageBatch":
         depth = change(self.depth[:1, :1, :1, :1] if is_one_number(self.depth) else self.depth)
-        return Batch(
+        return ImageBatch(
             change(self.rgb), depth.expand(self.depth.shape), change(self.label), self.keys, self.first, self.draws
         )
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> "ImageBatch":
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pin_memory(self) -> "Batch":
+    def pin_memory(self) -> "ImageBatch":
         return self._each(Tensor.pin_memory)

@@ -20,7 +20,6 @@ from training.loading.augment.config import AugmentConfig
 from training.models.registry import MONIKERS, ModelConfig
 
 KIND = "classification"
-ONLINE = "online"  # the depth that no shards hold: the teacher sees every batch
 
 
 class DataConfig(Section):

@@ -7,26 +7,27 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from pipeline import shards
+from training.config import ONLINE
 from training.engine.share import DataError, Share
 from training.loading.data import load, load_pieces
 from training.loading.pieces import Pieces
-from training.tasks.classification.batch import Batch
-from training.tasks.classification.config import ONLINE, Config
+from training.tasks.classification.batch import ImageBatch
+from training.tasks.classification.config import Config
 from training.tasks.classification.samples import eval_batch, fields_of, leaves_draws, train_batch
 
 
-class TrainBatches(Pieces[Batch]):
+class TrainBatches(Pieces[ImageBatch]):
     """Pre-training's."""
 
     def __init__(self, split: shards.Split, config: Config, share: Share) -> None:
         super().__init__(split, config.seed, share)
         self.config, self.fields, self.leaves_draws = config, fields_of(config.data.depth), leaves_draws(config)
 
-    def made(self, samples: Iterator[tuple[int, shards.Members]], first: int) -> Batch:
+    def made(self, samples: Iterator[tuple[int, shards.Members]], first: int) -> ImageBatch:
         return train_batch(samples, self.share.piece, self.config, first, self.leaves_draws)
 
 
-class EvalBatches(Dataset[Batch]):
+class EvalBatches(Dataset[ImageBatch]):
     """The split in its own order, every sample once; the last batch may be smaller."""
 
     def __init__(self, split: shards.Split, config: Config, depth_field: str, batch_size: int) -> None:
@@ -35,7 +36,7 @@ class EvalBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch_size)
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> ImageBatch:
         first, fields = number * self.batch_size, fields_of(self.depth_field)
         places = range(first, min(first + self.batch_size, len(self.split)))
         samples = (self.split.members(place, fields) for place in places)
@@ -67,14 +68,16 @@ def open_shards(data: Path | str, split: str, depth_field: str, labelled: bool =
     return opened
 
 
-def train_loader(split: shards.Split, config: Config, share: Share, first_step: int, num_steps: int) -> Iterator[Batch]:
+def train_loader(
+    split: shards.Split, config: Config, share: Share, first_step: int, num_steps: int
+) -> Iterator[ImageBatch]:
     """This rank's batches of steps first_step .. num_steps - 1, made by `runtime.workers` processes."""
     return load_pieces(TrainBatches(split, config, share), first_step, num_steps, config.runtime)
 
 
 def eval_loader(
     split: shards.Split, config: Config, depth_field: str, batch_size: int, rank: int = 0, world_size: int = 1
-) -> Iterator[Batch]:
+) -> Iterator[ImageBatch]:
     """Every `world_size`-th batch of the split, from the `rank`-th: over all ranks every sample once."""
     batches = EvalBatches(split, config, depth_field, batch_size)
     return load(batches, range(rank, len(batches), world_size), config.runtime)

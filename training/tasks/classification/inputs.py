@@ -4,14 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.config import ONLINE
 from training.loading.augment import rand_augment
 from training.loading.augment.mix import mix
 from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
-from training.tasks.classification.batch import Batch
-from training.tasks.classification.config import ONLINE, Config
+from training.tasks.classification.batch import ImageBatch
+from training.tasks.classification.config import Config
 
 
-def model_inputs(batch: Batch, config: Config) -> tuple[Tensor, Tensor, Tensor]:
+def model_inputs(batch: ImageBatch, config: Config) -> tuple[Tensor, Tensor, Tensor]:
     """What is left to do on the device: RandAugment where the batch brings its draws, normalise, mix.
 
     Normalised RGB (batch, 3, h, w), z (batch, 1, h, w) with NaN, soft targets (batch, classes); the batch stays as it

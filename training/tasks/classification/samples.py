@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from pipeline import shards
+from training.config import ONLINE
 from training.loading.augment import geometry, rand_augment
 from training.loading.decode import decode_rgb, sendable
 from training.random_numbers import generator
-from training.tasks.classification.batch import Batch
-from training.tasks.classification.config import ONLINE, Config
+from training.tasks.classification.batch import ImageBatch
+from training.tasks.classification.config import Config
 
 
 def fields_of(depth_field: str, labelled: bool = True) -> tuple[str, ...]:
@@ -37,13 +38,13 @@ class _Canvas:
         self.label = torch.empty(count, dtype=torch.int64)
         self.keys: list[str] = []
 
-    def batch(self, first: int, draws: Tensor | None = None) -> Batch:
-        return Batch(self.rgb, self.depth, self.label, self.keys, first, draws)
+    def batch(self, first: int, draws: Tensor | None = None) -> ImageBatch:
+        return ImageBatch(self.rgb, self.depth, self.label, self.keys, first, draws)
 
 
 def train_batch(
     samples: Iterable[tuple[int, shards.Members]], count: int, config: Config, first: int, leave_draws: bool
-) -> Batch:
+) -> ImageBatch:
     """`count` samples, each with its epoch: random crop and flip; RandAugment, or its draws where they are left."""
     size, augment = config.model.image_size, config.augment
     # As it comes from resizing, where nothing else is done here: model_inputs makes it contiguous on the device.
@@ -70,7 +71,9 @@ def train_batch(
     return canvas.batch(first)
 
 
-def eval_batch(samples: Iterable[shards.Members], count: int, config: Config, depth_field: str, first: int) -> Batch:
+def eval_batch(
+    samples: Iterable[shards.Members], count: int, config: Config, depth_field: str, first: int
+) -> ImageBatch:
     """`count` samples: the short side resized, the centre cropped; labels are -1 where they are read without."""
     size, share = config.model.image_size, config.augment.eval_crop
     canvas = _Canvas(count, size, depth_field)

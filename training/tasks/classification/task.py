@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from pipeline import shards
 from training import provenance
-from training.config import ConfigError
+from training.config import ONLINE, ConfigError
 from training.engine.found import At
 from training.engine.machine import Machine
-from training.engine.share import DataError, Share, check_batch_size
+from training.engine.share import DataError, Share
 from training.engine.task import Asked, Examination, Loaded, Result, Task
 from training.models.backbone import FigureParameters
 from training.models.pretrained import Report
@@ -21,8 +21,8 @@ from training.models.registry import MONIKERS
 from training.models.vit import VisionTransformer
 from training.records import Evaluation
 from training.results import MeasureError
-from training.tasks.classification.batch import Batch
-from training.tasks.classification.config import KIND, ONLINE, Config, resolve
+from training.tasks.classification.batch import ImageBatch
+from training.tasks.classification.config import KIND, Config, resolve
 from training.tasks.classification.data import check_classes, classes_sha256, open_shards, train_loader
 from training.tasks.classification.evaluate import Outcome, as_evaluation, evaluate
 from training.tasks.classification.inputs import model_inputs
@@ -30,7 +30,7 @@ from training.tasks.classification.online import OnlineDepth
 from training.weights import initialise
 
 
-class PreTraining(Task[Config, Batch]):
+class PreTraining(Task[Config, ImageBatch]):
     """Cross-entropy of soft targets, smoothed; a mean over samples."""
 
     kind = KIND
@@ -43,10 +43,22 @@ class PreTraining(Task[Config, Batch]):
 
     @classmethod
     def of(cls, asked: Asked, say: Callable[[str], None]) -> Self:
-        classes = len(shards.open_split(asked.data, "train").index.class_names) or None
+        index = shards.open_split(asked.data, "train").index
+        classes = len(index.class_names) or None
         if asked.model is None:
             raise ConfigError(f"--model must be given, one of {', '.join(MONIKERS)}")
-        return cls(resolve(asked.preset, asked.model, asked.settings, num_classes=classes, init=asked.init))
+        settings = [*asked.settings]
+        config = resolve(asked.preset, asked.model, settings, num_classes=classes, init=asked.init)
+        chosen = any(setting.partition("=")[0].strip() == "optim.batch_size" for setting in settings)
+        most = index.num_samples // config.mix_group * config.mix_group
+        if 0 < most < config.optim.batch_size and not chosen:
+            say(
+                f"note: optim.batch_size is {most}, as there are {index.num_samples} training samples; "
+                f"preset {config.preset} has {config.optim.batch_size}"
+            )
+            settings.append(f"optim.batch_size={most}")
+            config = resolve(asked.preset, asked.model, settings, num_classes=classes, init=asked.init)
+        return cls(config)
 
     def build(self) -> VisionTransformer:
         return self.config.model.build()
@@ -67,7 +79,7 @@ class PreTraining(Task[Config, Batch]):
         if self.config.data.depth == ONLINE:
             self.teacher = OnlineDepth(self.config, device)
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+    def inputs(self, batch: ImageBatch) -> tuple[Tensor, ...]:
         rgb, depth, target = model_inputs(batch, self.config)
         return rgb, self.teacher(rgb) if self.teacher else depth, target
 
@@ -89,9 +101,8 @@ class PreTraining(Task[Config, Batch]):
         if config.data.depth != ONLINE:
             provenance.check_splits(self.train, self.val, config.data.depth)
         self.num_train, self.num_val = len(self.train), len(self.val)
-        check_batch_size(config.optim, self.num_train)
 
-    def loader(self, share: Share, first_step: int, num_steps: int) -> Iterator[Batch]:
+    def loader(self, share: Share, first_step: int, num_steps: int) -> Iterator[ImageBatch]:
         return train_loader(self.train, self.config, share, first_step, num_steps)
 
     def splits(self) -> tuple[shards.Split, shards.Split]:

@@ -18,7 +18,7 @@ from training import provenance
 from training.engine import checkpoint
 from training.engine.found import At, Scores
 from training.engine.machine import Machine
-from training.engine.share import DataError, Share, check_batch_size
+from training.engine.share import DataError, Share
 from training.engine.task import Asked, Task
 from training.models.vit import load_checked
 from training.tasks.depth import network
@@ -67,7 +67,6 @@ class TeacherTraining(Task[DepthConfig, DepthBatch]):
         self.train, self.val = open_metric(data, "train", field), open_metric(data, "val", field)
         provenance.check_splits(self.train, self.val, field)
         self.num_train, self.num_val = len(self.train), len(self.val)
-        check_batch_size(self.config.optim, self.num_train)
 
     def splits(self) -> tuple[shards.Split, shards.Split]:
         return self.train, self.val

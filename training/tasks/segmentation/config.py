@@ -76,8 +76,9 @@ class FinetuneConfig(Study):
 
     @model_validator(mode="after")
     def _fits(self) -> "FinetuneConfig":
+        runtime = {"eval_every": self.runtime.eval_every, "augment": self.runtime.augment}
         for key, without_effect in (("eval_every", 1), ("augment", "auto")):
-            if getattr(self.runtime, key) != without_effect:
+            if runtime[key] != without_effect:
                 raise ValueError(f"runtime.{key} has no effect on fine-tuning: leave it out (select.every evaluates)")
         stride = self.model.stride
         if any(side % stride for side in self.augment.crop):

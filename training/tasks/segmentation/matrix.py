@@ -25,7 +25,7 @@ class MatrixError(UserError):
 
 
 @dataclass(frozen=True)
-class Row:
+class MatrixRow:
     """One model: its evaluations by the depth it was trained with and the depth it was tested with."""
 
     name: str
@@ -42,7 +42,7 @@ _COMPARED = (
 )
 
 
-def matrix(rows: Sequence[Row], data: str) -> Matrix:
+def matrix(rows: Sequence[MatrixRow], data: str) -> Matrix:
     """The record of these rows, all of one test split; MatrixError where they are not."""
     first = next(iter(rows[0].cells.values()))
     for row in rows:

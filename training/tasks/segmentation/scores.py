@@ -1,6 +1,6 @@
 """What a segmentation is worth: counts of pixels, and mean intersection over union from them.
 
-Counts are kept for every image and class, so that intervals can resample images; everything else follows from sums.
+Counts are kept for every image and class, so that intervals can leave images out in turn; the rest follows from sums.
 """
 
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ from training import weights
 from training.config import ConfigError
 from training.models import pretrained
 from training.models.ham import LightHam
-from training.models.pretrained import Report, Row, Weights
+from training.models.pretrained import Report, ReportRow, Weights
 from training.models.registry import MONIKERS
 from training.models.relatives.checkpoints import load_authors
 from training.models.relatives.dformer import DFormer
@@ -73,16 +73,16 @@ class Start:
         for what, part in (("pyramid", model.pyramid), ("decode head", model.decode_head)):
             if part is not None:
                 tensors = list(part.parameters())
-                rows.append(Row(what, "fresh", len(tensors), sum(p.numel() for p in tensors)))
+                rows.append(ReportRow(what, "fresh", len(tensors), sum(p.numel() for p in tensors)))
         return Report(report.source, report.sha256, tuple(rows), report.note)
 
 
-def _regridded(row: Row, plain: VisionTransformer, backbone: VisionTransformer) -> Row:
+def _regridded(row: ReportRow, plain: VisionTransformer, backbone: VisionTransformer) -> ReportRow:
     before, now = plain.config.grid, backbone.grid
     if row.what != "position embedding" or before == now:
         return row
     detail = f"{before[0]}x{before[1]} to {now[0]}x{now[1]}"
-    return Row(
+    return ReportRow(
         row.what, "adapted", row.tensors, backbone.pos_embed.numel(), ", ".join(filter(None, (row.detail, detail)))
     )
 

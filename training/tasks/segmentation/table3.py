@@ -20,7 +20,7 @@ from training.models.registry import NO_DEPTH
 from training.records import EndLine, Matrix, RunRecord, SegmentationEvaluation, parse, read_evaluation, read_metrics
 from training.tasks.segmentation.config import KIND
 from training.tasks.segmentation.data import open_labelled
-from training.tasks.segmentation.matrix import DEPTHS, Depth, MatrixError, Row
+from training.tasks.segmentation.matrix import DEPTHS, Depth, MatrixError, MatrixRow
 from training.tasks.segmentation.task import FineTuning
 
 Evaluate = Callable[[Path, str], SegmentationEvaluation]  # of a run with a depth field
@@ -132,14 +132,14 @@ def _refuse_unfit(run: Path, record: RunRecord) -> None:
         )
 
 
-def rows_of(tuned: Sequence[Tuned], data: str, evaluate: Evaluate, multi_scale: bool) -> list[Row]:
+def rows_of(tuned: Sequence[Tuned], data: str, evaluate: Evaluate, multi_scale: bool) -> list[MatrixRow]:
     """Rows of one model, name and seed, in the order given, tested on `data`."""
     fingerprint = open_labelled(data, "val").index.fingerprint
     grouped: dict[tuple[str, str, int], list[Tuned]] = {}
     for each in tuned:
         grouped.setdefault(each.row, []).append(each)
     return [
-        Row(
+        MatrixRow(
             *row,
             {
                 (each.depth, tested): _evaluation(each.folder, tested, fingerprint, evaluate, multi_scale)

@@ -14,7 +14,7 @@ from training import provenance
 from training.engine import checkpoint, frozen
 from training.engine.found import At, Found
 from training.engine.machine import Machine
-from training.engine.share import DataError, Share, check_batch_size
+from training.engine.share import DataError, Share
 from training.engine.task import Asked, Examination, Loaded, Result, Task
 from training.models.backbone import FigureParameters
 from training.models.pretrained import Report
@@ -50,6 +50,7 @@ class FineTuning(Task[FinetuneConfig, SegBatch]):
     schema = FinetuneConfig
     made_by = "train finetune"
     chosen = "best"
+    more_data = "--set it or select.share lower"
     draws = True  # dropout, drop path
 
     split: shards.Split
@@ -114,7 +115,6 @@ class FineTuning(Task[FinetuneConfig, SegBatch]):
         else:
             self.train, self.val = carved(self.split, config.select.share, config.seed)
         self.num_train, self.num_val = len(self.train), len(self.val)
-        check_batch_size(config.optim, self.num_train, "--set it or select.share lower")
 
     def loader(self, share: Share, first_step: int, num_steps: int) -> Iterator[SegBatch]:
         return train_loader(self.train, self.config, share, first_step, num_steps)
