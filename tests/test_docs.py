@@ -15,10 +15,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
 import pytest
 import typer
 from running import ROOT, command
+from typer.core import TyperCommand, TyperGroup
 
 from training.study import config
 
@@ -79,11 +79,10 @@ def lines_of(block: Block) -> list[list[str]]:
 def parsed(words: list[str]) -> None:
     """As the command's own parser does, nothing is run."""
     group = typer.main.get_command(import_module(f"{OURS[words[0]]}.cli").app)
-    context = click.Context(group)
-    rest = words[1:]
-    while isinstance(group, click.Group):
-        group = group.get_command(context, rest[0]) or pytest.fail(f"{words[0]} has no command {rest[0]}")
-        rest = rest[1:]
+    context, rest = typer.Context(group), words[1:]
+    while isinstance(group, TyperGroup):
+        assert rest[0] in group.commands, f"{words[0]} has no command {rest[0]}"
+        group, rest = group.commands[rest[0]], rest[1:]
     group.make_context(words[0], list(rest), parent=context)
 
 
@@ -170,6 +169,8 @@ def written(path: Path, text: str) -> Path:
 def check_words(block: Block) -> None:
     """Of lines that cannot run here: what follows torchrun or srun, too."""
     for words in lines_of(block):
+        for word in words:
+            assert not word.startswith(tuple(f"{folder}/" for folder in FOLDERS)) or (ROOT / word).exists(), word
         if words[0] in OURS:
             parsed(words)
         elif words[0] == "srun":
@@ -199,9 +200,10 @@ def test_files_and_links_that_are_named_are_there(page: Path) -> None:
         assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
-def options_of(group: click.Command) -> set[str]:
+def options_of(group: TyperGroup | TyperCommand) -> set[str]:
     own = {name for each in group.params for name in each.opts}
-    return own.union(*(options_of(each) for each in getattr(group, "commands", {}).values()))
+    below = group.commands.values() if isinstance(group, TyperGroup) else ()
+    return own.union(*map(options_of, below))
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "SECURITY.md"], ids=lambda page: page.name)
@@ -211,6 +213,15 @@ def test_options_that_are_named_are_there(page: Path) -> None:
         known |= options_of(typer.main.get_command(import_module(f"{package}.cli").app))
     for code in re.findall(r"`([^`]+)`", prose_of(page)):
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", code)) <= known | {"--help"}, code
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["train dump RUN --data D --causel 5", "train dmp RUN", "analyze fig1 RUNS --out F --variant no", "train gap RUN"],
+)
+def test_a_line_that_is_wrong_is_found(line: str) -> None:
+    with pytest.raises(Exception, match=r"causel|dmp|'no'|data"):
+        parsed(line.split())
 
 
 def test_the_front_page_is_short_and_says_first_what_has_not_run() -> None:
