@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import shards
+from pipeline import depth_codec, shards
 from training.engine.share import DataError, Share
 from training.loading import data
 from training.loading.data import worker_died
@@ -223,6 +223,24 @@ def test_a_photograph_that_does_not_decode_is_named(labelled):
         pytest.raises(shards.ShardError, match=r"rgb\.jpg does not decode"),
     ):
         next(train_loader(split, broken, Share.of(broken), 0, 1))
+
+
+def test_depth_of_another_size_than_its_photograph_is_refused(rooms):
+    split = open_shards(rooms, "train", "raw")
+    whole = config("runtime.workers=0", "augment.crop_scale=[1.0,1.0]", "augment.crop_ratio=[1.0,1.0]")
+    truth = shards.Split.members
+    for shape in ((24, 24), (47, 48), (48, 47)):
+
+        def members(self, position, fields=None, shape=shape):
+            found = truth(self, position, fields)
+            found.data["raw"] = ("raw.pdz", depth_codec.encode(np.zeros(shape, np.float32), 2**-8))
+            return found
+
+        with (
+            patch.object(shards.Split, "members", members),
+            pytest.raises(shards.ShardError, match="depth must be of the RGB's size 48x48"),
+        ):
+            next(train_loader(split, whole, Share.of(whole), 0, 1))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

@@ -1,5 +1,9 @@
 """A step of fine-tuning: the loss is a mean over labelled pixels of the global batch, zero where there are none."""
 
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -135,3 +139,49 @@ def test_frozen_weights_stay_and_the_others_move():
         step([batch_of(mostly_void(), number)], number, 1.0)
     for name, parameter in step.model.named_parameters():
         assert torch.equal(parameter, before[name]) == (name in frozen), name
+
+
+@dataclass(frozen=True)
+class _Meeting(Ranks):
+    """Ranks that are threads of this process, without the averaging of gradients."""
+
+    world_size: int = 2
+    told: dict[int, torch.Tensor] = field(default_factory=dict)
+    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=60))
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        self.told[self.rank] = values.clone()
+        self.barrier.wait()
+        values.copy_(torch.stack([self.told[rank] for rank in range(2)]).mean(0))
+        self.barrier.wait()
+        return values
+
+
+def stem_statistics(step: TrainingStep) -> list[torch.Tensor]:
+    """Of the batch norms that come before anything random."""
+    norms = [m for m in step.model.backbone.downsample_layers[0] if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms
+    return [statistics.clone() for norm in norms for statistics in (norm.running_mean, norm.running_var)]
+
+
+def test_batch_norms_statistics_are_averaged_over_ranks(monkeypatch):
+    monkeypatch.setattr("training.engine.step.DistributedDataParallel", lambda model, *rest, **more: model)
+    batches = [batch_of(torch.randint(0, 5, (2, 32, 64)), seed) for seed in range(2)]
+
+    def seen(step: TrainingStep, batch: SegBatch) -> Sequence[torch.Tensor]:
+        step([batch], 0, 0.0)
+        return stem_statistics(step)
+
+    of_32 = "augment.crop=[32,64]"
+    alone = [seen(step_of("dformer-tiny", "ham", 2, Ranks(), of_32), batch) for batch in batches]
+    first = _Meeting(rank=0)
+    steps = [
+        step_of("dformer-tiny", "ham", 4, ranks, of_32)
+        for ranks in (first, _Meeting(rank=1, told=first.told, barrier=first.barrier))
+    ]
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(seen, steps, batches))
+    for one, other, ours, theirs in zip(*alone, *together, strict=True):
+        assert not torch.equal(one, other)
+        torch.testing.assert_close(ours, (one + other) / 2)
+        assert torch.equal(ours, theirs)

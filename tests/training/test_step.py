@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from training.engine.machine import Machine
+from training.engine.optim import WeightAverage
 from training.engine.share import Share
 from training.engine.step import NonFinite, TrainingStep
 from training.tasks.classification.config import resolve
@@ -45,6 +46,29 @@ def losses(rooms, moniker, *settings, steps=20):
 @pytest.mark.parametrize("moniker", ["m3ch", "mlin", "mmlp", "m4ch", "mdf1", "mgem"])
 def test_golden_losses_of_twenty_steps(rooms, moniker):
     assert losses(rooms, moniker)[4::5] == pytest.approx(GOLDEN[moniker], rel=5e-4)
+
+
+def test_label_smoothing_spreads_its_share_over_all_classes():
+    task = PreTraining(resolve("tiny", "m3ch", ["optim.label_smoothing=0.2"], num_classes=4))
+    logits = torch.tensor([[1.0, -2.0, 0.5, 0.0], [0.0, 3.0, 0.0, 1.0]])
+    target = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.3, 0.7, 0.0]])  # of one class, and mixed
+    seen = torch.zeros(2, 1, 1, 1)
+    literal = -((0.8 * target + 0.2 / 4) * logits.log_softmax(1)).sum()
+    torch.testing.assert_close(task.loss(lambda rgb, depth: logits, seen, seen, target), literal)
+
+
+def test_averaged_weights_warm_up_and_statistics_are_the_models_own():
+    """timm's rule: after step n the average keeps a share min(decay, (1 + n) / (10 + n)) of itself."""
+    model = torch.nn.BatchNorm1d(1)
+    average = WeightAverage(model, 0.9)
+    expected = 1.0
+    for step, weight, kept in ((1, 5.0, 2 / 11), (2, -3.0, 3 / 12), (79, 2.0, 80 / 89), (500, 7.0, 0.9)):
+        model.weight.data.fill_(weight)
+        model.running_mean.fill_(weight)
+        average.update(model, step)
+        expected = kept * expected + (1 - kept) * weight
+        assert average.model.weight.item() == pytest.approx(expected, rel=1e-5)
+        assert average.model.running_mean.item() == weight
 
 
 def test_pieces_and_micro_batches_add_up_to_the_whole(rooms):
