@@ -286,6 +286,16 @@ def test_other_constants_than_those_it_began_with_are_refused(labelled, photos, 
     assert contents(labelled) == before
 
 
+def test_shards_of_other_constants_than_the_settled_ones_are_not_taken_as_finished(labelled, photos, random_teacher):
+    stats = json.loads((labelled / "stats.json").read_text())
+    stats["constants"]["pseudo"]["mean"] += 1
+    (labelled / "stats.json").write_text(json.dumps(stats))
+    before = contents(labelled)
+    done = label(photos, labelled, random_teacher)
+    fails_in_one_line(done, "shard-000000 was standardised with other constants", "verify --repair")
+    assert contents(labelled) == before
+
+
 def test_a_teacher_with_another_config_is_refused(labelled, photos, random_teacher, tmp_path):
     copy = tmp_path / "teacher"
     shutil.copytree(random_teacher, copy)
@@ -413,6 +423,9 @@ def test_rooms_hold_exact_real_and_raw_depth_in_one_scale(rooms):
     split = shards.open_split(rooms, "train")
     assert set(split.index.depth) == {"exact", "real", "raw"}
     assert len({(d.mean, d.std) for d in split.index.depth.values()}) == 1
+    filled = split.index.depth["real"]  # its constants are all fields': calibration saw every image
+    assert (filled.mean, filled.std) == pytest.approx((filled.realised_mean, filled.realised_std), rel=1e-9)
+    assert all(abs(split.index.depth[name].realised_mean - filled.mean) > 1e-3 for name in ("exact", "raw"))
     holes = 0
     for position in range(0, len(split), 10):
         sample = split[position]
