@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 from running import command, fails_in_one_line
+from sklearn.metrics import log_loss, top_k_accuracy_score
 
 from pipeline import shards
 from training import records
 from training.commands import options
 from training.engine.found import At
 from training.engine.machine import Machine
+from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.noise.sweep import SIGMAS, Noise, NoiseError, noisy, parse_sigmas, sweep
 from training.tasks.classification.config import resolve
+from training.tasks.classification.data import eval_loader
 from training.tasks.classification.evaluate import evaluate
 
 CPU = torch.device("cpu")
@@ -62,6 +65,24 @@ def test_invalid_pixels_stay_invalid_and_nothing_is_added_at_sigma_0():
     assert noisy(z, 0.0, eps) is z
     torch.testing.assert_close(noisy(z, 0.5, eps), z + 0.5 * eps, equal_nan=True)
     assert torch.equal(noisy(z, 0.5, eps).isnan(), z.isnan())
+
+
+def test_an_evaluation_is_that_of_its_logits(rooms, monkeypatch):
+    """In three batches: scikit-learn's top-k accuracy and log loss; an answer is right five times in six here."""
+    monkeypatch.setattr("training.tasks.classification.evaluate.EVAL_BATCH", 30)
+    config, built = redrawn("m4ch")
+    split = shards.open_split(rooms, "val")
+    found = evaluate(built, split, config, "raw", Machine(CPU, nullcontext))
+    [batch] = eval_loader(split, config, "raw", 70)
+    with torch.no_grad():
+        logits = built.eval()(normalise(batch.rgb, RGB_MEAN, RGB_STD), batch.depth).double().numpy()
+    label, classes = batch.label.numpy(), range(6)
+    assert found.top1 == pytest.approx(top_k_accuracy_score(label, logits, k=1, labels=classes))
+    assert found.top5 == pytest.approx(top_k_accuracy_score(label, logits, k=5, labels=classes))
+    assert found.top1 < found.top5 < 1
+    shares = torch.from_numpy(logits).softmax(1).numpy()
+    assert found.loss == pytest.approx(log_loss(label, shares, labels=classes), rel=1e-4)
+    assert found.largest_class == np.bincount(label).max() / 70
 
 
 @pytest.mark.parametrize("model", ["m4ch", "mlin"])

@@ -101,6 +101,13 @@ def test_one_side_may_be_cut_and_the_other_padded():
     assert len(batch.rgb[:, 1, 0, 40].unique()) > 2, "the rows cut differ"
 
 
+def test_crops_begin_everywhere_alike():
+    """Four columns less than the image has: five places, the first and the last among them."""
+    starts = drawn(settings([40, 56], "[1.0]", "augment.flip=0"), 300).label[:, 0, 0]
+    often = starts.bincount()
+    assert len(often) == 5 and (often > 35).all()
+
+
 def test_a_sample_depends_on_seed_epoch_and_key_alone():
     config = settings([24, 32], "[0.75,1.0,1.5]")
     alone = train_batch([(3, coordinates("b"))], 1, config, 0)

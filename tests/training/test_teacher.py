@@ -69,6 +69,23 @@ def test_loss_ignores_scale_shift_and_unknown_pixels():
     torch.testing.assert_close(ssi_loss(other, true)[[0, 2]], loss[[0, 2]])
 
 
+def test_loss_is_the_formula_written_out():
+    rng = np.random.default_rng(0)
+    estimated, true = rng.random((2, 2, 12, 17))
+    true[0, 3:6, 4:9] = np.nan
+    found = ssi_loss(torch.from_numpy(estimated), torch.from_numpy(true))
+    for place in range(2):
+        known = np.isfinite(true[place])
+        centred = [each[place] - each[place][known].mean() for each in (estimated, true)]
+        error = np.subtract(*(each / np.abs(each[known]).mean() for each in centred))  # NaN where unknown
+        expected = np.nanmean(np.abs(error))
+        for step in (1, 2, 4, 8):
+            coarse = error[::step, ::step]
+            steps = sum(np.nansum(np.abs(np.diff(coarse, axis=axis))) for axis in (0, 1))
+            expected += 0.5 * steps / np.isfinite(coarse).sum()
+        assert found[place].item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_build_is_alive_and_takes_any_shape():
     torch.manual_seed(0)
     model = network.build(56)
@@ -98,6 +115,15 @@ def test_metrics_of_a_perfect_teacher_and_of_the_position_mean(rooms):
     for name in ("spearman", "residual_spearman", "box_spearman"):
         assert found[name] == pytest.approx(1) and found["position_" + name] < 0.9
     assert found["abs_rel"] == pytest.approx(0, abs=1e-6) and found["residual_error"] == pytest.approx(0, abs=1e-4)
+
+
+def test_errors_of_a_map_are_those_written_out():
+    """Aligned to 0.5, 1.5, 1.5 and 0.5 per metre, where 0.5, 1, 2 and 0.5 are true and 1 is the mean everywhere."""
+    estimated, true = np.array([[[1.0, 2.0, 2.0, 1.0]]]), np.array([[[0.5, 1.0, 2.0, 0.5]]])
+    found = metrics.collected([(estimated, true, np.zeros(true.shape, np.uint8))], np.ones((1, 4)))
+    metres = [abs(1 / 1.5 - 1) / 1, abs(1 / 1.5 - 0.5) / 0.5]  # of two pixels; the others are exact
+    assert found["abs_rel"] == pytest.approx([sum(metres) / 4])
+    assert found["residual_error"] == pytest.approx([(0.5 + 0.5) / (0.5 + 0 + 1 + 0.5)])
 
 
 def test_the_run_ends_with_a_teacher(trained):
