@@ -38,6 +38,17 @@ def test_planted_slope_is_recovered_without_noise(tmp_path: Path, variant: Varia
     assert (frame["heads_below_zero"] == 1).all()
 
 
+def test_heads_are_counted_layer_by_layer(tmp_path: Path) -> None:
+    signs = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, 1.0], [2.0, -1.0]])
+
+    def scores(delta: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        return np.asarray(signs[:, :, None, None] * delta[:, None, None])
+
+    dump = open_dump(planted.write_dump(tmp_path / "d.zarr", scores))
+    np.testing.assert_allclose(head_slopes(dump, "literal"), signs, atol=1e-9)
+    assert slopes(dump, "literal")["heads_below_zero"].tolist() == [1, 0.5, 0, 0.5]
+
+
 def test_row_offsets_disturb_literal_only(tmp_path: Path) -> None:
     plain = open_dump(planted.write_dump(tmp_path / "a.zarr", planted.falling(BETAS, noise=0, offset=0)))
     moved = open_dump(planted.write_dump(tmp_path / "b.zarr", planted.falling(BETAS, noise=0, offset=50)))

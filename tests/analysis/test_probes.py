@@ -171,6 +171,7 @@ def test_baselines_and_controls_are_brute_force(tokens):
     assert found.total_within[0] == pytest.approx(np.array(total_within), rel=1e-10)
     assert found.error_position == pytest.approx(np.array(position), rel=1e-11)
     assert float(found.r2().value[0]) == pytest.approx(1 - found.error.sum() / np.sum(total), rel=1e-11)
+    assert float(found.r2_within().value[0]) == pytest.approx(1 - np.sum(within) / np.sum(total_within), rel=1e-9)
 
 
 def test_a_position_that_training_never_saw_gets_the_overall_mean(tokens):
