@@ -29,6 +29,18 @@ def test_golden_learning_rates(epoch, expected):
     assert rate(config, epoch + 0.99) == rate(config, epoch)  # steps once an epoch
 
 
+def test_the_cosine_is_pytorchs():
+    optim, ours = OptimConfig(epochs=12, warmup_epochs=4, lr=0.5), CosineSchedule(min_lr=0.1, warmup_factor=0.2)
+    stepped = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    rising = torch.optim.lr_scheduler.LinearLR(stepped, 0.2, total_iters=4)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(stepped, 8, eta_min=0.1)
+    theirs = torch.optim.lr_scheduler.SequentialLR(stepped, [rising, falling], [4])
+    for epoch in range(13):
+        assert ours.rate(optim, epoch) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6)
+        stepped.step()
+        theirs.step()
+
+
 def test_learning_rate_per_step_is_smooth():
     optim, schedule = OptimConfig(epochs=10, warmup_epochs=2), CosineSchedule()
     rates = [schedule.rate(optim, i / 10) for i in range(101)]
