@@ -10,6 +10,9 @@ import analysis
 import data_manifests
 from analysis.accuracy import notes2, readable2
 from analysis.claims import claims, judge
+from analysis.claims.accuracy import gap_of
+from analysis.claims.sources import accuracy_arm, luck_of_accuracy
+from analysis.runs import recipe_of
 from analysis.statistics import mcnemar
 from analysis.tables import bias_operations, groups, notes1, outcomes, readable1
 from training.engine.describe import count_macs
@@ -72,6 +75,10 @@ def test_gaps_are_over_all_seeds_and_as_wide_as_the_claims(tmp_path: Path) -> No
     shown = readable2(study.table(2)).set_index("model")["gap to m3ch, points"]
     assert "images only" not in shown["mlin"]
     assert "pooled over m3ch, m4ch on pseudo" in notes2(study.table(2)) and "McNemar" not in notes2(study.table(2))
+    arms = [accuracy_arm(name, groups(study)[name]) for name in (("mlin", "pseudo"), ("m3ch", "none"))]
+    found = gap_of(*arms, luck_of_accuracy(study, {recipe_of(run) for run in study.runs}.pop()))
+    at_p = found.estimate(1 - frame.loc["mlin", "gap_p"])
+    assert at_p.low == pytest.approx(0, abs=1e-4), "the interval at 1 - p ends at 0"
     for model in ("m4ch", "mlin"):
         [claim] = [each for each in claims() if each.id == f"table2-{model}-over-m3ch"]
         [judged] = judge(study, [claim])
