@@ -2,6 +2,7 @@
 
 from itertools import permutations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from analysis import nulls
 from analysis.attention import bias_slopes, layer_slopes
 from analysis.evidence import attended_depth, decomposition, evidence
 from training.dumps.from_raw import raw_depth, raw_scores
-from training.dumps.pairs import NULLS, REGRESSORS, Pairs, filled
+from training.dumps.pairs import NULLS, REGRESSORS, Pairs, filled, partner
 from training.dumps.store import Dump, open_dump
 
 BETAS = planted.BETAS
@@ -160,6 +161,24 @@ def test_decomposition_says_what_content_does_to_the_bias(tmp_path: Path) -> Non
     table = decomposition(dump_of(tmp_path / "mmlp.zarr", planted.falling([0.6, 0, -0.5, -0.5]), model="mmlp"))
     assert (table["bias"] < 0).all()
     assert table["content_is"].tolist() == ["adding", "neither", "offsetting", "offsetting"]
+
+
+@pytest.mark.parametrize(("images", "left"), [(48, 8), (64, 16), (28, None)])
+def test_groups_hold_partners_together_or_differ_as_much_as_partners_can_make_them(
+    images: int, left: int | None
+) -> None:
+    """`left` of 16 groups; where too few would be left all stay, √2 times as far from their mean."""
+    groups = np.arange(images) % 16
+    values = np.random.default_rng(0).normal(size=images)
+    sums = np.bincount(groups, values)
+    found = nulls.partner_groups(SimpleNamespace(info=SimpleNamespace(num_images=images)), sums)
+    if left is None:
+        assert found.mean() == pytest.approx(sums.mean())
+        assert found.var() == pytest.approx(2 * sums.var())
+        return
+    together = np.arange(images) % left
+    assert all(together[image] == together[partner(image, images)] for image in range(images))
+    np.testing.assert_allclose(found, np.bincount(together, values))
 
 
 def test_evidence_holds_all_there_is(tmp_path: Path) -> None:
