@@ -11,6 +11,7 @@ import pytest
 from running import command, jpeg, spawn
 
 from pipeline import plan
+from pipeline.calibrate import spread
 from pipeline.claim import JobError
 from pipeline.plan import ListingSum, Plan
 from pipeline.shards import ORDER_ROUNDS, permuted
@@ -121,6 +122,15 @@ def test_evenly_spaced_units_span_the_listing(tmp_path):
     result = planned(Source([f"{k:03d}" for k in range(101)]), tmp_path)
     assert result.evenly_spaced(5) == ["000", "025", "050", "075", "100"]
     assert len(result.evenly_spaced(1000)) == 101
+
+
+def test_calibration_looks_at_both_ends_of_units_with_many_samples(tmp_path):
+    source = Source(["a", "b", "c"])
+    source.samples = lambda unit: [f"{unit}{number}" for number in range(10)]
+    listed = planned(source, tmp_path)
+    assert spread(source, listed, 9) == ["a0", "a4", "a9", "b0", "b4", "b9", "c0", "c4", "c9"]
+    assert spread(source, listed, 2) == ["a0", "c0"]
+    assert len(spread(source, listed, 1000)) == 30, "never one twice"
 
 
 def test_planning_costs_no_memory_for_each_unit(tmp_path, monkeypatch):
