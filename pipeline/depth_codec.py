@@ -67,10 +67,15 @@ def encode(z: NDArray[np.floating], step: float) -> bytes:
     return header + _CRC.pack(zlib.crc32(header)) + bytes(_ZSTD.encode(planes))
 
 
-def decode(data: bytes, window: tuple[slice, slice] = (slice(None), slice(None))) -> NDArray[np.float32]:
+def decode(
+    data: bytes,
+    window: tuple[slice, slice] = (slice(None), slice(None)),
+    size: tuple[int, int] | None = None,
+) -> NDArray[np.float32]:
     """Decode to float32 of shape (height, width); invalid pixels are NaN.
 
     `window`, slices of rows (step 1) and columns (any step), gives what decoding all and slicing gives, for less.
+    `size`: CodecError where the whole map is of another, as a window would not tell.
     """
     start = _HEADER.size + _CRC.size
     if data[:4] == b"PDZ1":
@@ -80,6 +85,10 @@ def decode(data: bytes, window: tuple[slice, slice] = (slice(None), slice(None))
     if _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(data[: _HEADER.size]):
         raise CodecError("a depth map's header is damaged: its checksum does not match")
     _, height, width, step = _HEADER.unpack_from(data)
+    if size not in (None, (height, width)):
+        raise CodecError(
+            f"depth must be of the RGB's size {size[0]}x{size[1]}, got {height}x{width}: make the shards again"
+        )
     frame = data[start:]
     num_bytes = 2 * height * width
     # Before anything of that size is allocated; a Zstandard block of 2**17 bytes takes at least 4.

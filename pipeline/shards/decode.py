@@ -19,9 +19,16 @@ Sample = dict[str, Any]  # "key" and the fields of the module's table, decoded
 VERIFY = "run precompute-depth verify"  # the fix of whatever is damaged
 
 
-def decode_depth(data: bytes, window: tuple[slice, slice] = (slice(None), slice(None))) -> NDArray[np.float32]:
-    """z of a depth member, NaN invalid; `window` (rows, columns) gives a part of it for less than the whole."""
-    return depth_codec.decode(data, window)
+def decode_depth(
+    data: bytes,
+    window: tuple[slice, slice] = (slice(None), slice(None)),
+    size: tuple[int, int] | None = None,
+) -> NDArray[np.float32]:
+    """z of a depth member, NaN invalid; `window` (rows, columns) gives a part of it for less than the whole.
+
+    `size` (height, width) is its RGB's, where that is known: another one is an error.
+    """
+    return depth_codec.decode(data, window, size)
 
 
 def decode_member(extension: str, data: bytes) -> Any:

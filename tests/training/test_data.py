@@ -227,20 +227,21 @@ def test_a_photograph_that_does_not_decode_is_named(labelled):
 
 def test_depth_of_another_size_than_its_photograph_is_refused(rooms):
     split = open_shards(rooms, "train", "raw")
-    whole = config("runtime.workers=0", "augment.crop_scale=[1.0,1.0]", "augment.crop_ratio=[1.0,1.0]")
+    small = config("runtime.workers=0", "augment.crop_scale=[0.08,0.1]")  # boxes that lie in any of them
     truth = shards.Split.members
-    for shape in ((24, 24), (47, 48), (48, 47)):
+    for shape in ((40, 40), (47, 48), (48, 47), (96, 96)):
 
         def members(self, position, fields=None, shape=shape):
             found = truth(self, position, fields)
             found.data["raw"] = ("raw.pdz", depth_codec.encode(np.zeros(shape, np.float32), 2**-8))
             return found
 
-        with (
-            patch.object(shards.Split, "members", members),
-            pytest.raises(shards.ShardError, match="depth must be of the RGB's size 48x48"),
-        ):
-            next(train_loader(split, whole, Share.of(whole), 0, 1))
+        for loader in (train_loader(split, small, Share.of(small), 0, 1), eval_loader(split, small, "raw", 8)):
+            with (
+                patch.object(shards.Split, "members", members),
+                pytest.raises(shards.ShardError, match=f"RGB's size 48x48, got {shape[0]}x{shape[1]}"),
+            ):
+                next(loader)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

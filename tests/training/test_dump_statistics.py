@@ -9,7 +9,6 @@ from scipy import stats
 
 from training.dumps.arrays import Cells, packed, unpacked
 from training.dumps.pairs import (
-    BIN_WIDTH,
     DISTANCE_PAIRS,
     NUM_BINS,
     REGRESSORS,
@@ -158,7 +157,7 @@ def test_cells_are_scipys_bins():
     i, j = np.array(literal_pairs(depth[0])).T
     radius = distances(GRID)[0]
     places = np.array([divmod(p, GRID[1]) for p in range(PATCHES)], float)
-    edges = [np.append(np.arange(NUM_BINS) * BIN_WIDTH, 99), np.append(radius - 1e-6, 99)]
+    edges = [np.append(np.arange(41) / 10, 99), np.append(radius - 1e-6, 99)]
     at = (abs(depth[0][i] - depth[0][j]), np.linalg.norm(places[i] - places[j], axis=1))
     expected = stats.binned_statistic_2d(*at, scores[0, 0][i, j], "sum", bins=edges).statistic
     np.testing.assert_allclose(found, expected, atol=1e-12)

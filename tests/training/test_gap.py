@@ -15,9 +15,10 @@ from pipeline.standardize import Moments, Standardisation
 from training import records
 from training.engine.found import At
 from training.intervals import central_interval, resampled_means
+from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.noise.crossing import crossing
-from training.noise.gap import as_record, measure, measure_inverse, open_pairs
-from training.noise.sweep import SIGMAS, Noise
+from training.noise.gap import Distances, as_record, measure, measure_inverse, open_pairs, solve
+from training.noise.sweep import KINDS, SIGMAS, Noise
 from training.random_numbers import generator
 
 CPU = torch.device("cpu")
@@ -133,6 +134,37 @@ def test_the_inverse_reading_undoes_a_teacher_of_inverse_depth(tmp_path):
     by_reading = {c.reading: c for c in found(record, noise="pixel", output="logits")}
     assert record.inverse_mean == pytest.approx(0.2, abs=0.005) and 0.02 < record.inverse_std < 0.04
     assert by_reading["inverse"].e_star < 0.5 * by_reading["z"].e_star
+
+
+def test_distances_are_means_over_images_and_classes(tmp_path):
+    data = pairs(tmp_path, lambda z, key: z + 0.5 * other_noise(key), count=8)
+    record = gap("m4ch", data, (0, 1))
+    _, built = redrawn("m4ch")
+    samples = [split[place] for split in open_pairs(str(data), "real") for place in range(len(split))]
+    rgb = torch.stack([torch.from_numpy(sample["rgb"].copy()).permute(2, 0, 1) for sample in samples])
+    with torch.no_grad():
+        before, after = (
+            built.eval()(
+                normalise(rgb, RGB_MEAN, RGB_STD),
+                torch.stack([torch.from_numpy(sample[name])[None] for sample in samples]),
+            )
+            for name in ("pseudo", "real")
+        )
+    for output, moved in (("logits", after - before), ("softmax", after.softmax(1) - before.softmax(1))):
+        for c in found(record, output=output, reading="z"):
+            assert c.e_star == pytest.approx(moved.abs().mean().item(), rel=1e-4)
+
+
+def test_each_reading_is_resampled_with_its_own_distances():
+    """Images differ in how far they move, in proportion for noise and real depth: every resample crosses there."""
+    sigmas, factor = (0.0, 0.5, 1.0), np.random.default_rng(0).uniform(1, 9, (50, 1, 1))
+    away = factor * np.array(sigmas)[:, None] * np.ones(2)
+    real = factor * np.array([0.3, 0.7])[:, None] * np.ones(2)
+    _, crossings = solve(Distances({kind: [away] for kind in KINDS}, [real]), sigmas, 0)
+    assert len(crossings) == 8
+    for c in crossings:
+        wanted = {"z": 0.3, "inverse": 0.7}[c.reading]
+        assert (c.sigma_star, c.low, c.high) == pytest.approx((wanted, wanted, wanted), rel=1e-9)
 
 
 def test_sensor_depth_with_holes_of_another_size_works(tmp_path):

@@ -12,7 +12,6 @@ from runs import SMALL, arguments, final_state, without_timings
 
 from training import records
 from training.engine import checkpoint
-from training.engine.optim import WeightAverage
 from training.tasks.classification.config import resolve
 from training.tasks.classification.online import OnlineDepth
 
@@ -47,19 +46,6 @@ def test_averaged_weights_are_what_is_evaluated(run):
     assert loaded.weights is loaded.state["ema"]
 
 
-def test_an_average_follows_its_rule():
-    model = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.zeros_(model.weight)
-    average, expected = WeightAverage(model, 0.9), 0.0
-    for step in range(1, 200):
-        torch.nn.init.constant_(model.weight, float(step))
-        average.update(model, step)
-        keep = min(0.9, (1 + step) / (10 + step))
-        expected = keep * expected + (1 - keep) * step
-    assert average.model.weight.item() == pytest.approx(expected, rel=1e-5)
-    assert not average.model.weight.requires_grad
-
-
 def test_accumulation_changes_no_weight_beyond_rounding(rooms, tmp_path):
     states = []
     for name, extra in (("whole", ()), ("parts", ("runtime.micro_batch=8",))):
@@ -77,10 +63,16 @@ def test_accumulation_changes_no_weight_beyond_rounding(rooms, tmp_path):
 # --- the paper's protocol: the teacher in the loop ------------------------------------------------------------------
 
 
-def test_online_depth_is_the_teachers_standardised_and_farther_is_larger(random_teacher):
+@pytest.mark.parametrize("pixels", ["ImageNet's", "its own"])
+def test_online_depth_is_the_teachers_standardised_and_farther_is_larger(random_teacher, tmp_path, pixels):
     from PIL import Image
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
+    if pixels == "its own":
+        random_teacher = shutil.copytree(random_teacher, tmp_path / "teacher")
+        said = json.loads((random_teacher / "preprocessor_config.json").read_text())
+        said |= {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.4, 0.5]}
+        (random_teacher / "preprocessor_config.json").write_text(json.dumps(said))
     config = resolve("tiny", "m4ch", [f"data.teacher={random_teacher}", "data.teacher_stats=[2.0, 0.5]"])
     rgb = np.random.default_rng(0).integers(0, 255, (56, 56, 3), dtype=np.uint8)
     from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise

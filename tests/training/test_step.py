@@ -69,6 +69,7 @@ def test_averaged_weights_warm_up_and_statistics_are_the_models_own():
         expected = kept * expected + (1 - kept) * weight
         assert average.model.weight.item() == pytest.approx(expected, rel=1e-5)
         assert average.model.running_mean.item() == weight
+    assert not average.model.weight.requires_grad
 
 
 def test_pieces_and_micro_batches_add_up_to_the_whole(rooms):

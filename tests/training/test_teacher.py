@@ -118,12 +118,12 @@ def test_metrics_of_a_perfect_teacher_and_of_the_position_mean(rooms):
 
 
 def test_errors_of_a_map_are_those_written_out():
-    """Aligned to 0.5, 1.5, 1.5 and 0.5 per metre, where 0.5, 1, 2 and 0.5 are true and 1 is the mean everywhere."""
+    """Aligned to 0.5, 1.5, 1.5 and 0.5 per metre, where 0.5, 1, 2 and 0.5 are true and 1.2 is the mean everywhere."""
     estimated, true = np.array([[[1.0, 2.0, 2.0, 1.0]]]), np.array([[[0.5, 1.0, 2.0, 0.5]]])
-    found = metrics.collected([(estimated, true, np.zeros(true.shape, np.uint8))], np.ones((1, 4)))
+    found = metrics.collected([(estimated, true, np.zeros(true.shape, np.uint8))], np.full((1, 4), 1.2))
     metres = [abs(1 / 1.5 - 1) / 1, abs(1 / 1.5 - 0.5) / 0.5]  # of two pixels; the others are exact
     assert found["abs_rel"] == pytest.approx([sum(metres) / 4])
-    assert found["residual_error"] == pytest.approx([(0.5 + 0.5) / (0.5 + 0 + 1 + 0.5)])
+    assert found["residual_error"] == pytest.approx([(0.5 + 0.5) / (0.7 + 0.2 + 0.8 + 0.7)])
 
 
 def test_the_run_ends_with_a_teacher(trained):

@@ -78,9 +78,12 @@ def eval_batch(
     size, share = config.model.image_size, config.augment.eval_crop
     canvas = _Canvas(count, size, depth_field)
     for place, members in enumerate(samples):
-        canvas.rgb[place] = geometry.centre(members.decode("rgb", decode_rgb), "rgb", size, share)
+        rgb = members.decode("rgb", decode_rgb)
+        canvas.rgb[place] = geometry.centre(rgb, "rgb", size, share)
         if depth_field != ONLINE:
-            canvas.depth[place] = geometry.centre(members.decode(depth_field, _whole), "depth", size, share)
+            height, width = rgb.shape[1:]
+            z = members.decode(depth_field, _Within(geometry.Box(0, 0, height, width), height, width))
+            canvas.depth[place] = geometry.centre(z, "depth", size, share)
         _finish(canvas, place, members)
     return canvas.batch(first)
 
@@ -118,7 +121,4 @@ class _Within:
     width: int
 
     def __call__(self, extension: str, data: bytes) -> Any:
-        z = shards.decode_depth(data, self.box.window)
-        if z.shape != (self.box.height, self.box.width):
-            raise ValueError(f"depth must be of the RGB's size {self.height}x{self.width}, its box is {z.shape}")
-        return torch.from_numpy(z)[None]
+        return torch.from_numpy(shards.decode_depth(data, self.box.window, (self.height, self.width)))[None]
