@@ -80,3 +80,5 @@ def test_a_dump_of_schema_4_is_read_as_it_was(run, rooms):
     again = raw_bias(then, 1, depth, slice(0, 2))
     np.testing.assert_array_equal(again.table, bias.table)
     np.testing.assert_array_equal(again.head_scale, bias.head_scale)
+    less = command("train", "dump", run, "--data", rooms, "--images", 5, "--raw", 1)
+    fails_in_one_line(less, "holds 10 images, 2 raw, 0 causal of this checkpoint")

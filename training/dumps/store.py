@@ -125,9 +125,10 @@ def _refuse_to_replace(path: Path, info: DumpInfo) -> None:
             "choose another --out, or remove it"
         )
     held = {name: there.get(f"num_{name}", 0) for name in ("images", "raw", "causal")}
-    asked = {name: getattr(info, f"num_{name}") for name in held}
-    current = there.get("schema_version") == SCHEMA_VERSION
-    same = current and there.get("checkpoint_sha256") == info.checkpoint_sha256
+    asked = {"images": info.num_images, "raw": info.num_raw, "causal": info.num_causal}
+    version = there.get("schema_version")
+    readable = type(version) is int and OLDEST_SCHEMA <= version <= SCHEMA_VERSION
+    same = readable and there.get("checkpoint_sha256") == info.checkpoint_sha256
     if same and any(isinstance(held[name], int) and held[name] > asked[name] for name in held):
         more, less = (", ".join(f"{count:,} {name}" for name, count in each.items()) for each in (held, asked))
         raise DumpError(
