@@ -1,10 +1,12 @@
 """What every command line of `train` has in common, and how far runs are."""
 
 import shutil
+import subprocess
+import sys
 import tomllib
 
 import pytest
-from running import command, fails_in_one_line
+from running import ROOT, command, fails_in_one_line
 from runs import SMALL, arguments, kill, start, wait_for
 
 from training.export import read_export
@@ -14,6 +16,21 @@ from training.export import read_export
 def test_each_command_says_its_version(name):
     done = command(name, "--version")
     assert done.returncode == 0 and done.stdout.startswith("pseudodepth 0")
+
+
+@pytest.mark.parametrize("name", ["precompute-depth", "train", "analyze"])
+def test_each_command_is_a_word_of_the_module(name):
+    """For those who have not activated the environment."""
+    line = [sys.executable, "-m", "pseudodepth"]
+    done = subprocess.run([*line, name, "--version"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("pseudodepth 0"), done.stderr
+
+
+def test_the_module_says_which_commands_there_are():
+    line = [sys.executable, "-m", "pseudodepth"]
+    done = subprocess.run([*line, "trian"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2 and "must be one of precompute-depth, train, analyze, got 'trian'" in done.stderr
+    assert subprocess.run(line, capture_output=True, text=True, cwd=ROOT, check=False).returncode == 0
 
 
 def test_a_preset_must_be_said(rooms, tmp_path):
