@@ -40,6 +40,7 @@ study: $(INSTALLED)
 	$(BIN)/train study training/presets/study/study.toml --out study --jobs 2
 	$(BIN)/analyze report study/runs/* --matrix study/table3 --out study/report
 	@echo "report: $(CURDIR)/study/report/index.html"
+	@echo "to go on by hand: source $(VENV)/bin/activate"
 
 # --- development ------------------------------------------------------------------------------------------------------
 
