@@ -1,7 +1,7 @@
 """What a model does when depth is changed and the photograph is not: its scores, its answers, what it still knows.
 
-The changes are those of `train dump --causal` (training/interventions.py). They are off what the model was trained on,
-so associations are reported beside them, not instead.
+The changes are those of `train dump --causal` (training/dumping/interventions.py). They are off what the model was
+trained on, so associations are reported beside them, not instead.
 """
 
 from collections.abc import Callable

@@ -107,7 +107,7 @@ class RuntimeConfig(Section):
     snapshot_epochs: Several[Epoch] = ()  # weights kept for the figures, never pruned
 
 
-class Study(Section):
+class StudyConfig(Section):
     """What every task's schema has; it adds `model`, which has a name, and `data`, which names a depth field."""
 
     preset: str
@@ -120,7 +120,7 @@ class Study(Section):
     runtime: RuntimeConfig = RuntimeConfig()
 
     @model_validator(mode="after")
-    def _warm_up_ends(self) -> "Study":
+    def _warm_up_ends(self) -> "StudyConfig":
         if self.optim.warmup_epochs > self.optim.epochs:
             raise ValueError(
                 f"optim.warmup_epochs must be at most optim.epochs {self.optim.epochs}, got {self.optim.warmup_epochs}"

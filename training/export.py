@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline import files
-from training.config import ONLINE, Study
+from training.config import ONLINE, StudyConfig
 from training.models.registry import ModelConfig
 from training.models.vit import ModelError, VisionTransformer, VitConfig, built_for
 
@@ -40,7 +40,7 @@ def export(model: VisionTransformer, config: VitConfig, folder: Path, extra: dic
         (made / CONFIG).write_text(json.dumps(head | extra, indent=2) + "\n", "utf-8")
 
 
-def study_of(config: Study) -> dict[str, Any]:
+def study_of(config: StudyConfig) -> dict[str, Any]:
     """What the model was trained by. A teacher is named where one was in the loop: the shards name theirs."""
     study = config.study()
     if config.data.depth != ONLINE:

@@ -13,7 +13,6 @@ from pipeline import shards
 from pipeline.errors import UserError
 from training.records import ShardsSeen
 
-_FACTS = ("polarity", "unit", "mean", "std")
 AcceptOtherDepth = Literal["refuse", "accept", "note"]
 
 
@@ -25,7 +24,7 @@ def seen(index: shards.ShardIndex, field: str) -> dict[str, Any]:
     """What a record keeps of a depth field of the shards: its standardisation, and who estimated it."""
     depth, teacher = index.depth[field], (index.teacher or {}) if field == "pseudo" else {}
     return {
-        "standardisation": {name: getattr(depth, name) for name in _FACTS},
+        "standardisation": {"polarity": depth.polarity, "unit": depth.unit, "mean": depth.mean, "std": depth.std},
         "teacher": (index.teacher or {}).get("name"),
         "teacher_sha256": teacher.get("weights_sha256"),
     }

@@ -4,16 +4,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-from training.config import Study, brought_up, validated
+from training.config import StudyConfig, brought_up, validated
 from training.engine import checkpoint, frozen
 from training.engine.machine import TrainingError
-from training.engine.task import Loaded, Task
+from training.engine.task import LoadedRun, Task
 from training.models.vit import built_for, load_checked
 from training.records import RunRecord, parse
 from training.tasks.registry import TASKS
 
 
-def load(run: Path, name: str | None = None, made_by: str | None = None) -> Loaded:
+def load(run: Path, name: str | None = None, made_by: str | None = None) -> LoadedRun:
     """The model of a run's checkpoint (`latest`, `best`, `epoch-<n>`, `step-<n>`; by default what its task reports).
 
     TrainingError where the run is not of the command `made_by`.
@@ -25,7 +25,7 @@ def load(run: Path, name: str | None = None, made_by: str | None = None) -> Load
     if saved.info.study_hash != record.study_hash:
         raise TrainingError(f"{saved.folder} belongs to another run than {run}: restore this run's own checkpoints")
     if not task.frozen:
-        return Loaded(run, task, record, saved, built_for(task.build, saved.weights, str(saved.folder)))
+        return LoadedRun(run, task, record, saved, built_for(task.build, saved.weights, str(saved.folder)))
     model = task.build()
     report = task.initialise(model)
     if report.sha256 != record.init_sha256:
@@ -34,7 +34,7 @@ def load(run: Path, name: str | None = None, made_by: str | None = None) -> Load
             "restore them"
         )
     load_checked(model, frozen.whole(saved.weights, model, task.frozen), str(saved.folder))
-    return Loaded(run, task, record, saved, model)
+    return LoadedRun(run, task, record, saved, model)
 
 
 def described(run: Path) -> tuple[Task[Any, Any], RunRecord]:
@@ -45,7 +45,7 @@ def described(run: Path) -> tuple[Task[Any, Any], RunRecord]:
             f"{run} is of task {record.task!r}, this version has {', '.join(TASKS)}: use the version that made it"
         )
     kind = TASKS[record.task]
-    config: Study = validated(brought_up(record.config), kind.schema)
+    config: StudyConfig = validated(brought_up(record.config), kind.schema)
     here = {"device": "auto", "workers": min(config.runtime.workers, os.cpu_count() or 1)}
     runtime = config.runtime.model_copy(update=here)
     return kind(config.model_copy(update={"runtime": runtime})), record

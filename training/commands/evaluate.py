@@ -25,7 +25,7 @@ from training.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from training.engine.task import Loaded, Result
+    from training.engine.task import LoadedRun, Result
     from training.results import Target
 
 
@@ -87,7 +87,7 @@ def evaluate(
 
 
 def examined(
-    target: "Target", loaded: "Loaded", split: str, multi_scale: bool, show: bool = False
+    target: "Target", loaded: "LoadedRun", split: str, multi_scale: bool, show: bool = False
 ) -> "Result | None":  # fmt: skip
     """Evaluate, show and write; the first rank's result, the others get None."""
     from training.engine.machine import Machine, choose_device

@@ -14,7 +14,7 @@ from pipeline.errors import UserError, plain
 from pipeline.terminal import make_console, print_table
 
 if TYPE_CHECKING:
-    from training.config import Study
+    from training.config import StudyConfig
     from training.engine.machine import Machine
     from training.engine.task import Asked, Task
 
@@ -119,7 +119,7 @@ def written(where: object) -> None:
     console.print(f"written to {where}", soft_wrap=True)
 
 
-def tell_of_precision(machine: "Machine", config: "Study") -> None:
+def tell_of_precision(machine: "Machine", config: "StudyConfig") -> None:
     from training.engine.machine import slow_precision
 
     if note := slow_precision(config, machine.device):

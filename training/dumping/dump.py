@@ -123,7 +123,7 @@ def plan_dump(
         labelled=labelled,
         depth_field=depth_field,
         other_depth=list(other_depth),
-        standardisation={name: getattr(depth, name) for name in ("mean", "std", "polarity", "unit")},
+        standardisation={"mean": depth.mean, "std": depth.std, "polarity": depth.polarity, "unit": depth.unit},
         patch_depth=patch_depth,
         scale=(shape.width // shape.heads) ** -0.5,
         bias=biases[0].stored if biases else None,

@@ -68,7 +68,7 @@ def save(folder: Path, state: dict[str, Any], *, step: int, epoch: int, study_ha
         if "DataLoader worker" in str(error):  # torch tells of a dead worker wherever the main thread is
             raise
         cause = error.__cause__ if isinstance(error, files.WriteError) else error
-        reason = getattr(cause, "strerror", None) or "is the disk full?"
+        reason = (cause.strerror if isinstance(cause, OSError) else None) or "is the disk full?"
         raise CheckpointError(
             f"cannot write checkpoint {folder} ({reason}): make room, then add --resume; earlier ones are untouched"
         ) from error

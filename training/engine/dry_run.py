@@ -25,7 +25,7 @@ _WARM, _TIMED = 2, 3  # steps
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RunEstimate:
     """What a run takes on this machine, by a few real steps; evaluations are left out."""
 
     num_steps: int
@@ -34,7 +34,7 @@ class Estimate:
     disk_bytes: int  # of the checkpoints at the end
 
 
-def estimate(task: Task[Any, Any], ranks: Ranks) -> Estimate:
+def estimate(task: Task[Any, Any], ranks: Ranks) -> RunEstimate:
     """Take a few steps that leave nothing behind; under torchrun every rank takes its part, as in the run itself.
 
     The task's data are open.
@@ -55,7 +55,7 @@ def estimate(task: Task[Any, Any], ranks: Ranks) -> Estimate:
         training(islice(loader, share.pieces), step, 0.0)
         seconds.append(time.perf_counter() - start)
     snapshots = sum(epoch <= config.optim.epochs for epoch in config.runtime.snapshot_epochs) + 1
-    return Estimate(
+    return RunEstimate(
         num_steps=num_steps,
         step_s=sorted(seconds[-_TIMED:])[len(seconds[-_TIMED:]) // 2],
         num_parameters=sum(p.numel() for p in model.parameters()),
@@ -71,7 +71,7 @@ def dry_run(task: Task[Any, Any], data: str, out: Path) -> Table | None:
         earlier_checkpoint(out, False, Hold(out), print)  # refuses what a run would refuse
     ranks = Ranks.join(choose_device(config)[0].type)
     task.open(data)
-    check_batch_size(config.optim, task.num_train, task.more_data)
+    check_batch_size(config.optim, task.num_train, task.smaller_batch)
     found = estimate(task, ranks)
     device = choose_device(config, ranks.local_rank)[0]
     steps, step_s, share = found.num_steps, found.step_s, Share.of(config, ranks.rank, ranks.world_size)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline import files
-from training.config import Study
+from training.config import StudyConfig
 from training.engine.trackers import TensorBoard, Tracker, open_trackers, scalars
 from training.records import MetricsLine, read_metrics
 
@@ -31,7 +31,7 @@ class RunLog:
     A resume keeps the first `num_lines` lines, those of its checkpoint, so that no line doubles.
     """
 
-    def __init__(self, config: Study, out: Path, num_lines: int, resume_step: int, first: bool) -> None:
+    def __init__(self, config: StudyConfig, out: Path, num_lines: int, resume_step: int, first: bool) -> None:
         self._file: TextIO | None = None
         self._trackers: list[Tracker] = []
         self.num_lines = num_lines

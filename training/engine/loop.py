@@ -105,7 +105,7 @@ class _Training:
         check_trackers(config)
         self.task = task
         task.open(data)
-        check_batch_size(config.optim, task.num_train, task.more_data)
+        check_batch_size(config.optim, task.num_train, task.smaller_batch)
         self.machine = Machine.here(config, ranks, self._stop_together)
         self.share = Share.of(config, ranks.rank, ranks.world_size)
         self.epochs = task.epochs

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from pipeline.errors import UserError
-from training.config import Study
+from training.config import StudyConfig
 from training.engine.ranks import Ranks
 
 Autocast = Callable[[], AbstractContextManager[None]]
@@ -28,11 +28,11 @@ class Machine:
     between: Callable[[], None] = lambda: None
 
     @classmethod
-    def here(cls, config: Study, ranks: Ranks = Ranks(), between: Callable[[], None] = lambda: None) -> "Machine":
+    def here(cls, config: StudyConfig, ranks: Ranks = Ranks(), between: Callable[[], None] = lambda: None) -> "Machine":
         return cls(*choose_device(config, ranks.local_rank), ranks, between)
 
 
-def choose_device(config: Study, local_rank: int = 0) -> tuple[torch.device, Autocast]:
+def choose_device(config: StudyConfig, local_rank: int = 0) -> tuple[torch.device, Autocast]:
     """The device and the autocast context of a runtime: bf16 where it helps (a GPU), fp32 elsewhere."""
     wanted = config.runtime.device
     if wanted == "cuda" and not torch.cuda.is_available():
@@ -48,7 +48,7 @@ def choose_device(config: Study, local_rank: int = 0) -> tuple[torch.device, Aut
     return device, nullcontext
 
 
-def slow_precision(config: Study, device: torch.device) -> str | None:
+def slow_precision(config: StudyConfig, device: torch.device) -> str | None:
     """What to say of bf16 on a CPU, where it is asked for."""
     if device.type != "cpu" or config.runtime.precision != "bf16":
         return None

@@ -111,9 +111,12 @@ def refuse_changes(earlier: RunRecord, now: RunRecord) -> None:
             changed += [f"{section}.{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys]
         else:
             changed.append(f"{section} was {old!r}, now {new!r}")
-    for name in ("train_fingerprint", "val_fingerprint"):
-        if getattr(earlier.shards, name) != getattr(now.shards, name):
-            changed.append(f"the {name.split('_')[0]} shards are not the ones the run began with")
+    for split, old, new in (
+        ("train", earlier.shards.train_fingerprint, now.shards.train_fingerprint),
+        ("val", earlier.shards.val_fingerprint, now.shards.val_fingerprint),
+    ):
+        if old != new:
+            changed.append(f"the {split} shards are not the ones the run began with")
     if now.init_sha256 is not None and now.init_sha256 != earlier.init_sha256:
         changed.append(f"the weights at {now.config['init']} are not those the run began with")
     weights = [(record.online_teacher or {}).get("weights_sha256") for record in (earlier, now)]

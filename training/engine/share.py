@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from pipeline.errors import UserError
-from training.config import OptimConfig, Study
+from training.config import OptimConfig, StudyConfig
 
 
 class DataError(UserError):
@@ -24,7 +24,7 @@ class Share:
     pieces: int  # batches a step
 
     @classmethod
-    def of(cls, config: Study, rank: int = 0, world_size: int = 1) -> "Share":
+    def of(cls, config: StudyConfig, rank: int = 0, world_size: int = 1) -> "Share":
         total, group = config.optim.batch_size, config.mix_group
         if total % (world_size * group):
             whole = f"whole mixing groups of {group} " if group > 1 else ""

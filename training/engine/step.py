@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -102,13 +101,10 @@ class TrainingStep:
 
     def _counted(self, pieces: Iterable[Any]) -> tuple[Iterable[Any], torch.Tensor | int]:
         """The pieces, and what their losses are divided by: a rank's mean share of the global batch's targets."""
-        pieces = iter(pieces)
-        first = next(pieces)
-        targets = self.task.count(first)
-        if targets is None:
-            return chain([first], pieces), self.share.piece * self.share.pieces
-        pieces = [first, *pieces]
-        own = targets + sum(self.task.count(piece) or 0 for piece in pieces[1:])
+        if not self.task.counts:
+            return pieces, self.share.piece * self.share.pieces
+        pieces = list(pieces)
+        own = sum(self.task.count(piece) for piece in pieces)
         count = torch.full((), float(own), device=self.device)
         return pieces, self.ranks.mean(count).clamp_min(1 / self.ranks.world_size)
 

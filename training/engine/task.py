@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.shards import Split
 from training import provenance
-from training.config import Study
+from training.config import StudyConfig
 from training.engine.checkpoint import Checkpoint
 from training.engine.found import At, Found, refuse_diverged
 from training.engine.machine import Machine
@@ -31,7 +31,7 @@ from training.models.vit import ModelError
 from training.records import RunRecord, ScoresEvaluation, ShardsSeen
 from training.results import Target
 
-C = TypeVar("C", bound=Study)
+C = TypeVar("C", bound=StudyConfig)
 B = TypeVar("B", bound=Batch)
 
 
@@ -75,10 +75,11 @@ class Task(ABC, Generic[C, B]):
     """One run's. `made_by` is the command that trains it, `chosen` the checkpoint that is reported by default."""
 
     kind: ClassVar[str]
-    schema: ClassVar[type[Study]]
+    schema: ClassVar[type[StudyConfig]]
     made_by: ClassVar[str]
     chosen: ClassVar[str] = "latest"
-    more_data: ClassVar[str] = "--set it lower"  # what helps where the batch is larger than the data
+    counts: ClassVar[bool] = False  # whether targets must be counted, or are one a sample
+    smaller_batch: ClassVar[str] = "--set it lower"  # what helps where a batch is larger than the data
     draws: ClassVar[bool] = False  # whether the model draws random numbers in training; the step then seeds them
 
     num_train: int  # samples, once data are open
@@ -134,9 +135,9 @@ class Task(ABC, Generic[C, B]):
     def loss(self, forward: Callable[..., Any], *inputs: Tensor) -> Tensor:
         """Summed over targets; the engine divides it by how many the global batch has. `forward` runs the model."""
 
-    def count(self, batch: B) -> int | None:
-        """Targets of a batch; None: one a sample."""
-        return None
+    def count(self, batch: B) -> int:
+        """Targets of a batch, where they are counted."""
+        raise NotImplementedError
 
     # --- data ------------------------------------------------------------------------------------------------------
 
@@ -220,7 +221,7 @@ class Task(ABC, Generic[C, B]):
         """The record a finished run ends with, whose last evaluation found `found`; called on every rank."""
         return self.record(found, at)
 
-    def examine(self, loaded: "Loaded", asked: Examination) -> Result:
+    def examine(self, loaded: "LoadedRun", asked: Examination) -> Result:
         """A finished run on any data, by `train evaluate`; called on every rank.
 
         This one evaluates on what chooses a checkpoint, of the val that `open` finds there.
@@ -250,7 +251,7 @@ class Task(ABC, Generic[C, B]):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedRun:
     """A run's model read back from a checkpoint, on the CPU; averaged weights where the run kept an average."""
 
     folder: Path

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline import files
-from training.config import ConfigError, Study
+from training.config import ConfigError, StudyConfig
 from training.records import EndLine, MetricsLine, ParametersLine
 
 _PROJECT = "pseudodepth"
@@ -35,7 +35,7 @@ class TensorBoard:
 class WandbLike:
     """Weights & Biases, or trackio, which speaks the same language."""
 
-    def __init__(self, module: str, out: Path, config: Study) -> None:
+    def __init__(self, module: str, out: Path, config: StudyConfig) -> None:
         self._module: Any = import_module(module)
         # The run's own name makes a resumed run go on in the same curves.
         settings: dict[str, Any] = {"name": out.name, "config": config.model_dump(mode="json"), "resume": "allow"}
@@ -50,14 +50,14 @@ class WandbLike:
         self._module.finish()
 
 
-def check_trackers(config: Study) -> None:
+def check_trackers(config: StudyConfig) -> None:
     """Refuse what is not installed, before anything is done."""
     for name in config.runtime.loggers:
         if find_spec(name) is None:
             raise ConfigError(f"runtime.loggers: {name} is not installed: pip install {name}, or leave it out")
 
 
-def open_trackers(config: Study, out: Path, resume_step: int) -> list[Tracker]:
+def open_trackers(config: StudyConfig, out: Path, resume_step: int) -> list[Tracker]:
     return [
         TensorBoard(out, resume_step) if name == "tensorboard" else WandbLike(name, out, config)
         for name in config.runtime.loggers

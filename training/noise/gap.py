@@ -59,7 +59,7 @@ class Inverse:
         return ((self.mean - self.per_metre(z)) / self.std).astype(np.float32)
 
 
-class Views(NamedTuple):
+class GapViews(NamedTuple):
     """What a model sees of some samples: rgb uint8 (batch, 3, size, size), depths (batch, 1, size, size)."""
 
     rgb: Tensor
@@ -68,7 +68,7 @@ class Views(NamedTuple):
     keys: list[str]
 
 
-class SquashedViews(Dataset[Views]):
+class SquashedViews(Dataset[GapViews]):
     """A split in its own order, every sample once, whole."""
 
     def __init__(self, split: shards.Split, size: int, real: str, inverse: Inverse) -> None:
@@ -77,7 +77,7 @@ class SquashedViews(Dataset[Views]):
     def __len__(self) -> int:
         return -(-len(self.split) // _BATCH)
 
-    def __getitem__(self, number: int) -> Views:
+    def __getitem__(self, number: int) -> GapViews:
         rgb, pseudo, readings, keys = [], [], [], []
         for place in range(number * _BATCH, min((number + 1) * _BATCH, len(self.split))):
             members = self.split.members(place, ("rgb", "pseudo", self.real))
@@ -87,7 +87,7 @@ class SquashedViews(Dataset[Views]):
             readings.append([self._squashed(z), self._squashed(self.inverse(z))])
             keys.append(members.key)
         each = [torch.stack(same) for same in zip(*readings, strict=True)]
-        return Views(torch.stack(rgb), torch.stack(pseudo), each, keys)
+        return GapViews(torch.stack(rgb), torch.stack(pseudo), each, keys)
 
     def _squashed(self, z: NDArray[np.float32]) -> Tensor:
         return geometry.resize(torch.from_numpy(z)[None], "depth", (self.size, self.size))
@@ -201,7 +201,7 @@ def measure(
     return distances
 
 
-def _views(splits: Sequence[shards.Split], config: Config, real: str, inverse: Inverse) -> Iterator[Views]:
+def _views(splits: Sequence[shards.Split], config: Config, real: str, inverse: Inverse) -> Iterator[GapViews]:
     for split in splits:
         dataset = SquashedViews(split, config.model.image_size, real, inverse)
         yield from load(dataset, range(len(dataset)), config.runtime)

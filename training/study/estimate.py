@@ -8,7 +8,7 @@ from training.dumping.dump import plan_dump
 from training.dumps.estimate import estimated_bytes
 from training.engine.checkpoint import Checkpoint, CheckpointInfo, steps_of
 from training.engine.describe import describe
-from training.engine.dry_run import Estimate, estimate
+from training.engine.dry_run import RunEstimate, estimate
 from training.engine.machine import Machine
 from training.engine.ranks import Ranks
 from training.study.plan import TABLE3, Plan
@@ -25,7 +25,7 @@ NOT_ESTIMATED = (
 def table_of(plan: Plan) -> Table:
     """A row a unit and the sum; every model is measured once, writing nothing."""
     now = there_now(plan)
-    measured: dict[str, Estimate] = {}
+    measured: dict[str, RunEstimate] = {}
     table = Table("run", "is there", "to make", "hours", "GB", title=f"dry run: {plan.out}", caption=NOT_ESTIMATED)
     total_s = total_bytes = 0.0
     for run in sorted(plan.runs, key=lambda run: run.folder.name):

@@ -24,7 +24,7 @@ from training.tasks.segmentation.task import FineTuning
 TABLE3 = "table3"
 
 
-class Part(NamedTuple):
+class StagePart(NamedTuple):
     """One stage of one unit."""
 
     test: Callable[[], bool]
@@ -40,7 +40,7 @@ class Unit:
     """What one process does at once: a run with all its stages, or Table 3, which waits for its runs."""
 
     name: str
-    parts: Mapping[str, Part]
+    parts: Mapping[str, StagePart]
     after: Sequence[Path] = ()
 
     @property
@@ -79,12 +79,12 @@ def planned(file: StudyFile, out: Path) -> Plan:
     # What Table 3 waits for first, then what has most to do; the file's order else.
     units.sort(key=lambda unit: (out / "runs" / unit.name not in needed, -len(unit.parts)))
     if table3:
-        units.insert(0, Unit(TABLE3, {"matrix": Part(table3.is_there, table3.make)}, sorted(needed)))
+        units.insert(0, Unit(TABLE3, {"matrix": StagePart(table3.is_there, table3.make)}, sorted(needed)))
     return Plan(file, out, runs, tuple(units))
 
 
-def _part(stage: str, file: StudyFile, run: StudyRun) -> Part:
-    return Part(partial(STAGES[stage].is_there, file, run), partial(STAGES[stage].make, file, run))
+def _part(stage: str, file: StudyFile, run: StudyRun) -> StagePart:
+    return StagePart(partial(STAGES[stage].is_there, file, run), partial(STAGES[stage].make, file, run))
 
 
 def _runs(file: StudyFile, some: Runs, out: Path, num_classes: int | None) -> list[StudyRun]:

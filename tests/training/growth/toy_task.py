@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pipeline import shards
-from training.config import Section, Study, apply, preset, validated
+from training.config import Section, StudyConfig, apply, preset, validated
 from training.engine.found import Scores
 from training.engine.share import Share
 from training.engine.task import Task
@@ -24,7 +24,7 @@ class Data(Section):
     depth: str = "exact"
 
 
-class Config(Study):
+class Config(StudyConfig):
     model: Model = Model()
     data: Data = Data()
 

@@ -10,7 +10,7 @@ from pipeline.teachers import DEFAULT_TEACHER, THESIS_STATS
 from training.config import (
     OptimConfig,
     Section,
-    Study,
+    StudyConfig,
     apply,
     check_moniker,
     preset,
@@ -36,7 +36,7 @@ class ClassificationOptim(OptimConfig):
     label_smoothing: float = Field(0.1, ge=0, lt=1)
 
 
-class Config(Study):
+class Config(StudyConfig):
     model: ModelConfig
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()

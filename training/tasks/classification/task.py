@@ -14,7 +14,7 @@ from training.config import ONLINE, ConfigError
 from training.engine.found import At
 from training.engine.machine import Machine
 from training.engine.share import DataError, Share
-from training.engine.task import Asked, Examination, Loaded, Result, Task
+from training.engine.task import Asked, Examination, LoadedRun, Result, Task
 from training.models.backbone import FigureParameters
 from training.models.pretrained import Report
 from training.models.registry import MONIKERS
@@ -133,7 +133,7 @@ class PreTraining(Task[Config, ImageBatch]):
     def record(self, found: Any, at: At, other_depth: Sequence[str] = ()) -> Evaluation:
         return as_evaluation(found, self.config, self.val, self.config.data.depth, at, other_depth)
 
-    def examine(self, loaded: Loaded, asked: Examination) -> Result:
+    def examine(self, loaded: LoadedRun, asked: Examination) -> Result:
         target, machine, field = asked.target, asked.machine, asked.target.depth or self.config.data.depth
         if asked.multi_scale:
             raise MeasureError(f"--multi-scale is for fine-tuned runs, {loaded.folder} is pre-trained: leave it out")

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pipeline.shards import DepthName
-from training.config import Section, Study, apply, preset, validated
+from training.config import Section, StudyConfig, apply, preset, validated
 
 KIND = "depth"
 
@@ -32,7 +32,7 @@ class MirrorConfig(Section):
     flip: float = Field(0.5, ge=0, le=1)
 
 
-class DepthConfig(Study):
+class DepthConfig(StudyConfig):
     model: TeacherConfig = TeacherConfig()
     data: DataConfig = DataConfig()
     augment: MirrorConfig = MirrorConfig()

@@ -36,6 +36,7 @@ class TeacherTraining(Task[DepthConfig, DepthBatch]):
     kind = KIND
     schema = DepthConfig
     made_by = "train teacher"
+    counts = True  # images that have depth
 
     train: shards.Split
     val: shards.Split

@@ -15,7 +15,7 @@ from training.config import (
     Schedule,
     Section,
     Several,
-    Study,
+    StudyConfig,
     apply,
     check_moniker,
     preset,
@@ -64,7 +64,7 @@ class TestConfig(Section):
     scales: Several[Scale] = Field((0.5, 0.75, 1.0, 1.25, 1.5), min_length=1)  # of multi-scale evaluation, each flipped
 
 
-class FinetuneConfig(Study):
+class FinetuneConfig(StudyConfig):
     model: BackboneConfig
     head: HeadConfig
     data: DataConfig = DataConfig()

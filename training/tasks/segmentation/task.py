@@ -16,7 +16,7 @@ from training.engine import checkpoint, frozen
 from training.engine.found import At, Found
 from training.engine.machine import Machine
 from training.engine.share import DataError, Share
-from training.engine.task import Asked, Examination, Loaded, Result, Task
+from training.engine.task import Asked, Examination, LoadedRun, Result, Task
 from training.models.backbone import FigureParameters
 from training.models.pretrained import Report
 from training.models.segmenter import Segmenter
@@ -51,7 +51,8 @@ class FineTuning(Task[FinetuneConfig, SegBatch]):
     schema = FinetuneConfig
     made_by = "train finetune"
     chosen = "best"
-    more_data = "--set it or select.share lower"
+    smaller_batch = "--set it or select.share lower"
+    counts = True  # labelled pixels
     draws = True  # dropout, drop path
 
     split: shards.Split
@@ -160,7 +161,7 @@ class FineTuning(Task[FinetuneConfig, SegBatch]):
             At.of(best),
         )
 
-    def examine(self, loaded: Loaded, asked: Examination) -> Result:
+    def examine(self, loaded: LoadedRun, asked: Examination) -> Result:
         """With a contact sheet of predictions to look at."""
         target, machine, field = asked.target, asked.machine, asked.target.depth or self.config.data.depth
         split = open_labelled(target.data, asked.split, field)
