@@ -77,6 +77,21 @@ def test_what_the_rest_stands_on_knows_nothing_of_it(folder):
             assert not banned, f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_no_two_rooms_of_training_lean_on_each_other():
+    """A room is a folder, or a file of its own; what it knows lies below it."""
+
+    def room(module):
+        parts = module.split(".")
+        return ".".join(parts[:3] if parts[1:2] == ["tasks"] else parts[:2])
+
+    rooms = {}
+    for module, imported in import_graph("training").items():
+        rooms.setdefault(room(module), set()).update(room(each) for each in imported)
+    while free := {name for name, below in rooms.items() if not below - {name}}:
+        rooms = {name: below - free for name, below in rooms.items() if name not in free}
+    assert not rooms, f"arrows run both ways between some of {sorted(rooms)}"
+
+
 def test_no_task_knows_another():
     folders = [path for path in (ROOT / "training/tasks").iterdir() if (path / "__init__.py").exists()]
     assert len(folders) >= 3

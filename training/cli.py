@@ -1,4 +1,4 @@
-"""train: a file a command in training/commands. Heavy imports come late, inside them."""
+"""train: a file a command in training/commands, but `study`, which runs them. Heavy imports come late, inside."""
 
 import multiprocessing
 import signal
@@ -16,9 +16,9 @@ from training.commands.matrix import matrix
 from training.commands.options import explained
 from training.commands.pretrain import pretrain
 from training.commands.status import status
-from training.commands.study import study
 from training.commands.task import task
 from training.commands.teacher import teacher
+from training.study.command import study
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -130,7 +130,7 @@ def test_a_result_that_cannot_be_written_after_all_was_shown(quick, rooms, tmp_p
     def full(*_: object) -> Path:
         raise OSError(28, "No space left on device", "x")
 
-    monkeypatch.setattr("training.results.write_json", full)
+    monkeypatch.setattr("training.engine.results.write_json", full)
     done = command("train", "evaluate", quick, "--data", rooms, "--out", tmp_path)
     assert done.returncode == 1 and "top-1" in done.stdout and "No space left" in done.stderr
 

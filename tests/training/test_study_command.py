@@ -10,10 +10,10 @@ import pytest
 from running import command, contents, fails_in_one_line
 from runs import arguments, assert_same_run, kill, start, wait_for
 
-from training.commands.study import study as study_command
 from training.dumps.store import open_dump
 from training.engine import checkpoint
 from training.records import Matrix, load_run, parse
+from training.study.command import study as study_command
 from training.study.config import StudyFile, read
 from training.study.stages import STAGES
 from training.study.work import claimed, is_claimed, outcome_of

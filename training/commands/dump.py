@@ -128,8 +128,8 @@ def _dumped(
     from training import provenance
     from training.dumps.estimate import estimated_bytes, estimated_memory
     from training.engine.machine import TrainingError, choose_device
+    from training.engine.results import foreign_name
     from training.provenance import AcceptOtherDepth
-    from training.results import foreign_name
     from training.runs import load
     from training.tasks.classification.data import open_shards
 

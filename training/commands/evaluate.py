@@ -25,8 +25,8 @@ from training.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from training.engine.results import Target
     from training.engine.task import LoadedRun, Result
-    from training.results import Target
 
 
 def evaluate(
@@ -70,7 +70,7 @@ def evaluate(
 
         train evaluate runs/m4ch-nyu-real --data nyu-rgbd --depth pseudo --multi-scale
     """
-    from training.results import MeasureError, Target
+    from training.engine.results import MeasureError, Target
     from training.runs import described, load
 
     target = Target(run, data, depth, out, "accept" if accept_other_depth else "refuse", told)

@@ -51,10 +51,10 @@ def gap(
     """
     from training.engine.found import At
     from training.engine.machine import choose_device
+    from training.engine.results import Target
     from training.noise.gap import as_record, measure, measure_inverse, open_pairs
     from training.noise.sweep import NoiseError, parse_sigmas
     from training.provenance import check_splits
-    from training.results import Target
     from training.runs import load
 
     refuse_ranks("the gap is measured")

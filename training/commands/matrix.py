@@ -50,7 +50,7 @@ def matrix(
     from training import records
     from training.commands.evaluate import examined
     from training.engine.log import write_json
-    from training.results import Target
+    from training.engine.results import Target
     from training.runs import load
     from training.tasks.segmentation.table3 import Recipe, fine_tuned, rows_of, tables
 

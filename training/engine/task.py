@@ -20,16 +20,16 @@ from torch import Tensor, nn
 from pipeline.shards import Split
 from training import provenance
 from training.config import StudyConfig
+from training.engine.batch import Batch
 from training.engine.checkpoint import Checkpoint
 from training.engine.found import At, Found, refuse_diverged
 from training.engine.machine import Machine
+from training.engine.results import Target
 from training.engine.share import DataError, Epochs, Share
-from training.loading.batch import Batch
 from training.models.backbone import FigureParameters
 from training.models.pretrained import Report
 from training.models.vit import ModelError
 from training.records import RunRecord, ScoresEvaluation, ShardsSeen
-from training.results import Target
 
 C = TypeVar("C", bound=StudyConfig)
 B = TypeVar("B", bound=Batch)

@@ -46,3 +46,8 @@ def sendable(shape: tuple[int, ...], dtype: torch.dtype, order: torch.memory_for
     strides = torch.empty(shape, dtype=dtype, memory_format=order, device="meta").stride()
     storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
     return torch.empty(0, dtype=dtype).set_(storage, 0, shape, strides)
+
+
+def is_one_number(tensor: Tensor) -> bool:
+    """Whether all elements are the same place in memory."""
+    return tensor.untyped_storage().size() == tensor.element_size()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from training.loading.augment.config import AugmentConfig
-from training.loading.batch import is_one_number
+from training.loading.decode import is_one_number
 from training.random_numbers import generator
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.loading.batch import is_one_number
+from training.loading.decode import is_one_number
 
 
 @dataclass(frozen=True)

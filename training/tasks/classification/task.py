@@ -13,6 +13,7 @@ from training import provenance
 from training.config import ONLINE, ConfigError
 from training.engine.found import At
 from training.engine.machine import Machine
+from training.engine.results import MeasureError
 from training.engine.share import DataError, Share
 from training.engine.task import Asked, Examination, LoadedRun, Result, Task
 from training.models.backbone import FigureParameters
@@ -20,7 +21,6 @@ from training.models.pretrained import Report
 from training.models.registry import MONIKERS
 from training.models.vit import VisionTransformer
 from training.records import Evaluation
-from training.results import MeasureError
 from training.tasks.classification.batch import ImageBatch
 from training.tasks.classification.config import KIND, Config, resolve
 from training.tasks.classification.data import check_classes, classes_sha256, open_shards, train_loader

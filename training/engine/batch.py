@@ -3,7 +3,6 @@
 from typing import Protocol, Self
 
 import torch
-from torch import Tensor
 
 
 class Batch(Protocol):
@@ -18,8 +17,3 @@ class Batch(Protocol):
     def to(self, device: torch.device) -> Self: ...
 
     def pin_memory(self) -> Self: ...
-
-
-def is_one_number(tensor: Tensor) -> bool:
-    """Whether all elements are the same place in memory."""
-    return tensor.untyped_storage().size() == tensor.element_size()
