@@ -12,7 +12,7 @@ import torch
 import zarr
 
 import analysis
-from pipeline import shards
+from pipeline import depth_codec, shards
 from pipeline.files import WriteError
 from training.commands import dump as command_dump
 from training.dumping.dump import DumpedImages, causal_numbers, dump, plan_dump, spread
@@ -478,3 +478,19 @@ def test_what_no_reader_would_take_is_refused_before_the_work(rooms, tmp_path):
         DumpFailed, match=r"no reader would take this dump, run: .*control characters.* rename it, or verify the shards"
     ):
         plan_dump(config, facts, saved, config.model.build(), split, "exact", num_images=4, num_raw=0)
+
+
+def test_the_other_depth_of_an_image_must_be_of_its_size(rooms, tmp_path, monkeypatch):
+    """It is put in its place; a map of another size would lie elsewhere than what it replaces."""
+    truth = shards.Split.members
+
+    def members(self, position, fields=None):
+        found = truth(self, position, fields)
+        if fields is not None and "real" in fields:
+            found.data["real"] = ("real.pdz", depth_codec.encode(np.zeros((96, 64), np.float32), 2**-8))
+        return found
+
+    monkeypatch.setattr(shards.Split, "members", members)
+    with pytest.raises(shards.ShardError, match=r"differ in size .*real 96x64"):
+        make(rooms, tmp_path / "d.zarr", "m4ch", num_causal=IMAGES)
+    assert not (tmp_path / "d.zarr").exists()

@@ -11,7 +11,7 @@ from rich.console import Console
 from running import command, fails_in_one_line
 from runs import assert_same_run, kill, start, wait_for
 
-from pipeline import job, scenes, teachers
+from pipeline import depth_codec, job, scenes, shards, teachers
 from pipeline.sources.toyrooms import ToyRooms
 from training import records
 from training.engine.share import DataError
@@ -181,6 +181,14 @@ def test_an_evaluation_of_the_run_says_the_same(rooms, trained):
     assert first.scores == again.scores
     for option in (("--depth", "raw"), ("--split", "train"), ("--multi-scale",)):
         fails_in_one_line(command("train", "evaluate", trained, "--data", rooms, *option), "their own depth, exact")
+
+
+def test_depth_of_another_size_than_its_scene_is_refused(rooms):
+    split = open_metric(rooms, "train", "exact")
+    members = split.members(0, ("rgb", "exact", "seg"))
+    members.data["exact"] = ("exact.pdz", depth_codec.encode(np.zeros((96, 96), np.float32), 2**-8))
+    with pytest.raises(shards.ShardError, match=r"differ in size \(rgb 64x64, exact 96x96, seg 64x64\)"):
+        scene(split, members, "exact")
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(rooms, tmp_path):

@@ -66,7 +66,11 @@ class DumpedImages(Dataset[Views]):
         return Views(batch, self._depth(others, field), self._depth(chosen, self.matched) if self.matched else None)
 
     def _depth(self, images: "np.ndarray | list[int]", field: str) -> Tensor:
-        samples = (self.split.members(int(self.places[image]), (field,)) for image in images)
+        """Of the dump's own field, which is of its RGB's size, or another of the same size."""
+        both = {self.info.depth_field, field}
+        samples = [self.split.members(int(self.places[image]), both) for image in images]
+        for members in samples if len(both) > 1 else ():
+            members.check_sizes({name: members.decode(name) for name in both})
         return eval_depth(samples, self.config, field)
 
 

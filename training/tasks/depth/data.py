@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,16 +59,16 @@ def fields_of(split: shards.Split, field: str) -> tuple[str, ...]:
     return ("rgb", field, *(("seg",) if split.index.seg_names else ()))
 
 
-def scene(split: shards.Split, members: shards.Members, field: str) -> tuple[NDArray[np.uint8], ...]:
+def scene(split: shards.Split, members: shards.Members, field: str) -> tuple[NDArray[Any], ...]:
     """rgb (height, width, 3), inverse depth float32 (height, width), seg; all labels 0 where the shards have none."""
-    rgb = np.asarray(members.decode("rgb"))
-    metres = split.index.depth[field].standardisation.invert(members.decode(field))
+    sample = {name: members.decode(name) for name in fields_of(split, field)}
+    members.check_sizes(sample)
+    metres = split.index.depth[field].standardisation.invert(sample[field])
     inverse = (1 / np.maximum(metres, _NEAREST_M)).astype(np.float32)
-    seg = np.asarray(members.decode("seg")) if split.index.seg_names else np.zeros(inverse.shape, np.uint8)
-    return rgb, inverse, seg  # type: ignore[return-value]
+    return sample["rgb"], inverse, sample.get("seg", np.zeros(inverse.shape, np.uint8))
 
 
-def batch_of(scenes: list[tuple[NDArray[np.uint8], ...]], keys: list[str], first: int) -> DepthBatch:
+def batch_of(scenes: list[tuple[NDArray[Any], ...]], keys: list[str], first: int) -> DepthBatch:
     if len({each[0].shape for each in scenes}) > 1:
         sizes = " and ".join(sorted({"x".join(map(str, each[0].shape[:2])) for each in scenes}))
         raise shards.ShardError(f"scenes must be of one size, got {sizes} in one batch ({keys[0]}, ...)")
