@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.load import AnalysisError
-from analysis.style import close, rendered
+from analysis.style import rendered
 from pipeline import files
 
 _HIDDEN = ".analyze-"
@@ -157,12 +157,9 @@ def write_figure(
 ) -> list[Path]:
     """`folder/name.{pdf,svg,png}`, `folder/name<suffix>.csv` for each frame and the caption as `folder/name.txt`.
 
-    The caption is in the pictures' metadata too. The figure is closed.
+    The caption is in the pictures' metadata too.
     """
-    try:
-        paths = [write(folder / f"{name}.{kind}", content) for kind, content in rendered(figure, caption).items()]
-    finally:
-        close(figure)
+    paths = [write(folder / f"{name}.{kind}", content) for kind, content in rendered(figure, caption).items()]
     if caption:
         paths.append(write(folder / f"{name}.txt", f"{caption}\n"))
     return paths + [write_frame(folder / f"{name}{suffix}.csv", frame) for suffix, frame in frames.items()]

@@ -21,7 +21,6 @@ from analysis.report_claims import claims_section
 from analysis.report_figures import Drawings, figure_sections
 from analysis.report_tables import causal_section, sheets_section, table3_section, tables_section
 from analysis.runs import comparable_runs, final_evaluation
-from analysis.style import close
 
 TITLE = "What do Vision Transformers do with depth?"
 QUESTION = (
@@ -125,7 +124,6 @@ def _gained(study: Given, drawings: Drawings) -> Html:
     """The picture of gaps to m3ch; nothing where there is none."""
     drawn, frame = depth_figure(study)
     if frame.empty:
-        close(drawn)
         return html.lacking(f"No model can be compared with {BASELINE} on RGB alone: give a run of both.")
     caption = (
         "Top-1 on validation above the model that sees RGB alone, with the intervals of Table 2, by the depth a model "

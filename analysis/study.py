@@ -11,7 +11,6 @@ from analysis.claims import judge, scoreboard
 from analysis.figures import figure_of
 from analysis.load import AnalysisError, Given
 from analysis.read import read
-from analysis.style import close
 
 
 class Study(Given):
@@ -79,9 +78,7 @@ class Study(Given):
         sigma, top1, change: strength of the noise, z; accuracy; minus that at sigma 0
         e_star, sigma_star, share_above: how far real depth moves the output; the noise that does; resamples beyond all
         """
-        drawn = figure_of(name).drawn(self, variant, depth)
-        close(drawn.figure)
-        return drawn.frames
+        return figure_of(name).drawn(self, variant, depth).frames
 
     def table(self, number: int) -> pd.DataFrame:
         """Table 1 (size and cost, a row a model), 2 (accuracy, a row a model and depth) or 3 (fine-tuning).

@@ -6,10 +6,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")  # no display is needed, and none is tried
-
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -73,11 +69,21 @@ _SETTINGS: Any = {
 
 def settings() -> Any:
     """A context in which figures are made."""
-    return plt.rc_context(_SETTINGS)
+    return matplotlib.rc_context(_SETTINGS)
+
+
+class _Shown(Figure):
+    """A figure that a notebook shows by itself, once: pyplot neither knows nor keeps it."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        with settings():
+            self.savefig(buffer, format="png", dpi=_SETTINGS["savefig.dpi"] / 2)
+        return buffer.getvalue()
 
 
 def new_figure(width: float, height: float) -> Figure:
-    return plt.figure(figsize=(width, height), layout="constrained")
+    return _Shown(figsize=(width, height), layout="constrained")
 
 
 def zero_line(axes: Axes, vertical: bool = False) -> None:
@@ -101,10 +107,6 @@ def rendered(figure: Figure, caption: str = "") -> dict[str, bytes]:
         FigureCanvasSVG(figure).print_svg(made["svg"], metadata={"Date": None, "Description": caption})
         FigureCanvasPdf(figure).print_pdf(made["pdf"], metadata={"CreationDate": None, "Subject": caption})
     return {kind: buffer.getvalue() for kind, buffer in made.items()}
-
-
-def close(figure: Figure) -> None:
-    plt.close(figure)
 
 
 def layer_ramp(count: int) -> list[Any]:

@@ -9,7 +9,6 @@ import pytest
 import zarr
 from scipy import stats
 
-from analysis import style
 from analysis.causal import effects, readable_effects, readable_refitted, refitted, swap_slopes
 from analysis.figures import figure_of
 from analysis.load import AnalysisError
@@ -44,7 +43,6 @@ def test_swaps_give_back_a_slope_planted_at_every_distance(tmp_path: Path) -> No
     noise = np.random.default_rng(0).normal(0, 0.02, (50, planted.LAYERS, 1))
     group["causal/swap/distance"][:] = (slopes + noise) * pairs[:, None]
     drawn = figure_of(10).drawn(read(planted_dump.path), "causal")
-    style.close(drawn.figure)
     frame = drawn.frames[""]
     assert "200 images of the dumps' 200 images" in drawn.caption
     of_layers = frame[frame["layer"] != "all"]

@@ -82,7 +82,6 @@ def test_figure5_draws_its_nulls_in_grey(tmp_path: Path) -> None:
     study = analysis.load(planted.write_dump(tmp_path / "d.zarr", planted.local, model="m3ch"))
     for variant, num_levels in (("literal", 1), ("gauge_fixed", 0)):
         drawn = figure_of(5).drawn(study, variant)
-        style.close(drawn.figure)
         frame = drawn.frames[""].set_index("quantity")
         grey = [[line for line in axes.lines if line.get_color() == style.GREY] for axes in drawn.figure.axes]
         curves = [[line for line in lines if len(line.get_xdata()) == planted.LAYERS] for lines in grey]

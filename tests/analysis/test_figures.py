@@ -1,6 +1,7 @@
 """Figures: made, written whole, deterministic, without torch."""
 
 import errno
+import io
 import os
 import runpy
 import shutil
@@ -34,7 +35,16 @@ def test_figures_have_a_panel_a_layer_or_quantity(demo: list[Path], number: int,
     figure = analysis.load(demo).figure(number, variant=variant)
     assert len(figure.axes) == {1: 5 + 2, 5: 2}[number]  # and a small one for each other model
     assert figure.get_size_inches()[0] == pytest.approx(6.9)
-    style.close(figure)
+
+
+def test_a_figure_shows_itself_and_is_none_of_pyplots(demo: list[Path]) -> None:
+    """Else a notebook's inline backend shows it twice, and whoever draws many keeps them all."""
+    backend, before = plt.get_backend(), plt.get_fignums()
+    figure = analysis.load(demo).figure(1)
+    picture = figure._repr_png_()
+    assert picture == figure._repr_png_() and plt.get_fignums() == before and plt.get_backend() == backend
+    with Image.open(io.BytesIO(picture)) as image:
+        assert image.width == 690
 
 
 def test_files_are_written_whole_and_equal_for_equal_data(demo: list[Path], tmp_path: Path) -> None:
@@ -49,7 +59,6 @@ def test_files_are_written_whole_and_equal_for_equal_data(demo: list[Path], tmp_
             "figure1.csv",
             "figure1-slopes.csv",
         ]
-    assert not plt.get_fignums()
     for path in paths:
         assert path.read_bytes() == (tmp_path / "a" / path.name).read_bytes(), path.name
     pdf = (tmp_path / "a" / "figure1.pdf").read_bytes()
@@ -76,7 +85,6 @@ def test_a_study_gives_figures_frames_and_tables(demo: list[Path]) -> None:
     frames = study.frames(1, "gauge_fixed", "real")
     assert set(frames) == {"", "-slopes", "-evidence"}
     assert set(frames["-slopes"]["variant"]) == {"gauge_fixed"} and set(frames[""]["depth_field"]) == {"real"}
-    assert not plt.get_fignums()
     for wrong in (lambda: study.figure(2), lambda: study.figure(1, "raw"), lambda: study.table(4)):
         with pytest.raises(AnalysisError, match=r"must be .*, got"):
             wrong()
@@ -88,7 +96,6 @@ def test_captions_say_images_seeds_and_checkpoint(demo: list[Path]) -> None:
     study = analysis.load(demo)
     for number, checkpoint in ((1, "epoch 5"), (5, "epochs 0 to 5")):
         drawn = figure_of(number).drawn(study, depth=study.depth_fields()[0])
-        style.close(drawn.figure)
         assert f"(40 images, patch depth mean of pseudo, 1 seed, {checkpoint})" in drawn.caption
     assert caption.seeds_a_model([("m3ch", 0), ("m3ch", 1), ("m4ch", 0), ("m4ch", 2)]) == "2 seeds"
     assert caption.seeds_a_model([("m3ch", 0), ("m3ch", 1), ("m4ch", 0)]) == "1 to 2 seeds a model"
@@ -104,7 +111,6 @@ def test_figure1_causal_is_the_slope_of_swaps_and_zero_without_depth(tmp_path: P
     ]  # fmt: skip
     study = analysis.load([*paths, planted.write_dump(tmp_path / "none.zarr", planted.constant(), model="mlin")])
     drawn = figure_of(1).drawn(study, "causal")
-    style.close(drawn.figure)
     frame = drawn.frames[""]
     assert set(frame["model"]) == {"m3ch", "m4ch"} and "10 images of the dumps' 40 images" in drawn.caption
     assert (frame.loc[frame["model"] == "m3ch", "slope"] == 0).all()
@@ -124,7 +130,6 @@ def test_figure1_is_m4chs_with_the_slope_given_distance_and_its_null(tmp_path: P
     paths = [planted.write_dump(tmp_path / f"{model}.zarr", scores, model=model) for model in ("m3ch", "m4ch", "mdf1")]
     study = analysis.load(paths)
     drawn = figure_of(1).drawn(study)
-    style.close(drawn.figure)
     *panels, below, m3ch, mdf1 = drawn.figure.axes
     assert len(panels) == 4 and [axes.get_title() for axes in (m3ch, mdf1)] == ["m3ch", "mdf1"]
     assert all({line.get_color() for line in axes.lines} == {style.look_of("m4ch").colour} for axes in panels)
@@ -142,13 +147,11 @@ def test_figure1_is_m4chs_with_the_slope_given_distance_and_its_null(tmp_path: P
     np.testing.assert_allclose(small["slope"], [-0.4, -0.2], atol=0.05)
     assert "on the same scale" in drawn.caption and drawn.caption.startswith("m4ch: ")
     alone = figure_of(1).drawn(analysis.load(paths[0]))
-    style.close(alone.figure)
     assert len(alone.figure.axes) == 5 and alone.caption.startswith("m3ch: ")
 
 
 def test_maps_say_what_hatched_cells_are(tmp_path: Path) -> None:
     drawn = figure_of(10).drawn(analysis.load(planted.write_dump(tmp_path / "d.zarr", planted.falling(planted.BETAS))))
-    style.close(drawn.figure)
     assert not drawn.frames[""]["shown"].all()
     assert [text.get_text() for each in drawn.figure.legends for text in each.get_texts()] == ["hatched: too few pairs"]
 

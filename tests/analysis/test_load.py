@@ -10,7 +10,7 @@ import planted
 import pytest
 
 import analysis
-from analysis import read, style
+from analysis import read
 from analysis.attention import VARIANTS, slopes
 from analysis.figures import figure_of
 from analysis.load import AnalysisError
@@ -150,7 +150,6 @@ def test_dumps_that_a_figure_does_not_draw_need_no_common_axes(tmp_path: Path) -
     captions = {}
     for number in (10, 11, 12, 13):
         drawn = figure_of(number).drawn(study)
-        style.close(drawn.figure)
         assert set(drawn.frames[""]["model"]) == {10: {"m4ch"}, 11: {"m4ch", "mdf1", "mmlp"}}.get(number, {"mdf1"})
         captions[number] = drawn.caption
     assert "patch depth center4 and mean" in captions[11]

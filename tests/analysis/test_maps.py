@@ -152,7 +152,6 @@ def test_columns_to_judge_are_those_that_are_shown(tmp_path: Path) -> None:
 
 def drawn(number: int, paths: list[Path], variant: str | None = None) -> Any:
     found = figure_of(number).drawn(analysis.load(paths), variant)
-    style.close(found.figure)
     return found
 
 

@@ -10,7 +10,6 @@ from scipy.interpolate import PchipInterpolator
 from statsmodels.stats.proportion import proportion_confint
 
 import analysis
-from analysis import style
 from analysis.figures import figure_of
 from analysis.figures.spec import Drawn
 from analysis.load import AnalysisError, Given
@@ -43,7 +42,6 @@ def gapped(folder: Path, **changes: Any) -> Given:
 
 def draw(study: Given, number: int, variant: str | None = None) -> Drawn:
     drawn = figure_of(number).drawn(study, variant)
-    style.close(drawn.figure)
     return drawn
 
 

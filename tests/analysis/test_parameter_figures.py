@@ -33,7 +33,6 @@ def mmlp(folder: Path, slope: float = 0.5) -> Given:
 
 def draw(study: Given, number: int, variant: str | None = None) -> Drawn:
     drawn = figure_of(number).drawn(study, variant)
-    style.close(drawn.figure)
     return drawn
 
 

@@ -35,7 +35,7 @@ from analysis.report import write_report
 from analysis.report_answer import notices
 from analysis.report_claims import _whole
 from analysis.report_tables import causal_section, sheets_section
-from analysis.style import close
+from analysis.style import new_figure
 from training.dumps.store import open_dump
 from training.records import Matrix
 from training.tasks.classification.config import resolve
@@ -243,7 +243,6 @@ def test_first_pictures_hold_what_dumps_hold(tmp_path: Path) -> None:
     ]  # fmt: skip
     study = Given([], [open_dump(path) for path in paths])
     drawn = changed_answers(study, "pseudo")
-    close(drawn.figure)
     bars = drawn.frames[""].set_index(["model", "change"])
     expected = effects(study.dumps[1]).set_index("change")
     for change in changes:
@@ -256,13 +255,11 @@ def test_first_pictures_hold_what_dumps_hold(tmp_path: Path) -> None:
     settings |= {"num_causal": 20, "interventions": changes, "causal": -0.4, "seed": 1}
     second = open_dump(planted.write_dump(tmp_path / "second.zarr", planted.falling(planted.BETAS), **settings))
     both = changed_answers(Given([], [*study.dumps, second]), "pseudo")
-    close(both.figure)
     row = both.frames[""].set_index(["model", "change"]).loc[("m4ch", "swap")]
     other = effects(second).set_index("change").loc["swap", "top1_change"]
     assert row["of_seeds"] == pytest.approx([bars.loc[("m4ch", "swap"), "value"], other])
     assert row["value"] == pytest.approx(np.mean(row["of_seeds"])) and "circles: single seeds" in both.caption
     strip = attention_strip(study, "pseudo")
-    close(strip.figure)
     frame = strip.frames[""]
     depths = study.dumps[0]["raw/patch_depth/mean"]
     image = int(depths.std(1).argmax())
@@ -412,11 +409,9 @@ def test_names_in_commands_are_words_whatever_they_hold(tmp_path: Path) -> None:
 
 
 def test_large_drawings_become_pictures(tmp_path: Path) -> None:
-    from matplotlib import pyplot
-
     def drawn(num_points: int) -> Any:
-        figure, axes = pyplot.subplots()
-        axes.plot(range(num_points), [place % 7 for place in range(num_points)], "o")
+        figure = new_figure(6.4, 4.8)
+        figure.subplots().plot(range(num_points), [place % 7 for place in range(num_points)], "o")
         return figure
 
     drawings = report_figures.Drawings(tmp_path, "abc")

@@ -13,7 +13,7 @@ from analysis.figures import cka as figure11
 from analysis.figures import probes as figures9and12
 from analysis.figures.spec import Drawn
 from analysis.load import AnalysisError, Given
-from analysis.style import GREY, close
+from analysis.style import GREY
 
 LAYERS, IMAGES, PATCHES, WIDTH, FUSED = 3, 160, 9, 8, 2
 PLAIN = {"m3ch": 0.3, "mlin": 0.8, "mmlp": 0.5, "m4ch": 2.0}  # how strongly tokens hold depth
@@ -103,7 +103,6 @@ def test_figure9_draws_models_in_colour_and_controls_in_grey(plain_study, varian
     assert frame["skill_centred"].notna().all() == (variant == "ridge")
     assert f"{IMAGES} images" in drawn.caption and "epoch 5" in drawn.caption
     assert "No dump of epoch 0" not in drawn.caption
-    close(drawn.figure)
 
 
 def test_figure9_of_one_model_without_its_start(plain_study):
@@ -111,8 +110,6 @@ def test_figure9_of_one_model_without_its_start(plain_study):
     assert "No dump of epoch 0" in drawn.caption and "1 seed" in drawn.caption
     untrained = figures9and12.draw_probes(study(plain("m4ch", epoch=0)), "ridge", None)
     assert "only the untrained" in untrained.caption
-    close(drawn.figure)
-    close(untrained.figure)
 
 
 def test_figures_of_models_that_are_not_there_name_the_command(plain_study, fused_study):
@@ -145,8 +142,6 @@ def test_figure12_draws_branches(fused_study):
     wide = frame.set_index(["model", "epoch", "stream", "layer"])["mse"]
     assert np.allclose(narrow.xs("depth", level="stream"), wide.xs("depth", level="stream"))
     assert not np.allclose(narrow.xs("rgb", level="stream"), wide.xs("rgb", level="stream"), rtol=0.01)
-    close(drawn.figure)
-    close(equal.figure)
 
 
 @pytest.mark.parametrize("variant", ["debiased", "literal", "input_adjusted"])
@@ -172,7 +167,6 @@ def test_figure11_lies_between_floor_and_ceiling(plain_study, variant):
     assert set(samples["sample"]) == {"image: class token", "image: mean patch", *figure11.TOKENS}
     missing = samples[samples["cka"].isna()]
     assert set(missing["model"]) == {"mdf1"} and set(missing["layer"]) == {1, 2}, "no class token in two branches"
-    close(drawn.figure)
 
 
 def test_figure11_compares_once_for_all_variants():
@@ -183,8 +177,6 @@ def test_figure11_compares_once_for_all_variants():
     second = figure11.draw(given, "literal", None)
     assert len(model.reads) == read > 0
     assert second.frames["-samples"].equals(first.frames["-samples"])
-    close(first.figure)
-    close(second.figure)
 
 
 def test_figure11_without_seeds_says_so():
@@ -199,15 +191,12 @@ def test_figure11_without_seeds_says_so():
     assert "no ceiling is drawn" in bare.caption
     other_images = plain("m3ch", epoch=0, block=40)
     assert figure11.controls(study(base, other_images), base) == []
-    close(drawn.figure)
-    close(bare.figure)
 
 
 def test_m3ch_of_another_depth_field_serves_as_well():
     real = plain("m4ch", depth="real")
     drawn = figure11.draw(study(plain("m3ch"), real), "debiased", "real")
     assert set(drawn.frames[""].query("role == 'model'")["depth_field"]) == {"real"}
-    close(drawn.figure)
 
 
 def test_layers_where_a_model_does_not_vary_are_named():
@@ -218,7 +207,6 @@ def test_layers_where_a_model_does_not_vary_are_named():
     )
     assert drawn.frames[""]["cka"].isna().tolist() == [False, True, False]
     assert "mlin's features do not vary" in drawn.caption
-    close(drawn.figure)
 
 
 def test_figures_of_real_dumps(tmp_path: Path) -> None:
