@@ -46,6 +46,13 @@ def test_imports_follow_the_data(package):
                 assert allowed, f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_figures_are_nobodys_but_the_callers():
+    """pyplot keeps every figure and has one backend for all: both are the user's, not a library's."""
+    for path in (p for package in PACKAGES for p in (ROOT / package).rglob("*.py")):
+        used = {name for name in imported_names(path) if name.startswith("matplotlib.pyplot")}
+        assert not used and "matplotlib.use(" not in path.read_text("utf-8"), f"{path.relative_to(ROOT)}"
+
+
 def test_only_teachers_know_what_estimates_depth():
     """The job asks what the protocol has, so that a teacher of another kind is one file."""
     heavy = {"torch", "transformers", "huggingface_hub", "safetensors"}

@@ -151,8 +151,7 @@ def test_columns_to_judge_are_those_that_are_shown(tmp_path: Path) -> None:
 
 
 def drawn(number: int, paths: list[Path], variant: str | None = None) -> Any:
-    found = figure_of(number).drawn(analysis.load(paths), variant)
-    return found
+    return figure_of(number).drawn(analysis.load(paths), variant)
 
 
 def null_lines(axes: Axes) -> list[Line2D]:

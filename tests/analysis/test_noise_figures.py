@@ -41,8 +41,7 @@ def gapped(folder: Path, **changes: Any) -> Given:
 
 
 def draw(study: Given, number: int, variant: str | None = None) -> Drawn:
-    drawn = figure_of(number).drawn(study, variant)
-    return drawn
+    return figure_of(number).drawn(study, variant)
 
 
 def test_figure4_is_what_was_planted(tmp_path: Path) -> None:

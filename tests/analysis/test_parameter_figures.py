@@ -32,8 +32,7 @@ def mmlp(folder: Path, slope: float = 0.5) -> Given:
 
 
 def draw(study: Given, number: int, variant: str | None = None) -> Drawn:
-    drawn = figure_of(number).drawn(study, variant)
-    return drawn
+    return figure_of(number).drawn(study, variant)
 
 
 def lines(drawn: Drawn) -> list[Any]:
