@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from training.dumps.store import Dump
 
 Variant = Literal["literal", "gauge_fixed"]
-VARIANTS: tuple[Variant, ...] = ("literal", "gauge_fixed")
 _MIN_PAIRS, _MIN_IMAGES, _FULL_SIZE = 1000, 50, 500  # a bin's pairs and images, asked of dumps of 500 images or more
 _ROWS_AT_ONCE = 512  # images
 

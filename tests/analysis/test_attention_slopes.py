@@ -1,6 +1,7 @@
 """Planted slopes come back; what was not planted does not."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import planted
@@ -8,7 +9,6 @@ import pytest
 import statsmodels.api as sm
 
 from analysis.attention import (
-    VARIANTS,
     Variant,
     bias_slopes,
     bin_rule,
@@ -28,7 +28,7 @@ from training.dumps.store import open_dump
 BETAS = planted.BETAS
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", get_args(Variant))
 def test_planted_slope_is_recovered_without_noise(tmp_path: Path, variant: Variant) -> None:
     dump = open_dump(planted.write_dump(tmp_path / "d.zarr", planted.falling(BETAS, noise=0, offset=0)))
     frame = slopes(dump, variant)
@@ -56,7 +56,7 @@ def test_row_offsets_disturb_literal_only(tmp_path: Path) -> None:
     assert np.abs(head_slopes(moved, "literal") - head_slopes(plain, "literal")).max() > 0.1
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", get_args(Variant))
 def test_slopes_equal_statsmodels_least_squares(tmp_path: Path, variant: Variant) -> None:
     """With dummies for query rows where rows are centred; coefficients given distance, colour and sign too."""
     distance = patch_distance(planted.GRID)
@@ -123,7 +123,7 @@ def test_partial_correlation_is_that_of_the_residuals(tmp_path: Path) -> None:
         assert found[layer] == pytest.approx(np.corrcoef(one, other)[0, 1], abs=1e-9)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", get_args(Variant))
 def test_distance_confound_fools_the_naive_slope_only(tmp_path: Path, variant: Variant) -> None:
     distance = patch_distance(planted.GRID)
 
@@ -138,7 +138,7 @@ def test_distance_confound_fools_the_naive_slope_only(tmp_path: Path, variant: V
     assert (np.abs(frame["slope"] + np.array(BETAS)) > 0.2).all()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", get_args(Variant))
 def test_bias_slope_is_total_minus_content(tmp_path: Path, variant: Variant) -> None:
     dump = open_dump(planted.write_dump(tmp_path / "d.zarr", planted.falling(BETAS), model="mlin"))
     total, content = (head_slopes(dump, variant, part) for part in ("total", "content"))
@@ -183,7 +183,7 @@ def test_one_image_has_no_interval(tmp_path: Path) -> None:
     assert np.isnan(estimate.low).all()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", get_args(Variant))
 def test_intervals_of_slopes_are_those_of_clustered_errors(tmp_path: Path, variant: Variant) -> None:
     """Images as clusters, degrees of freedom not corrected; with pairs taken for independent errors are far smaller."""
     count, make = 60, planted.falling(BETAS, image_noise=0.3)

@@ -1,6 +1,7 @@
 """Figure 5's cosines, on scores whose cosine is known."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import planted
@@ -8,14 +9,14 @@ import pytest
 
 import analysis
 from analysis import style
-from analysis.attention import VARIANTS, Variant
+from analysis.attention import Variant
 from analysis.figures import figure_of
 from analysis.similarity import QUANTITIES, cosine_frame, image_cosines, over_epochs
 from training.dumps.pairs import partner
 from training.dumps.store import open_dump
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", get_args(Variant))
 def test_minus_delta_has_cosine_minus_one(tmp_path: Path, variant: Variant) -> None:
     dump = open_dump(planted.write_dump(tmp_path / "d.zarr", planted.falling([1.0] * 4, noise=0, offset=0)))
     frame = cosine_frame(dump, variant)
@@ -37,7 +38,7 @@ def test_constant_scores_look_like_distance_until_gauge_fixed(tmp_path: Path, va
     assert (fixed["num_undefined"] == 3).all()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", get_args(Variant))
 def test_cosine_with_another_images_depth_is_that_of_the_matrices(tmp_path: Path, variant: Variant) -> None:
     scores = planted.falling([0.5] * 4)
     dump = open_dump(planted.write_dump(tmp_path / "d.zarr", scores, num_images=6))
@@ -64,7 +65,7 @@ def test_row_offsets_leave_gauge_fixed_alone(tmp_path: Path) -> None:
             open_dump(planted.write_dump(tmp_path / f"{offset}.zarr", planted.falling([0.5] * 4, 0, offset))), variant
         )
         for offset in (0.0, 30.0)
-        for variant in VARIANTS
+        for variant in get_args(Variant)
     }
     fixed = [frames[offset, "gauge_fixed"]["cosine"] for offset in (0.0, 30.0)]
     np.testing.assert_allclose(fixed[0], fixed[1], atol=1e-10)

@@ -5,13 +5,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import planted
 import pytest
 
 import analysis
 from analysis import read
-from analysis.attention import VARIANTS, slopes
+from analysis.attention import Variant, slopes
 from analysis.figures import figure_of
 from analysis.load import AnalysisError
 from analysis.runs import final_evaluation, recipe_differences
@@ -211,7 +212,7 @@ def _flip(path: Path) -> None:
 
 
 def _use(dump: Dump) -> None:
-    for variant in VARIANTS:
+    for variant in get_args(Variant):
         slopes(dump, variant)
 
 
