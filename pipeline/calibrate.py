@@ -91,10 +91,11 @@ def calibrate(
     `given`: mean and std by hand, of the pseudo-depth (of all depth where there is no teacher). `known`: borrowed from
     `known_from`. The rest is measured over `num_images_wanted` images evenly spaced over `split`.
     """
-    teacher, metric = labeller.teacher, list(labeller.source.depth_fields)
-    fields = [*metric] if teacher is None else ["pseudo", *metric]
+    teacher, own = labeller.teacher, labeller.source.depth_fields
+    fields = [*own] if teacher is None else ["pseudo", *own]
     by_hand = {name: given for name in fields if name == "pseudo" or teacher is None} if given else {}
     # Fields in metres share the constants of the filled sensor depth, so that their z can be compared.
+    metric = [name for name, field in own.items() if field.is_metric]
     leading = "real" if "real" in metric else (metric[0] if metric else "")
     moments: dict[str, Moments] = {}
     num_images = 0
@@ -103,13 +104,13 @@ def calibrate(
     constants: Constants = {}
     origin: dict[str, str] = {}
     for name in fields:
-        polarity = teacher.polarity if teacher and name == "pseudo" else "farther_is_larger"
+        polarity = own[name].polarity if name in own else teacher.polarity if teacher else ""
         if name in by_hand:
             constants[name], origin[name] = Standardisation(*by_hand[name], polarity), "given"
         elif name in known:
             constants[name], origin[name] = known[name], f"the index of {printable(known_from)}"
         else:
-            measured = moments[name if name == "pseudo" else leading]
+            measured = moments[leading if name in metric else name]
             constants[name] = Standardisation(measured.mean, measured.std, polarity)
             origin[name] = f"calibration over {num_images} {split} images"
     return constants, origin

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from pipeline import files, shards
+from pipeline.depth_field import DepthField
 from pipeline.errors import UserError
 from pipeline.shards import Store
 
@@ -133,7 +134,8 @@ def claim(hold: Hold, config: dict[str, Any], waiting: Callable[[], None]) -> No
     hold.first("job.json", publish, waiting)
     begun = read_config(out)
     ours = config | {"versions": _shared(config.get("versions"), begun.get("versions"))}
-    changed = differences(_comparable(begun), _comparable(json.loads(json.dumps(ours))))
+    described = "depth" in begun["data_set"]
+    changed = differences(_comparable(begun, described), _comparable(json.loads(json.dumps(ours)), described))
     if changed and not hold.begin_anew():
         raise JobError(begun_differently(str(out), changed))
     hold.first("job.json", publish, waiting)
@@ -146,13 +148,21 @@ def _shared(ours: Any, begun: Any) -> Any:
     return {name: version for name, version in ours.items() if name != "pillow-heif" or name in begun}
 
 
-def _comparable(config: dict[str, Any]) -> dict[str, Any]:
+def _comparable(config: dict[str, Any], described: bool) -> dict[str, Any]:
     """Without names of places: weights and constants are compared themselves, wherever they lie.
+
+    `described`: the job that is compared with keeps what its depth fields are.
 
     A job begun by a version whose files are still read goes on.
     """
     teacher, options, schema = config.get("teacher"), config.get("options"), config.get("schema_version")
+    data_set = dict(config.get("data_set") or {})
+    if "depth" in data_set:  # before version 4 their names alone were kept
+        data_set["depth_fields"] = list(data_set["depth"])
+        if not described:
+            del data_set["depth"]
     return config | {
+        "data_set": data_set,
         "schema_version": shards.SCHEMA_VERSION if schema in shards.READABLE_VERSIONS else schema,
         "teacher": teacher and {k: v for k, v in teacher.items() if k != "name"},
         "options": options and {k: v for k, v in options.items() if k != "stats_from"},
@@ -179,8 +189,9 @@ def read_json(store: Store, name: str) -> dict[str, Any]:
     return content
 
 
-class _Labels(BaseModel):
+class _DataSet(BaseModel):
     labels_sha256: str
+    depth: dict[shards.DepthName, DepthField] = {}
 
 
 class _Named(BaseModel):
@@ -194,7 +205,7 @@ class _Teacher(BaseModel):
 class _Config(BaseModel):
     """Of job.json, what is read by name."""
 
-    data_set: _Labels
+    data_set: _DataSet
     teacher: _Teacher | None
     options: dict[str, Any]
     versions: dict[str, Any]

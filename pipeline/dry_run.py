@@ -73,7 +73,7 @@ def _try(
 
             def done(slot: int, depths: Depths, photo: Photograph) -> None:
                 constants = {name: _own_constants(depth) for name, depth in depths.items()}
-                sizes.append(pool.submit(encode_sample, "key", depths, photo, constants))
+                sizes.append(pool.submit(encode_sample, "key", depths, photo, constants, labeller.fields))
 
             rejects = labeller.label(labeller.loaded(split, items), done)
             encoded = [s.result() for s in sizes]

@@ -2,13 +2,15 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline import depth_codec, shards
+from pipeline.depth_field import DepthField
 from pipeline.label import Depths
-from pipeline.shards import Reject, Store
-from pipeline.sources import Photograph
+from pipeline.shards import HashSum, Reject, Store
+from pipeline.sources import Photograph, printable
 from pipeline.standardize import Moments, Standardisation
 
 
@@ -17,15 +19,15 @@ class Encoded:
     key: str
     members: dict[str, bytes]
     moments: dict[str, Moments]
-
-
-def step_z(name: str, constants: Standardisation) -> float:
-    """The step, in z, to which a depth field is stored: fixed for estimates, a fixed length for metres."""
-    return depth_codec.PSEUDO_STEP if name == "pseudo" else depth_codec.METRIC_STEP_M / constants.std
+    files: dict[str, str]  # depth field -> sha256 of the file it was read from
 
 
 def encode_sample(
-    key: str, depths: Depths, photo: Photograph, constants: dict[str, Standardisation]
+    key: str,
+    depths: Depths,
+    photo: Photograph,
+    constants: Mapping[str, Standardisation],
+    fields: Mapping[str, DepthField],
 ) -> Encoded | Reject:
     """The sample's members; a Reject where a depth is too far from the data set's mean to be stored."""
     members = {photo.rgb_extension: photo.rgb_bytes}
@@ -33,18 +35,20 @@ def encode_sample(
     moments = {}
     for name, depth in depths.items():
         try:
-            data = depth_codec.encode(constants[name].apply(depth), step_z(name, constants[name]))
+            data = depth_codec.encode(constants[name].apply(depth), fields[name].step_z(constants[name]))
         except depth_codec.CodecError as error:
             return Reject(source=facts["source"], reason=f"{name} depth cannot be stored: {error}")
         members[f"{name}.{depth_codec.EXTENSION}"] = data
         moments[name] = Moments.of(depth)
         facts[name] = shards.depth_statistics(depth, moments[name])
+        if file := photo.files.get(name):
+            facts[name] |= {"file": printable(file.name), "file_sha256": file.sha256}
     if photo.cls is not None:
         members["cls"] = str(photo.cls).encode()
     if photo.seg is not None:
         members["seg.png"] = shards.png_bytes(photo.seg)
     members["json"] = json.dumps(facts, sort_keys=True).encode()
-    return Encoded(key, members, moments)
+    return Encoded(key, members, moments, {name: file.sha256 for name, file in photo.files.items()})
 
 
 def write_encoded(
@@ -57,9 +61,12 @@ def write_encoded(
 ) -> None:
     """Publish a shard: the tar, then its JSON."""
     moments: dict[str, Moments] = defaultdict(Moments)
+    files: dict[str, HashSum] = defaultdict(HashSum)
     for sample in encoded:
         for depth_field, values in sample.moments.items():
             moments[depth_field] = moments[depth_field].merge(values)
+        for depth_field, sha256 in sample.files.items():
+            files[depth_field].add(sha256)
     shards.write_shard(
         store,
         name,
@@ -69,4 +76,5 @@ def write_encoded(
         rejects=rejects,
         moments=moments,
         constants=constants,
+        files={depth_field: total.hex for depth_field, total in files.items()},
     )

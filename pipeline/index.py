@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import depth_codec, shards
-from pipeline.encode import step_z
-from pipeline.shards import LeftOut, Reject, ShardIndex, ShardRecord, Store
+from pipeline.depth_field import DepthField, fields_of
+from pipeline.shards import HashSum, LeftOut, Reject, ShardIndex, ShardRecord, Store
 from pipeline.standardize import Moments, Standardisation
 
 
@@ -27,6 +27,7 @@ class Finished:
     rejects: list[Reject]
     moments: dict[str, Moments]
     constants: dict[str, Standardisation]
+    files: dict[str, str]
 
     @classmethod
     def load(cls, store: Store, name: str) -> "Finished":
@@ -41,7 +42,7 @@ class Finished:
         return cls(
             record.name, record.listing, record.num_listed, len(record.keys), len(record.rejects), record.bytes,
             record.sha256, json_sha256, record.rejects[: shards.INDEX_REJECTS], shards.moments_of(record),
-            record.constants,
+            record.constants, record.files,
         )  # fmt: skip
 
 
@@ -56,31 +57,36 @@ def build(
 ) -> ShardIndex:
     """The index of `finished` shards, in their order. `origin`: where each depth field's constants are from.
 
-    `left_out` is the plan's; one of version 2 knows none, and its index stays one of version 2.
+    `left_out` is the plan's; one of version 2 knows none. The index of a job of an earlier version stays one of it.
     """
     moments: dict[str, Moments] = defaultdict(Moments)
+    files: dict[str, HashSum] = defaultdict(HashSum)
     rejects: list[Reject] = []
     for shard in finished:
         rejects += shard.rejects[: shards.INDEX_REJECTS - len(rejects)]
         for name, values in shard.moments.items():
             moments[name] = moments[name].merge(values)
-    teacher = config["teacher"]
+        for name, sha256 in shard.files.items():
+            files[name].add(sha256)
+    fields, teacher = fields_of(config), config["teacher"]
+    version = shards.SCHEMA_VERSION if "depth" in config["data_set"] else 3 if left_out is not None else 2
     depth = {
         name: shards.describe_depth(
             constants,
-            unit=teacher["unit"] if name == "pseudo" else "m",
+            unit=fields[name].unit,
             constants_from=origin[name],
-            step_z=step_z(name, constants),
-            max_error_z=depth_codec.error_bound(step_z(name, constants)),
+            step_z=fields[name].step_z(constants),
+            max_error_z=depth_codec.error_bound(fields[name].step_z(constants)),
             realised_mean=moments[name].mean,
             realised_std=moments[name].std,
             num_pixels=moments[name].count,
+            provenance=_provenance(name, fields[name], teacher, files[name]) if version >= 4 else None,
         )
         for name, constants in finished[0].constants.items()
     }
     num_listed, num_samples = sum(s.listed for s in finished), sum(s.kept for s in finished)
     return ShardIndex(
-        schema_version=shards.SCHEMA_VERSION if left_out is not None else shards.READABLE_VERSIONS[0],
+        schema_version=version,
         source=config["source"]["name"],
         split=split,
         class_names=list(class_names),
@@ -100,6 +106,17 @@ def build(
         teacher=teacher,
         config=dict(config),
         config_hash=shards.config_hash(config),
+    )
+
+
+def _provenance(name: str, field: DepthField, teacher: Mapping[str, Any] | None, files: HashSum) -> shards.Provenance:
+    ran_here = teacher is not None and name == "pseudo"
+    return shards.Provenance(
+        kind=field.kind,
+        by=field.by,
+        weights_sha256=teacher["weights_sha256"] if teacher and ran_here else "",
+        files_sha256=files.hex if files.count else "",
+        scale_lost=field.scale_lost,
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline import calibrate, files, index, plan, shards
+from pipeline import calibrate, depth_field, files, index, plan, shards
 from pipeline.calibrate import parse_stats
 from pipeline.claim import Hold, JobError, begun_differently, claim, differences, only_rank, read_config
 from pipeline.label import Labeller
@@ -103,8 +103,7 @@ def run(
 
             hold.first("stats.json", settle, waiting)
             constants, origin = calibrate.read(store)
-            fields = {*source.depth_fields, *(["pseudo"] if teacher else [])}
-            if constants.keys() != fields:
+            if constants.keys() != labeller.fields.keys():
                 raise calibrate.damaged(store)
             calibrate.refuse_others(str(store), constants, options.stats_from, teacher_facts)
             config = read_config(store)
@@ -233,7 +232,7 @@ def _config(source: Source, teacher: dict[str, Any] | None, options: Options) ->
         "data_set": {
             "name": source.name,
             "labels_sha256": index.labels_sha256(source.class_names, source.seg_names),
-            "depth_fields": list(source.depth_fields),
+            "depth": depth_field.described(source.depth_fields),
         },
         "teacher": teacher,
         "options": decides_bytes | {"stats_from": printable(options.stats_from)},

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.depth_field import of_teacher
 from pipeline.images import UnreadableImage
 from pipeline.shards import Reject
 from pipeline.sources import Photograph, Source, printable
@@ -31,6 +32,7 @@ class Labeller:
         self, source: Source, teacher: Teacher | None, batch_size: int, pool: ThreadPoolExecutor, ahead: int
     ) -> None:
         self.source, self.teacher, self.batch_size, self.pool = source, teacher, batch_size, pool
+        self.fields = {**source.depth_fields, **({"pseudo": of_teacher(teacher.identity())} if teacher else {})}
         self._ahead = ahead  # items read before they are asked for
         self.teacher_seconds = 0.0
 
@@ -70,7 +72,7 @@ class Labeller:
             if isinstance(item, Reject):
                 rejects[slot] = item
             elif self.teacher is None:
-                done(slot, dict(item.photo.depth_m), item.photo)
+                done(slot, dict(item.photo.depth), item.photo)
             else:
                 group = waiting[tuple(item.pixels.shape)]
                 group.append((slot, item))
@@ -94,4 +96,4 @@ class Labeller:
             elif depth.max() == depth.min():
                 rejects[slot] = Reject(source=item.photo.facts["source"], reason="teacher gave constant depth")
             else:
-                done(slot, {"pseudo": depth, **item.photo.depth_m}, item.photo)
+                done(slot, {"pseudo": depth, **item.photo.depth}, item.photo)

@@ -141,7 +141,9 @@ class SplitJob:
                     encoding: dict[int, Future[Encoded | Reject]] = encoding,
                 ) -> None:
                     key = self.source.key(self.split, items[slot])
-                    encoding[slot] = self.labeller.pool.submit(encode_sample, key, depths, photo, self.constants)
+                    encoding[slot] = self.labeller.pool.submit(
+                        encode_sample, key, depths, photo, self.constants, self.labeller.fields
+                    )
 
                 rejects = self.labeller.label(islice(loaded, len(items)), done)
                 self._wait(writing)

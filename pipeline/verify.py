@@ -15,6 +15,7 @@ from rich.console import Console
 
 from pipeline import calibrate, index, plan, shards
 from pipeline.claim import JobError, check_config, differences, read_config
+from pipeline.depth_field import fields_of
 from pipeline.index import Finished
 from pipeline.progress import Meter
 from pipeline.shards import ShardError, Split, Store
@@ -93,8 +94,8 @@ def _index_differs(store: Store, split: Split, finished: list[Finished]) -> list
     constants = {name: depth.standardisation for name, depth in stated.depth.items()}
     if origin.keys() != constants.keys() or any(shard.constants != constants for shard in finished):
         return [f"{where}: depth constants differ from those the shards were written with"]
-    if "pseudo" in constants and config["teacher"] is None:
-        return [f"{where}: pseudo-depth must have a teacher, its configuration names none"]
+    if unknown := constants.keys() - fields_of(config).keys():
+        return [f"{where}: its configuration does not tell what {min(unknown)} depth is"]
     if config["data_set"]["labels_sha256"] != index.labels_sha256(stated.class_names, stated.seg_names):
         return [f"{where}: class names differ from those of the job"]
     expected = index.build(stated.split, finished, config, origin, stated.class_names, stated.seg_names, left_out)

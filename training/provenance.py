@@ -22,11 +22,13 @@ class OtherDepth(UserError):
 
 def seen(index: shards.ShardIndex, field: str) -> dict[str, Any]:
     """What a record keeps of a depth field of the shards: its standardisation, and who estimated it."""
-    depth, teacher = index.depth[field], (index.teacher or {}) if field == "pseudo" else {}
+    depth, provenance = index.depth[field], index.provenance(field)
+    estimated = provenance.kind == "estimated"
     return {
         "standardisation": {"polarity": depth.polarity, "unit": depth.unit, "mean": depth.mean, "std": depth.std},
-        "teacher": (index.teacher or {}).get("name"),
-        "teacher_sha256": teacher.get("weights_sha256"),
+        "teacher": provenance.by if estimated else (index.teacher or {}).get("name"),
+        "teacher_sha256": provenance.weights_sha256 or None,
+        "provenance": provenance,
     }
 
 
@@ -61,7 +63,7 @@ def differing(trained: ShardsSeen, index: shards.ShardIndex) -> list[str]:
         return []
     here = seen(index, field)
     found = []
-    if field == "pseudo":
+    if here["provenance"].kind == "estimated":
         ours, theirs = ((known["teacher_sha256"], known["teacher"]) for known in (trained.model_dump(), here))
         same = ours[0] == theirs[0] if ours[0] and theirs[0] else ours[1] == theirs[1]
         if not same:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +15,21 @@ from pipeline.errors import UserError
 from pipeline.shards.storage import Store
 from pipeline.standardize import Moments, Standardisation
 
-SCHEMA_VERSION = 3  # 3 added `left_out` to the index
-READABLE_VERSIONS = (2, 3)
+SCHEMA_VERSION = 4  # 3 added `left_out` to the index, 4 `provenance` and the depth fields of the configuration
+READABLE_VERSIONS = (2, 3, 4)
 DEPTH_FIELDS = ("pseudo", "real", "raw", "exact")  # that sources here write, in the order to show them
 SPLITS = ("train", "val")
 VOID = 255
+_KIND_BY_NAME: dict[str, Literal["measured", "filled", "rendered"]] = {
+    "real": "filled",
+    "raw": "measured",
+    "exact": "rendered",
+}
 INDEX_REJECTS = 1000  # the index lists this many rejects; each shard's JSON lists all of its own
 
 
 def _no_other_member(name: str) -> str:
-    if name in ("key", "rgb", "cls", "seg", "json"):
+    if name in ("key", "rgb", "cls", "seg", "json", "source", "scene", "overlap"):
         raise ValueError(f"a depth field must not be called {name}, which a sample has beside its depth")
     return name
 
@@ -75,6 +80,23 @@ class LeftOut(_Record):
     names: list[Text]  # the first by name, at most 100
 
 
+class Provenance(_Record):
+    """What a depth field is: how it came to be, and from what."""
+
+    kind: Literal["measured", "filled", "rendered", "estimated"]
+    by: Text = ""  # which sensor, renderer or teacher, where that is known
+    weights_sha256: Hash = ""  # of the teacher that ran here
+    files_sha256: Hash = ""  # the sum of the hashes of the files that hold it, where each sample has one of its own
+    scale_lost: bool = False  # each image was stretched for itself: order and shape are left, not size
+
+    def __str__(self) -> str:
+        by = f" by {self.by}" if self.by else ""
+        source = self.weights_sha256 or self.files_sha256
+        what = "weights" if self.weights_sha256 else "files"
+        lost = ", each image stretched for itself" if self.scale_lost else ""
+        return f"{self.kind}{by}{f' ({what} {source[:8]})' if source else ''}{lost}"
+
+
 class StoredDepth(_Record):
     """How one depth field was standardised. z = sign * (depth - mean) / std."""
 
@@ -88,6 +110,7 @@ class StoredDepth(_Record):
     realised_mean: FiniteFloat  # of everything written, native unit; drift from `mean` shows here
     realised_std: FiniteFloat
     num_pixels: Count
+    provenance: Provenance | None = None  # None: written before version 4; `ShardIndex.provenance` knows it
 
     @model_validator(mode="after")
     def _constants_are_usable(self) -> "StoredDepth":
@@ -130,6 +153,7 @@ class ShardRecord(_Record):
         DepthName, tuple[Count, FiniteFloat, FiniteFloat]
     ]  # native unit, per depth field: count, mean, sum of sq. deviations
     constants: dict[DepthName, Standardisation]  # by which its depth was standardised
+    files: dict[DepthName, Hash] = {}  # sum of the hashes of the files that its depth was read from, `HashSum`
 
     @model_validator(mode="after")
     def _columns_agree(self) -> "ShardRecord":
@@ -199,10 +223,36 @@ class ShardIndex(_Record):
         """What every sample has, whatever else it has."""
         return ["rgb", *self.depth, *(["seg"] if self.seg_names else [])]
 
+    def provenance(self, depth_field: str) -> Provenance:
+        """What a depth field is; of shards written before version 4 as their names say."""
+        if stated := self.depth[depth_field].provenance:
+            return stated
+        if depth_field in _KIND_BY_NAME:
+            return Provenance(kind=_KIND_BY_NAME[depth_field])
+        teacher = self.teacher or {}
+        return Provenance(
+            kind="estimated", by=str(teacher.get("name", "")), weights_sha256=str(teacher.get("weights_sha256", ""))
+        )
+
     @property
     def fingerprint(self) -> str:
         """Hash of every tar's hash: equal exactly when the samples are."""
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+
+
+class HashSum:
+    """Many SHA-256 hashes in any order as one: their sum."""
+
+    def __init__(self) -> None:
+        self.count = self._sum = 0
+
+    def add(self, sha256: str) -> None:
+        self.count += 1
+        self._sum = (self._sum + int(sha256, 16)) % (1 << 256)
+
+    @property
+    def hex(self) -> str:
+        return f"{self._sum:064x}"
 
 
 def teacher_note(source: str, teacher: str | None) -> str | None:

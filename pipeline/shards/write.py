@@ -31,6 +31,7 @@ def write_shard(
     rejects: Collection[Reject],
     moments: Mapping[str, Moments],
     constants: Mapping[str, Standardisation],
+    files: Mapping[str, str],
 ) -> ShardRecord:
     """Write `name`.tar then `name`.json; `samples` are (key, extension -> bytes) in the order they shall have."""
     keys: list[str] = []
@@ -55,6 +56,7 @@ def write_shard(
         rejects=list(rejects),
         moments={field: (m.count, m.mean, m.sum_sq_dev) for field, m in moments.items()},
         constants=dict(constants),
+        files=dict(files),
     )
     publish(store, f"{name}.json", record.model_dump_json().encode())
     return record

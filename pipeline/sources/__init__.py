@@ -11,15 +11,23 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.depth_field import DepthField
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.sources.ledger import Ledger, Listed
+
+
+class DepthFile(NamedTuple):
+    """A file that holds the depth of one sample."""
+
+    name: str  # its path below the source
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,8 @@ class Photograph:
     rgb_bytes: bytes
     rgb_extension: str  # "rgb.jpg" | "rgb.png"
     facts: Mapping[str, Any]  # goes into the sample's json
-    depth_m: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # field -> metres, NaN = not measured
+    depth: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # field -> in its unit, NaN = not measured
+    files: Mapping[str, "DepthFile"] = field(default_factory=dict)  # depth field -> the file that it was read from
     cls: int | None = None
     seg: NDArray[np.uint8] | None = None  # (height, width), 255 = void
 
@@ -61,7 +70,7 @@ class Source(Protocol):
     splits: Sequence[str]  # those it may hold; one that turns out empty is left out
     class_names: Sequence[str]
     seg_names: Sequence[str]
-    depth_fields: Sequence[str]  # depth that comes with the source, in metres, farther is larger
+    depth_fields: Mapping[str, DepthField]  # depth that comes with the source
     listing_in_config: bool  # config() already tells whether the listing changed; else the job lists again on a resume
     expected: Mapping[str, int]  # images published for a split, {} if none; the job says where the listing differs
     notes: Sequence[str]  # what a person should know of the source before a long job, a line each

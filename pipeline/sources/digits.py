@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from pipeline import digits, scenes, shards
+from pipeline.depth_field import FILLED, MEASURED, RENDERED, DepthField
 from pipeline.sources import Photograph, SourceError
 from pipeline.sources.ledger import Ledger, Listed
 
@@ -18,7 +19,7 @@ class Digits:
     splits: Sequence[str] = ("train", "val")
     class_names: Sequence[str] = digits.CLASS_NAMES
     seg_names: Sequence[str] = digits.SEG_NAMES
-    depth_fields: Sequence[str] = ("exact", "real", "raw")
+    depth_fields: Mapping[str, DepthField] = {"exact": RENDERED, "real": FILLED, "raw": MEASURED}
     samples_per_unit = 1
     listing_in_config = True  # nothing is read: seeds and counts decide everything
     expected: Mapping[str, int] = {}
@@ -56,7 +57,7 @@ class Digits:
                 "glyphs": [top.glyph, below.glyph],  # in scikit-learn's set, the one on top first
                 "overlap": shards.runs_of(stack.overlap),
             },
-            depth_m={"exact": stack.exact_m, "real": scenes.fill(stack.sensor_m), "raw": stack.sensor_m},
+            depth={"exact": stack.exact_m, "real": scenes.fill(stack.sensor_m), "raw": stack.sensor_m},
             cls=stack.label,
             seg=stack.seg,
         )

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.depth_field import DepthField
 from pipeline.files import ReadError, read_bytes
 from pipeline.images import EXTENSIONS, read_file, stored_jpeg
 from pipeline.sources import Photograph, SourceError, name_bytes, printable
@@ -41,7 +42,7 @@ class Folder:
 
     name = "folder"
     seg_names: Sequence[str] = ()
-    depth_fields: Sequence[str] = ()
+    depth_fields: Mapping[str, DepthField] = {}
     samples_per_unit = 1
     listing_in_config = False
     expected: Mapping[str, int] = {}

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import data_manifests
+from pipeline.depth_field import FILLED, MEASURED, DepthField
 from pipeline.shards import VOID, png_bytes
 from pipeline.sources import Photograph, SourceError
 from pipeline.sources.ledger import Ledger, Listed
@@ -30,7 +31,7 @@ class Nyu:
     name = "nyu"
     splits: Sequence[str] = ("train", "val")
     class_names: Sequence[str] = ()
-    depth_fields: Sequence[str] = ("real", "raw")
+    depth_fields: Mapping[str, DepthField] = {"real": FILLED, "raw": MEASURED}
     samples_per_unit = 1
     notes: Sequence[str] = ()
     listing_in_config = True  # the listing follows from `config`: nothing but one file is read
@@ -85,7 +86,7 @@ class Nyu:
                 "nyu_number": k + 1,  # from 1, as in splits.mat
                 "scene": self._scenes[k],
             },
-            depth_m={"real": _metres(self._read("depths", k)), "raw": _metres(self._read("rawDepths", k))},
+            depth={"real": _metres(self._read("depths", k)), "raw": _metres(self._read("rawDepths", k))},
             seg=np.ascontiguousarray(self._class_of_label[labels]),
         )
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline import scenes
+from pipeline.depth_field import FILLED, MEASURED, RENDERED, DepthField
 from pipeline.shards import png_bytes
 from pipeline.sources import Photograph, SourceError
 from pipeline.sources.ledger import Ledger, Listed
@@ -19,7 +20,7 @@ class ToyRooms:
     splits: Sequence[str] = ("train", "val")
     class_names: Sequence[str] = scenes.CLASS_NAMES
     seg_names: Sequence[str] = scenes.SEG_NAMES
-    depth_fields: Sequence[str] = ("exact", "real", "raw")
+    depth_fields: Mapping[str, DepthField] = {"exact": RENDERED, "real": FILLED, "raw": MEASURED}
     samples_per_unit = 1
     listing_in_config = True  # nothing is read: seeds and counts decide everything
     expected: Mapping[str, int] = {}
@@ -51,7 +52,7 @@ class ToyRooms:
             rgb_bytes=png_bytes(scene.rgb),
             rgb_extension="rgb.png",
             facts={"source": f"toyrooms seed {seed} scene {int(item)}"},
-            depth_m={"exact": scene.exact_m, "real": scenes.fill(scene.sensor_m), "raw": scene.sensor_m},
+            depth={"exact": scene.exact_m, "real": scenes.fill(scene.sensor_m), "raw": scene.sensor_m},
             cls=scene.label,
             seg=scene.seg,
         )

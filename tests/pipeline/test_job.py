@@ -501,42 +501,60 @@ def test_a_source_that_loses_a_file_is_a_defect(photos, random_teacher, tmp_path
         label(photos, tmp_path / "out", random_teacher)
 
 
-def as_version_2(out):
-    """Rewrite a data set as the version before `left_out` wrote it."""
+def as_version(version, out):
+    """Rewrite a data set as a version before `left_out` (2), or before `provenance` (3), wrote it."""
+
+    def configured(config):
+        data_set = dict(config["data_set"])
+        names = [*data_set.pop("depth")]
+        return config | {"schema_version": version, "data_set": data_set | {"depth_fields": names}}
+
+    later = ("left_out", "members_seen", "tree") if version == 2 else ()
     for path in (out / "plan").glob("*.json"):
         facts = json.loads(path.read_text())
-        path.write_text(json.dumps({k: v for k, v in facts.items() if k not in ("left_out", "members_seen", "tree")}))
-    job = json.loads((out / "job.json").read_text()) | {"schema_version": 2}
+        path.write_text(json.dumps({k: v for k, v in facts.items() if k not in later}))
+    job = configured(json.loads((out / "job.json").read_text()))
     (out / "job.json").write_text(json.dumps(job, indent=1))
     for split in ("train", "val"):
-        index = json.loads((out / split / "index.json").read_text()) | {"schema_version": 2}
-        del index["left_out"]
-        index["config"]["schema_version"] = 2
+        index = json.loads((out / split / "index.json").read_text()) | {"schema_version": version}
+        if version == 2:
+            del index["left_out"]
+        for depth in index["depth"].values():
+            del depth["provenance"]
+        index["config"] = configured(index["config"])
         index["config_hash"] = shards.config_hash(index["config"])
         for entry in index["shards"]:
             path = out / split / f"{entry['name']}.json"
-            path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 2}))
+            record = json.loads(path.read_text()) | {"schema_version": version}
+            del record["files"]
+            path.write_text(json.dumps(record))
             entry["json_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
         (out / split / "index.json").write_text(json.dumps(index))
 
 
-def test_shards_of_version_2_are_read_verified_and_finished(labelled, photos, random_teacher):
-    as_version_2(labelled)
+@pytest.mark.parametrize("version", [2, 3])
+def test_shards_of_earlier_versions_are_read_verified_and_finished(version, labelled, photos, random_teacher):
+    as_version(version, labelled)
     opened = shards.open_split(labelled, "train")
-    assert opened.index.left_out is None and opened.index.schema_version == 2
+    assert (opened.index.left_out is None) == (version == 2) and opened.index.schema_version == version
+    assert opened.index.depth["pseudo"].provenance is None
+    provenance = opened.index.provenance("pseudo")
+    assert (provenance.kind, provenance.by) == ("estimated", str(random_teacher))
+    assert provenance.weights_sha256 == opened.index.teacher["weights_sha256"]
     assert len([opened.read(k, ("cls",)) for k in range(len(opened))]) == len(opened)
     assert command("precompute-depth", "verify", labelled).returncode == 0
     for suffix in (".json", ".tar"):
         (labelled / "train" / f"shard-000001{suffix}").unlink()
     (labelled / "train" / "index.json").unlink()
     assert label(photos, labelled, random_teacher).returncode == 0
-    assert shards.open_split(labelled, "train").index.left_out is None
+    finished = shards.open_split(labelled, "train").index
+    assert (finished.left_out is None) == (version == 2) and finished.schema_version == version
     assert command("precompute-depth", "verify", labelled).returncode == 0
 
 
-def test_shards_of_version_1_and_4_are_refused(labelled):
+def test_shards_of_version_1_and_5_are_refused(labelled):
     index = labelled / "train" / "index.json"
-    for version, message in ((1, "this version reads 2 to 3: make the shards again"), (4, "update pseudodepth")):
+    for version, message in ((1, "this version reads 2 to 4: make the shards again"), (5, "update pseudodepth")):
         index.write_text(json.dumps(json.loads(index.read_text()) | {"schema_version": version}))
         with pytest.raises(shards.ShardError, match=message):
             shards.open_split(labelled, "train")

@@ -97,16 +97,16 @@ def test_samples_are_what_the_file_holds(source):
         assert np.array_equal(photo.rgb, ARRAYS.images[k])
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(photo.rgb_bytes))), ARRAYS.images[k])
         assert photo.rgb_extension == "rgb.png"
-        assert np.array_equal(photo.depth_m["real"], ARRAYS.depths[k])
+        assert np.array_equal(photo.depth["real"], ARRAYS.depths[k])
         missing = ARRAYS.raw_depths[k] == 0
         assert missing.any()
-        assert np.array_equal(np.isnan(photo.depth_m["raw"]), missing)
-        assert np.array_equal(photo.depth_m["raw"][~missing], ARRAYS.raw_depths[k][~missing])
+        assert np.array_equal(np.isnan(photo.depth["raw"]), missing)
+        assert np.array_equal(photo.depth["raw"][~missing], ARRAYS.raw_depths[k][~missing])
         assert photo.cls is None
         assert photo.facts["nyu_index"] == k and photo.facts["nyu_number"] == k + 1
         assert photo.facts["scene"] == f"kitchen_{k // 2:04d}"
         assert photo.facts["source"] == f"small.mat images[{k}]"
-        assert all(array.flags.c_contiguous for array in (photo.rgb, photo.seg, *photo.depth_m.values()))
+        assert all(array.flags.c_contiguous for array in (photo.rgb, photo.seg, *photo.depth.values()))
 
 
 def test_labels_become_forty_classes(source):
@@ -123,7 +123,7 @@ def test_depth_that_is_no_length_counts_as_not_measured(tmp_path):
     photo = Nyu(write_nyu(tmp_path / "odd.mat", replace(ARRAYS, depths=depths, raw_depths=raw)), FACTS).load(
         "val", "0000"
     )
-    assert np.isnan(photo.depth_m["real"][0, 0]) and np.isnan(photo.depth_m["raw"][0, :3]).all()
+    assert np.isnan(photo.depth["real"][0, 0]) and np.isnan(photo.depth["raw"][0, :3]).all()
 
 
 def test_threads_read_the_same(source):

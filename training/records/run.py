@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
-from pipeline.shards import DepthName
+from pipeline.shards import DepthName, Provenance
 from training.records.fields import (
     SCHEMA_VERSION,
     Amount,
@@ -48,6 +48,7 @@ class ShardsSeen(Record):
     standardisation: dict[str, Any]
     teacher: Place | None
     teacher_sha256: Hash | None = None  # of its weights
+    provenance: Provenance | None = None  # what the depth field is; None: not known, or `online`
 
     @field_validator("standardisation")
     @classmethod

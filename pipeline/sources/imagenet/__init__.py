@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import data_manifests
+from pipeline.depth_field import DepthField
 from pipeline.images import stored_jpeg
 from pipeline.sources import Photograph, SourceError, name_bytes, printable
 from pipeline.sources.imagenet.labels import found_below
@@ -36,7 +37,7 @@ class ImageNet:
 
     name = "imagenet"
     seg_names: Sequence[str] = ()
-    depth_fields: Sequence[str] = ()
+    depth_fields: Mapping[str, DepthField] = {}
     notes: Sequence[str] = ()
 
     def __init__(self, root: Path, split: str, short_side: int, rows_per_unit: int, layout: str = "auto") -> None:
