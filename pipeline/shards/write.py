@@ -31,9 +31,12 @@ def write_shard(
     rejects: Collection[Reject],
     moments: Mapping[str, Moments],
     constants: Mapping[str, Standardisation],
-    files: Mapping[str, str],
+    files: Mapping[str, str] | None = None,
 ) -> ShardRecord:
-    """Write `name`.tar then `name`.json; `samples` are (key, extension -> bytes) in the order they shall have."""
+    """Write `name`.tar then `name`.json; `samples` are (key, extension -> bytes) in the order they shall have.
+
+    `files`: depth field -> the sum of the hashes of the files that it was read from.
+    """
     keys: list[str] = []
     extents: list[dict[str, tuple[int, int, int]]] = []
     with store.writing(f"{name}.tar") as file:
@@ -56,7 +59,7 @@ def write_shard(
         rejects=list(rejects),
         moments={field: (m.count, m.mean, m.sum_sq_dev) for field, m in moments.items()},
         constants=dict(constants),
-        files=dict(files),
+        files=dict(files or {}),
     )
     publish(store, f"{name}.json", record.model_dump_json().encode())
     return record

@@ -73,7 +73,8 @@ def test_another_teacher_or_polarity_is_another_depth(rooms):
     index = shards.open_split(rooms, "train").index
     depth = index.depth["raw"]
     teacher = {"name": "toy", "weights_sha256": "a" * 64}
-    index = index.model_copy(update={"depth": {"pseudo": depth}, "teacher": teacher})
+    unstated = depth.model_copy(update={"provenance": None})
+    index = index.model_copy(update={"depth": {"pseudo": unstated}, "teacher": teacher})
     facts = {name: getattr(depth, name) for name in ("polarity", "unit", "mean", "std")}
     seen = records.ShardsSeen(
         path="x", source="toyrooms", train_fingerprint="a", val_fingerprint="b", num_train=1, num_val=1, num_classes=2,
