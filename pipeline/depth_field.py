@@ -47,7 +47,7 @@ def described(fields: Mapping[str, DepthField]) -> dict[str, dict[str, Any]]:
 
 def fields_of(config: Mapping[str, Any]) -> dict[str, DepthField]:
     """The depth fields of a job by its configuration: its source's own, and `pseudo` where a teacher runs."""
-    data_set, teacher = config["data_set"], config["teacher"]
+    data_set, teacher = config.get("data_set", {}), config["teacher"]
     if "depth" in data_set:
         own = {name: DepthField(**facts) for name, facts in data_set["depth"].items()}
     else:

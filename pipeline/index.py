@@ -69,7 +69,7 @@ def build(
         for name, sha256 in shard.files.items():
             files[name].add(sha256)
     fields, teacher = fields_of(config), config["teacher"]
-    version = shards.SCHEMA_VERSION if "depth" in config["data_set"] else 3 if left_out is not None else 2
+    version = shards.SCHEMA_VERSION if "depth" in config.get("data_set", {}) else 3 if left_out is not None else 2
     depth = {
         name: shards.describe_depth(
             constants,
