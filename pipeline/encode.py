@@ -37,7 +37,8 @@ def encode_sample(
         try:
             data = depth_codec.encode(constants[name].apply(depth), fields[name].step_z(constants[name]))
         except depth_codec.CodecError as error:
-            return Reject(source=facts["source"], reason=f"{name} depth cannot be stored: {error}")
+            fix = "; a larger step_m reaches farther" if name in photo.files and fields[name].step else ""
+            return Reject(source=facts["source"], reason=f"{name} depth cannot be stored: {error}{fix}")
         members[f"{name}.{depth_codec.EXTENSION}"] = data
         moments[name] = Moments.of(depth)
         facts[name] = shards.depth_statistics(depth, moments[name])
