@@ -69,8 +69,9 @@ def rgbd(
     from pipeline.sources.rgbd.description import load
     from pipeline.sources.rgbd.source import Rgbd
 
+    says = load(description)
+    source = Rgbd(src, says, short_side)
     refuse_inside(src, out)
-    source = Rgbd(src, load(description), short_side)
     if job.teacher == "auto":
         estimated = any(field.kind == "estimated" for field in source.depth_fields.values())
         job = replace(job, teacher="none" if estimated else DEFAULT_TEACHER)

@@ -379,7 +379,8 @@ def load(name: str) -> Description:
 
 
 def _told(error: ValidationError) -> str:
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])  # a typo leaves a gap too
     where = ".".join(str(part) for part in first["loc"])
     match first["type"]:
         case "extra_forbidden":
