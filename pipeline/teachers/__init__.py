@@ -1,7 +1,7 @@
 """Teachers: what the labelling job asks of a depth estimator, and opening one by its name. Imports no torch.
 
 `hub` has the depth models of `transformers`, `view` at what sizes each class of them sees a photograph, `device` where
-they run; `toy/` holds the weights of the embedded one.
+they run; `elsewhere` opens those that are code of somebody's own; `toy/` holds the weights of the embedded one.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,8 @@ class UnfitImage(UnreadableImage):
 class Teacher(Protocol):
     """A frozen depth estimator. `prepare` is called by many threads at once, `estimate` by one.
 
-    Whatever an estimate depends on besides its pixels and the company in its batch stands in `identity`.
+    Whatever an estimate depends on besides its pixels and the company in its batch stands in `identity`. A teacher that
+    says which pixels it knows nothing of, as sky, has `masks = True` and gives NaN there.
     """
 
     name: str  # as it was asked for: a hub id, a folder, `toy`
@@ -54,7 +55,8 @@ class Teacher(Protocol):
     def estimate(self, pixels: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
         """Depth of equally shaped prepared images, each at its (height, width), in `unit` and `polarity`.
 
-        An estimate that is constant or not finite makes its image a reject. Raises TeacherError.
+        An estimate that is constant or not finite makes its image a reject; of one that masks, its valid pixels count,
+        of which there must be some. Raises TeacherError.
         """
 
 
@@ -68,11 +70,33 @@ def open_teacher(
     compile: bool = False,
     revision: str | None = None,
     threads: int | None = None,
+    fov: float | None = None,
+    typed: bool = False,
 ) -> Teacher:
     """The teacher of that name: `toy`, a hub id, a folder of `transformers`, or a finished run that trained one.
 
-    The options are those of `hub.HubTeacher`. Raises TeacherError.
+    The options are those of `hub.HubTeacher`. With `typed`, whoever runs this typed the name themselves, and it may be
+    code to import: `entry-point:NAME` or `package.module:factory` (see `elsewhere`). Raises TeacherError.
     """
+    from pipeline.teachers.elsewhere import names_code, open_elsewhere
+
+    if names_code(name):
+        if not typed:
+            raise TeacherError(
+                f"teacher {name} is code of somebody's own, which runs only where precompute-depth --teacher names it: "
+                "label with it, and train on the shards"
+            )
+        return open_elsewhere(name, {
+            "device": device, "size": size, "aspect": aspect, "dtype": dtype, "compile": compile, "revision": revision,
+            "threads": threads, "fov": fov,
+        })  # fmt: skip
+    if ":" in name and not Path(name).exists():
+        raise TeacherError(
+            f"teacher {name!r} is no folder, and no name of code either: that is package.module:factory, or "
+            "entry-point:NAME"
+        )
+    if fov is not None:
+        raise TeacherError(f"teacher {name!r} asks for no field of view: leave out --teacher-fov")
     from pipeline.teachers.hub import HubTeacher  # torch and transformers take seconds
 
     return HubTeacher(
