@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pipeline.errors import UserError
-from pipeline.teachers import DEFAULT_TEACHER
+from pipeline.teachers import DEFAULT_TEACHER, placed
 from pipeline.teachers.elsewhere import names_code
 
 SplitChoice = Literal["train", "val"]
@@ -38,8 +38,9 @@ class LabellingOptions:
         typer.Option(
             show_default=False, rich_help_panel=_TEACHER,
             help=f"Hub id or local folder of a depth model (default {DEFAULT_TEACHER}), or a run that trained one; "
-            "toy = the embedded one; entry-point:NAME or package.module:factory = code of your own, which is imported; "
-            "none = only the depth that comes with the source.",
+            "toy = the embedded one; da3-small, moge-2-vitl, ... = Depth Anything 3 and MoGe (docs/label.md), with "
+            "=FOLDER for weights that lie here; entry-point:NAME or package.module:factory = code of your own, which "
+            "is imported; none = only the depth that comes with the source.",
         ),
     ] = DEFAULT_TEACHER  # fmt: skip
     teacher_size: Annotated[
@@ -166,7 +167,9 @@ def _line(name: str, parameters: list[inspect.Parameter], given: dict[str, Any])
     line = [name]
     for parameter in parameters:
         value, option = given[parameter.name], f"--{parameter.name.replace('_', '-')}"
-        if parameter.name in ("src", "teacher", "stats_from") and value != "toy" and value and os.path.exists(value):
+        if parameter.name == "teacher":
+            value = placed(value)
+        elif parameter.name in ("src", "stats_from") and value and os.path.exists(value):
             value = os.path.abspath(value)
         if parameter.default is inspect.Parameter.empty and parameter.name in ("src", "out"):
             line.append(str(value))

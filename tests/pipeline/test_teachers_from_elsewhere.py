@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from running import ROOT, command, contents, fails_in_one_line
 
 from pipeline import job, shards
 from pipeline.sources.folder import Folder
 from pipeline.teachers import TeacherError, elsewhere, open_teacher
+from training.tasks.classification.config import resolve
+from training.tasks.classification.online import OnlineDepth
 
 GOOD = (ROOT / "docs" / "extend.md").read_text("utf-8").partition("## A teacher")[2]
 GOOD = re.search(r"```python\n(.*?)```", GOOD, re.DOTALL)[1]
@@ -182,8 +185,10 @@ def test_what_a_file_names_is_never_imported(here, bundled_photos):
     repair = ("precompute-depth", "verify", here / "out", "--repair", "--yes")
     fails_in_one_line(command(*repair), f"names the teacher {name}, which is code", f"repair with --teacher {name}")
     fails_in_one_line(command(*repair, "--teacher", "toy"), "which is code")
-    with pytest.raises(TeacherError, match="runs only where precompute-depth --teacher names it"):
-        open_teacher(name)
+    config = resolve("tiny", "m4ch", ["data.depth=online", f"data.teacher={name}"])
+    for open_it in (lambda: open_teacher(name), lambda: OnlineDepth(config, torch.device("cpu"))):
+        with pytest.raises(TeacherError, match="runs only where precompute-depth --teacher names it"):
+            open_it()
     assert not (here / "ran").exists() and "darkness" not in sys.modules
     done = command(*repair, "--teacher", name)
     assert done.returncode == 0, done.stderr
