@@ -59,7 +59,7 @@ def entry_points_are(monkeypatch, *points: tuple[str, str]) -> None:
     monkeypatch.setattr(elsewhere, "entry_points", lambda group: made.select(group=group))
 
 
-def test_the_example_of_the_docs_labels_photographs(here, bundled_photos, monkeypatch):
+def test_the_example_of_the_docs_labels_photographs(here, bundled_photos):
     assert len(GOOD.strip().splitlines()) <= 20
     name = write(here, "darkness")
     done = label(bundled_photos, here / "out", name)
@@ -68,7 +68,11 @@ def test_the_example_of_the_docs_labels_photographs(here, bundled_photos, monkey
     assert split.index.teacher["name"] == "darkness" and split.index.depth["pseudo"].unit == "m"
     sample = split[0]
     assert np.corrcoef(255 - sample["rgb"].mean(2).ravel(), sample["pseudo"].ravel())[0, 1] > 0.99
-    entry_points_are(monkeypatch, ("dark", name), ("dusk", "no_such_module:Dusk"))
+    facts = here / "darkness-1.dist-info"  # as pip leaves it
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: darkness\nVersion: 1\n")
+    (facts / "entry_points.txt").write_text(f"[{elsewhere.GROUP}]\ndark = {name}\ndusk = no_such_module:Dusk\n")
+    sys.path.insert(0, str(here))
     done = label(bundled_photos, here / "again", "entry-point:dark", "--batch-size", 5)
     assert done.returncode == 0, done.stderr
     tars = [{k: v for k, v in contents(here / out).items() if k.endswith(".tar")} for out in ("out", "again")]
