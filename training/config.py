@@ -181,12 +181,21 @@ def brought_up(values: dict[str, Any]) -> dict[str, Any]:
     What came since has the value that such a run had without a word.
     """
     optim, model = values.get("optim"), values.get("model")
-    if "schedule" in values or not isinstance(optim, dict) or not isinstance(model, dict):
+    if not isinstance(optim, dict) or not isinstance(model, dict):
+        return values
+    values = values | {"model": _with_what_came(model)}
+    if "schedule" in values:
         return values
     schedule = {"kind": "poly" if "power" in optim else "cosine"}
     schedule |= {now: optim[before] for before, now in _MOVED.items() if before in optim}
     optim = {"steps_per_epoch": None, "decay_1d": False} | {k: v for k, v in optim.items() if k not in _MOVED}
-    return values | {"model": {"freeze": "none"} | model, "optim": optim, "schedule": schedule}
+    return values | {"optim": optim, "schedule": schedule}
+
+
+def _with_what_came(model: dict[str, Any]) -> dict[str, Any]:
+    """A recorded model with the keys that came since, as it was without them."""
+    plain = {"drop_path": 0.0, "head_init": "source"} if "num_classes" in model else {}  # a plain ViT
+    return {"freeze": "none"} | plain | model
 
 
 def validated(values: dict[str, Any], schema: type[_Schema]) -> _Schema:

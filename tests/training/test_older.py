@@ -25,7 +25,8 @@ def as_schema_4(run):
     kind = schedule.pop("kind")
     config["optim"] |= {("schedule" if k == "every" else k): v for k, v in schedule.items()}
     config["optim"].pop("decay_1d" if kind == "poly" else "steps_per_epoch")
-    config["model"].pop("freeze")
+    for key in ("freeze", "drop_path", "head_init"):
+        config["model"].pop(key, None)
     before, record["study_hash"] = record["study_hash"], records.study_hash(config)
     record["schema_version"] = 4
     path.write_text(json.dumps(record))

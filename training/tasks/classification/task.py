@@ -36,6 +36,7 @@ class PreTraining(Task[Config, ImageBatch]):
     kind = KIND
     schema = Config
     made_by = "train pretrain"
+    draws = True  # drop path
 
     train: shards.Split
     val: shards.Split
