@@ -151,8 +151,23 @@ class PreTraining(Task[Config, ImageBatch]):
 
     @classmethod
     def tables(cls, result: Any) -> list[Table]:
-        table = Table("model", "depth", "samples", "top-1", "top-5")
+        table = Table("model", "depth", "samples", "top-1", "top-5", "mean-class", caption=left_out(result))
+        mean_class = "–" if result.mean_class is None else f"{result.mean_class:.2%}"
         table.add_row(
-            result.model, result.depth_field, f"{result.num_samples:,}", f"{result.top1:.2%}", f"{result.top5:.2%}"
-        )
+            result.model, result.depth_field, f"{result.num_samples:,}", f"{result.top1:.2%}", f"{result.top5:.2%}",
+            mean_class,
+        )  # fmt: skip
         return [table]
+
+
+def left_out(result: Evaluation) -> str | None:
+    """Which classes the mean is not over, if any."""
+    classes, recall = result.classes or [], result.class_recall or []
+    absent = [name for name, value in zip(classes, recall, strict=True) if value is None]
+    if not absent:
+        return None
+    more = ", ..." if len(absent) > 8 else ""
+    return (
+        f"mean-class is over {len(classes) - len(absent)} of {len(classes)} classes: no sample here of "
+        f"{', '.join(absent[:8])}{more}"
+    )
