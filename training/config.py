@@ -146,7 +146,9 @@ def preset(name: str, task: str) -> dict[str, Any]:
     names = sorted(path.stem for path in folder.glob("*.toml"))
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not name.endswith(".toml") and name not in names:
-        raise ConfigError(f"--preset must be one of {', '.join(names)}, or a TOML file, got {name!r}")
+        others = sorted(other.parent.name for other in PRESETS.glob("*/*.toml") if other.stem == name)
+        whose = f", which is of {' and '.join(others)}" if others else ""
+        raise ConfigError(f"--preset must be one of {', '.join(names)}, or a TOML file, got {name!r}{whose}")
     try:
         values = tomllib.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:  # TOML's, and of bytes that are no text
