@@ -185,19 +185,18 @@ def brought_up(values: dict[str, Any]) -> dict[str, Any]:
     optim, model = values.get("optim"), values.get("model")
     if not isinstance(optim, dict) or not isinstance(model, dict):
         return values
-    values = values | {"model": _with_what_came(model)}
     if "schedule" in values:
-        return values
+        return values | {"model": _with_what_came(model)}
     schedule = {"kind": "poly" if "power" in optim else "cosine"}
     schedule |= {now: optim[before] for before, now in _MOVED.items() if before in optim}
     optim = {"steps_per_epoch": None, "decay_1d": False} | {k: v for k, v in optim.items() if k not in _MOVED}
-    return values | {"optim": optim, "schedule": schedule}
+    return values | {"model": _with_what_came({"freeze": "none"} | model), "optim": optim, "schedule": schedule}
 
 
 def _with_what_came(model: dict[str, Any]) -> dict[str, Any]:
-    """A recorded model with the keys that came since, as it was without them."""
-    plain = {"drop_path": 0.0, "head_init": "source"} if "num_classes" in model else {}  # a plain ViT
-    return {"freeze": "none"} | plain | model
+    """A recorded model with the keys that came to plain ViTs in schema 6, as it was without them."""
+    is_plain = {"freeze", "patch_size", "num_classes"} <= model.keys()
+    return {"drop_path": 0.0, "head_init": "source"} | model if is_plain else model
 
 
 def validated(values: dict[str, Any], schema: type[_Schema]) -> _Schema:
