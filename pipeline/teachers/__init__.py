@@ -128,7 +128,7 @@ def placed(name: str) -> str:
     if what not in PACKAGED:
         what, is_placed, where = "", "", name
     where = os.path.expanduser(where) if is_placed else where  # a shell expands ~ where a word begins, alone
-    if where in ("", "toy", "none") or not os.path.exists(where):
+    if where in ("", "auto", "toy", "none") or not os.path.exists(where):
         return name
     return f"{what}{is_placed}{os.path.abspath(where)}"
 

@@ -8,8 +8,8 @@ Pairs as sensors write them: JPEG of 640x480 and 16-bit PNG in millimetres with 
   encodes JPEG and depth map with the job's codec, tarfile writes; the same number of threads, reading ahead;
 - job: pipeline.job.run of the `rgbd` source without a teacher, from the listing to the index, constants given.
 
-The job also hashes files, checks each, looks at sixteen pairs first, computes statistics, and writes JSON, checksums and
-an index. Ratios are of rates and of CPU time, per round, with median and spread. Memory is the peak of a process that
+The job also hashes and checks each file, looks at sixteen pairs first, computes statistics, and writes JSON, checksums
+and an index. Ratios are of rates and of CPU time, per round, with median and spread. Memory is the peak of a process that
 labels so many pairs.
 """
 

@@ -139,7 +139,7 @@ def open_pairs(data: str, real: str) -> list[shards.Split]:
             raise GapError(f"{split.store}: '{real}' depth must be in m, got {have[real].unit!r}")
         if lost := [field for field in ("pseudo", real) if split.index.provenance(field).scale_lost]:
             raise GapError(
-                f"{split.store}: '{lost[0]}' depth was stretched image by image, which lost its scale: the gap compares "
+                f"{split.store}: '{lost[0]}' depth was stretched image by image and lost its scale: the gap compares "
                 "values, and needs depth whose values mean the same in every image"
             )
         if have[real].standardisation != splits[0].index.depth[real].standardisation:
