@@ -9,8 +9,8 @@ Pairs as sensors write them: JPEG of 640x480 and 16-bit PNG in millimetres with 
 - job: pipeline.job.run of the `rgbd` source without a teacher, from the listing to the index, constants given.
 
 The job also hashes and checks each file, looks at sixteen pairs first, computes statistics, and writes JSON, checksums
-and an index. Ratios are of rates and of CPU time, per round, with median and spread. Memory is the peak of a process that
-labels so many pairs.
+and an index. Ratios are of rates and of CPU time, per round, with median and spread. Memory is the peak of a process
+that labels so many pairs.
 """
 
 import io
