@@ -1,8 +1,9 @@
-"""precompute-depth: imagenet | nyu | folder | toyrooms | digits | verify | inspect, a file each in `commands/`."""
+"""precompute-depth: imagenet | nyu | folder | toyrooms | digits | add | verify | inspect: a file each in `commands`."""
 
 import typer
 
 from pipeline import errors
+from pipeline.commands.add import add
 from pipeline.commands.digits import digits
 from pipeline.commands.folder import folder
 from pipeline.commands.imagenet import imagenet
@@ -20,7 +21,7 @@ app = typer.Typer(
     "Start with `precompute-depth folder PHOTOS OUT --teacher toy`, then `precompute-depth inspect OUT`.",
 )
 add_version(app)
-for command in (imagenet, nyu, folder, toyrooms, digits, verify, inspect):
+for command in (imagenet, nyu, folder, toyrooms, digits, add, verify, inspect):
     app.command()(command)
 
 

@@ -129,12 +129,17 @@ class LabellingOptions:
     line: tuple[str, ...] = ()  # the command itself, as `_line` words it
 
 
-def labelling(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command that takes LabellingOptions (with other `defaults`) after its own parameters, as `job`."""
+def labelling(without: Sequence[str] = (), **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command that takes LabellingOptions (with other `defaults`) after its own parameters, as `job`.
+
+    The options `without` keep their defaults.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(function).parameters.values() if p.name != "job"]
-        shared = {k: p for k, p in inspect.signature(LabellingOptions).parameters.items() if k != "line"}
+        shared = {
+            k: p for k, p in inspect.signature(LabellingOptions).parameters.items() if k not in ("line", *without)
+        }
         options = [p.replace(default=defaults.get(p.name, p.default)) for p in shared.values()]
 
         def command(**given: Any) -> None:
@@ -156,7 +161,7 @@ def _line(name: str, parameters: list[inspect.Parameter], given: dict[str, Any])
     """A command with every path made absolute and no rank, so that a repair can run it from anywhere."""
     line = [name]
     for parameter in parameters:
-        value, option = given[parameter.name], f"--{parameter.name.replace('_', '-')}"
+        value, option = given[parameter.name], _option(parameter)
         if parameter.name in ("src", "teacher", "stats_from") and value != "toy" and value and os.path.exists(value):
             value = os.path.abspath(value)
         if parameter.default is inspect.Parameter.empty and parameter.name in ("src", "out"):
@@ -166,6 +171,13 @@ def _line(name: str, parameters: list[inspect.Parameter], given: dict[str, Any])
         elif value is not None and value is not False and value != "" and parameter.name not in ("rank", "world_size"):
             line += [option, str(value)]
     return tuple(line)
+
+
+def _option(parameter: inspect.Parameter) -> str:
+    """As it stands on a command line: what its description says, else the parameter's name."""
+    described = getattr(parameter.annotation, "__metadata__", ())
+    flags = [flag for each in described for flag in getattr(each, "param_decls", None) or ()]
+    return flags[0] if flags else f"--{parameter.name.replace('_', '-')}"
 
 
 def for_repair(line: Sequence[str], out: str) -> list[str]:
