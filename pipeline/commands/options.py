@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.models import OptionInfo
 
 from pipeline.errors import UserError
 from pipeline.teachers import DEFAULT_TEACHER
@@ -175,9 +176,10 @@ def _line(name: str, parameters: list[inspect.Parameter], given: dict[str, Any])
 
 def _option(parameter: inspect.Parameter) -> str:
     """As it stands on a command line: what its description says, else the parameter's name."""
-    described = getattr(parameter.annotation, "__metadata__", ())
-    flags = [flag for each in described for flag in getattr(each, "param_decls", None) or ()]
-    return flags[0] if flags else f"--{parameter.name.replace('_', '-')}"
+    for described in getattr(parameter.annotation, "__metadata__", ()):
+        if isinstance(described, OptionInfo) and isinstance(described.default, str):  # typer's first word is the flag
+            return described.default
+    return f"--{parameter.name.replace('_', '-')}"
 
 
 def for_repair(line: Sequence[str], out: str) -> list[str]:

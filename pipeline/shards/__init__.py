@@ -32,7 +32,7 @@ the same inputs: names sorted, mtime and owner zero.
 from pipeline.shards.decode import Members, Sample, decode_depth, decode_member
 from pipeline.shards.masks import mask_of, runs_of
 from pipeline.shards.order import ORDER_ROUNDS, permuted
-from pipeline.shards.read import TABLES, Split, check_beside, is_empty, open_split, splits_of
+from pipeline.shards.read import TABLES, Split, check_beside, is_empty, open_split, splits_of, unfinished
 from pipeline.shards.records import (
     DEPTH_FIELDS,
     INDEX_REJECTS,
@@ -120,5 +120,6 @@ __all__ = [
     "sha256_of",
     "splits_of",
     "teacher_note",
+    "unfinished",
     "write_shard",
 ]

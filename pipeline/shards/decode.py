@@ -93,9 +93,10 @@ class Members:
     index: ShardIndex | None = None  # whose names the values must fit
     elsewhere: dict[str, str] = field(default_factory=dict)  # field -> its tar, where that is one beside
 
-    def add(self, extension: str, data: bytes, length: int, crc: int, tar: str = "") -> None:
-        """Of the sample's tar, or of another `tar`. Raises ShardError where the bytes are not those that the shard's
-        JSON describes.
+    def add(self, extension: str, data: bytes, length: int, crc: int, tar: str = "") -> str:
+        """Take a member of the sample's tar, or of another `tar`; the field that it holds.
+
+        Raises ShardError where the bytes are not those that the shard's JSON describes.
         """
         name = field_of(extension)
         if tar not in ("", self.tar):
@@ -103,6 +104,7 @@ class Members:
         if len(data) != length or zlib.crc32(data) != crc:
             raise ShardError(f"{self._where(extension)} is damaged (checksum differs): {VERIFY}")
         self.data[name] = (extension, data)
+        return name
 
     def check_has(self, fields: Collection[str]) -> None:
         for wanted in fields:

@@ -176,6 +176,11 @@ def _sidecars(store: Store, own: ShardIndex) -> tuple[dict[str, SidecarIndex], d
     unusable: dict[str, str] = {}
     for name in store.folders():
         if is_depth_name(name) and name not in own.depth:
+            names = (store / name).sizes()
+            if "index.json" not in names:
+                if any(file.startswith("shard-") for file in names):
+                    unusable[name] = unfinished(store / name)
+                continue
             try:
                 index = load_sidecar(store / name)
                 check_beside(store / name, name, index, own)
@@ -184,6 +189,11 @@ def _sidecars(store: Store, own: ShardIndex) -> tuple[dict[str, SidecarIndex], d
             else:
                 found[name] = index
     return found, unusable
+
+
+def unfinished(folder: Store) -> str:
+    """What to tell of depth that was added to half."""
+    return f"{folder} is not finished (it has no index.json): run the same line of precompute-depth add again"
 
 
 def check_beside(folder: Store, name: str, index: SidecarIndex, own: ShardIndex) -> None:
