@@ -1,4 +1,4 @@
-"""precompute-depth: imagenet | nyu | folder | toyrooms | digits | add | verify | inspect: a file each in `commands`."""
+"""precompute-depth: what labels (imagenet, nyu, rgbd, folder, ...) and what looks, a file each in `commands/`."""
 
 import typer
 
@@ -9,6 +9,7 @@ from pipeline.commands.folder import folder
 from pipeline.commands.imagenet import imagenet
 from pipeline.commands.inspect import inspect
 from pipeline.commands.nyu import nyu
+from pipeline.commands.rgbd import rgbd
 from pipeline.commands.toyrooms import toyrooms
 from pipeline.commands.verify import verify
 from pipeline.terminal import add_version
@@ -21,7 +22,7 @@ app = typer.Typer(
     "Start with `precompute-depth folder PHOTOS OUT --teacher toy`, then `precompute-depth inspect OUT`.",
 )
 add_version(app)
-for command in (imagenet, nyu, folder, toyrooms, digits, add, verify, inspect):
+for command in (imagenet, nyu, rgbd, folder, toyrooms, digits, add, verify, inspect):
     app.command()(command)
 
 

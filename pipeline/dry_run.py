@@ -14,7 +14,7 @@ from rich.table import Table
 from pipeline import calibrate, plan
 from pipeline.calibrate import spread
 from pipeline.encode import Encoded
-from pipeline.job import Options, about, check_options, open_plans, refuse_foreign
+from pipeline.job import Options, about, check_options, look, open_plans, refuse_foreign
 from pipeline.label import Depths, Labeller
 from pipeline.output import Output
 from pipeline.plan import Plan
@@ -55,6 +55,12 @@ def estimate(
                 split, f"{images:,}", f"{len(planned):,}", _size(images * num_bytes), f"{rate:,.1f}",
                 _duration(images / rate / rank.world_size) if rate else "-",
             )  # fmt: skip
+            if source.depth_fields:
+                found = look(source, split, planned)
+                console.print(f"depth of {found.num_images} {split} images:", highlight=False)
+                print_table(console, found.table())
+                for note in found.check(options.accept_polarity):
+                    console.print(note, markup=False, highlight=False, soft_wrap=True)
             for reject in rejects[:3]:
                 line = f"would reject {reject.source}: {reject.reason}"
                 console.print(line, markup=False, highlight=False, soft_wrap=True)

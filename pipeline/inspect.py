@@ -10,7 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import files, shards
 from pipeline.colours import DEPTH_LEGEND, class_colours, depth_colours, field_line
+from pipeline.depth_field import DepthField
 from pipeline.shards import DEPTH_FIELDS, Sample, Split
+from pipeline.survey import IMAGES, Survey
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +36,21 @@ def contact_sheet(data: Path | str, split_name: str, num_samples: int, out: Path
     files.folder_in(out.parent)
     with files.writing(out) as file:
         image.save(file, "PNG")
+
+
+def survey(split: Split) -> Survey:
+    """Numbers of every depth field over a few samples, evenly spaced, as they were before they were standardised."""
+    index = split.index
+    origins = {name: index.provenance(name) for name in index.depth}
+    fields = {
+        name: DepthField(origins[name].kind, origins[name].by, depth.unit, depth.polarity)
+        for name, depth in index.depth.items()
+    }
+    found = Survey(fields)
+    for place in np.unique(np.linspace(0, len(split) - 1, min(IMAGES, len(split))).round().astype(int)):
+        sample = split.read(int(place), tuple(fields))
+        found.add({name: index.depth[name].standardisation.invert(sample[name]) for name in fields})
+    return found
 
 
 def sheet(split: Split, num_samples: int) -> Image.Image:

@@ -17,9 +17,10 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline import calibrate, depth_field, files, index, plan, shards
+from pipeline import calibrate, depth_field, files, index, plan, shards, survey
 from pipeline.calibrate import parse_stats
 from pipeline.claim import Hold, JobError, begun_differently, claim, differences, only_rank, read_config
+from pipeline.images import UnreadableImage
 from pipeline.label import Labeller
 from pipeline.output import Output
 from pipeline.plan import Plan
@@ -30,22 +31,24 @@ from pipeline.shards.storage import LocalStore
 from pipeline.sources import Source, SourceError, printable
 from pipeline.sources.ledger import told
 from pipeline.split_job import SplitJob, SplitSummary
+from pipeline.survey import Survey
 from pipeline.teachers import Teacher
 from pipeline.terminal import make_console
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the job runs. All but `workers` and `max_rejects` decide the bytes."""
+    """How the job runs. All but the last three decide the bytes."""
 
     samples_per_shard: int = 1000
     batch_size: int = 32
     stats: str = "auto"  # "auto" or "MEAN,STD" of the pseudo-depth in native unit and polarity
     stats_from: str = ""  # a data set whose constants to use
     calibration_images: int = 512
-    max_rejects: float = 0.01
     seed: int = 0
+    max_rejects: float = 0.01
     workers: int = 2
+    accept_polarity: bool = False  # of depth fields that contradict each other
 
 
 def run(
@@ -96,6 +99,8 @@ def run(
             def settle() -> None:
                 if first != shards.SPLITS[0]:
                     console.print(f"{first} is labelled before {shards.SPLITS[0]}: its constants will serve both")
+                for note in look(source, first, plans[first]).check(options.accept_polarity):
+                    console.print(note, markup=False, highlight=False, soft_wrap=True)
                 constants, origin = calibrate.calibrate(
                     labeller, first, plans[first], parse_stats(options.stats), known, options.stats_from,
                     options.calibration_images, console,
@@ -119,6 +124,16 @@ def run(
     return summaries
 
 
+def look(source: Source, split: str, planned: Plan) -> Survey:
+    """The depth that comes with a few samples of a split, evenly spaced."""
+    found = Survey(source.depth_fields)
+    if source.depth_fields:
+        for item in calibrate.spread(source, planned, survey.IMAGES)[: survey.IMAGES]:
+            with suppress(UnreadableImage):
+                found.add(source.load(split, item).depth)
+    return found
+
+
 def about(source: Source, facts: Mapping[str, dict[str, Any]]) -> list[str]:
     """What a person should know of the source, before a long job and at its end: a line each."""
     lines = [f"note: {note}" for note in source.notes]
@@ -126,10 +141,9 @@ def about(source: Source, facts: Mapping[str, dict[str, Any]]) -> list[str]:
     for split, known in facts.items():
         if known["num_units"] == 0:
             fraction = (known["source"] or {}).get("val_fraction")
-            lines.append(
-                f"note: no image of {total:,} falls to {split} at --val-fraction {fraction}: there will be no {split}; "
-                "choose a larger one in a new folder, or 0 for none"
-            )
+            by = f" at --val-fraction {fraction}" if fraction else ""
+            fix = "choose a larger one in a new folder, or 0 for none" if fraction else "see the description's split"
+            lines.append(f"note: no image of {total:,} falls to {split}{by}: there will be no {split}; {fix}")
     first = facts[source.splits[0]]  # the listing is one for all splits
     return [*lines, *plan.tree(first), *told(plan.left_out(first) or [])]
 

@@ -45,7 +45,7 @@ class Output:
 
     def config(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Of a job's configuration: which of its options decide bytes."""
-        return {"options": {k: v for k, v in options.items() if k not in ("workers", "max_rejects")}}
+        return {"options": {k: v for k, v in options.items() if k not in ("workers", "max_rejects", "accept_polarity")}}
 
     def encode(
         self,

@@ -19,8 +19,15 @@ def inspect(
     split: Annotated[SplitChoice, typer.Option("--split", help="Which images.")] = "train",
 ) -> None:
     """Write a contact sheet (RGB, every depth field, labels, histograms) to look at before you train on anything."""
-    from pipeline.inspect import contact_sheet
+    from pipeline.inspect import contact_sheet, survey
+    from pipeline.shards import open_split
+    from pipeline.terminal import print_table
 
     target = out or Path("." if "://" in shards else shards) / "contact-sheet.png"
     contact_sheet(shards, split, samples, target)
+    opened = open_split(shards, split)
+    found = survey(opened)
+    print_table(console, found.table({name: str(opened.index.provenance(name)) for name in opened.index.depth}))
+    for note in found.notes():
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     console.print(f"contact sheet: {target}", highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pipeline.sources import Source
 
 
-def label(source: "Source", out: "str | Output", job: LabellingOptions) -> None:
+def label(source: "Source", out: "str | Output", job: LabellingOptions, accept_polarity: bool = False) -> None:
     """Run the job, or tell what it would cost, and print what came of it."""
     from pipeline import ranks, summary
     from pipeline.claim import JobError
@@ -28,7 +28,7 @@ def label(source: "Source", out: "str | Output", job: LabellingOptions) -> None:
     options = Options(
         samples_per_shard=job.samples_per_shard, batch_size=job.batch_size, stats=job.stats, stats_from=job.stats_from,
         max_rejects=job.max_rejects, seed=job.seed,
-        workers=job.workers or min(ranks.usable_cpus(), 16),
+        workers=job.workers or min(ranks.usable_cpus(), 16), accept_polarity=accept_polarity,
     )  # fmt: skip
     loaded = None
     if job.teacher == "none":

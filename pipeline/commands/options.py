@@ -25,6 +25,7 @@ ShortSide = Annotated[
     int, typer.Option("--short-side", min=0, help="Shrink so that the short side is this; 0 keeps the size.")
 ]
 
+_POSITIONAL = ("description", "src", "out")
 _PLACE_OF_OUT: dict[str, int] = {}  # in the line of each labelling command
 _TEACHER, _BYTES, _RUN = "Teacher", "What is written", "How this run works"
 
@@ -152,7 +153,7 @@ def labelling(without: Sequence[str] = (), **defaults: Any) -> Callable[[Callabl
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         command.__name__, command.__doc__ = function.__name__, function.__doc__
-        _PLACE_OF_OUT[function.__name__] = 1 + sum(p.name == "src" for p in own)
+        _PLACE_OF_OUT[function.__name__] = 1 + [p.name for p in own if p.name in _POSITIONAL].index("out")
         return command
 
     return register
@@ -163,9 +164,14 @@ def _line(name: str, parameters: list[inspect.Parameter], given: dict[str, Any])
     line = [name]
     for parameter in parameters:
         value, option = given[parameter.name], _option(parameter)
-        if parameter.name in ("src", "teacher", "stats_from") and value != "toy" and value and os.path.exists(value):
+        if (
+            parameter.name in ("description", "src", "teacher", "stats_from")
+            and value != "toy"
+            and value
+            and os.path.exists(value)
+        ):
             value = os.path.abspath(value)
-        if parameter.default is inspect.Parameter.empty and parameter.name in ("src", "out"):
+        if parameter.default is inspect.Parameter.empty and parameter.name in _POSITIONAL:
             line.append(str(value))
         elif value is True:
             line.append(option)

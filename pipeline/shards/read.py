@@ -283,7 +283,7 @@ def open_split(data: "Path | str | Store", split: str) -> Split:
     if is_empty(store, split):
         raise ShardError(
             f"{store} has no '{split}' split: no image fell to it; label the photographs again, into a new folder, "
-            "with a larger --val-fraction"
+            "with a larger --val-fraction, or another split in the description"
         )
     raise ShardError(f"{store} holds no finished '{split}' split (no {split}/index.json): run precompute-depth first")
 

@@ -1,0 +1,279 @@
+"""RGB-D data by a description, as a source of samples like any other."""
+
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.depth_field import DepthField
+from pipeline.images import JPEG_QUALITY, UnreadableImage, open_rgb, read_file, shrink, stored_jpeg
+from pipeline.shards import png_bytes
+from pipeline.sources import DepthFile, Photograph, SourceError, printable
+from pipeline.sources.folder import hashed_key
+from pipeline.sources.ledger import Ledger, Listed
+from pipeline.sources.rgbd import labels
+from pipeline.sources.rgbd.depth_files import nearest_pixels, read_values, to_depth
+from pipeline.sources.rgbd.description import Depth, Description
+from pipeline.sources.rgbd.listing import ByLines, ByPath, ByTime, Finder, Rows, Variables, lines_of, whole_files
+from pipeline.sources.rgbd.sunrgbd import SunRgbd
+from pipeline.sources.rgbd.template import Template
+
+_LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")
+
+
+class Rgbd:
+    """The samples that `description` finds below `root`; short sides above `short_side` px are shrunk, 0 keeps all."""
+
+    samples_per_unit = 1
+    listing_in_config = False
+    splits: Sequence[str] = ("train", "val")
+
+    def __init__(self, root: Path, description: Description, short_side: int = 0) -> None:
+        if not root.is_dir():
+            what = "is a file" if root.exists() else "does not exist"
+            raise SourceError(f"source folder {root} {what}: give the folder that holds {description.name}")
+        self.root, self.description, self.short_side = root, description, short_side
+        self.name = description.name
+        self.notes: Sequence[str] = ()
+        self.expected: Mapping[str, int] = dict(description.expected.items())
+        self.depth_fields: Mapping[str, DepthField] = {
+            name: depth.described() for name, depth in description.depth.items()
+        }
+        seg, cls = description.labels.seg, description.labels.cls
+        self.seg_names: Sequence[str] = labels.names_of(root, seg) if seg else ()
+        self.class_names: Sequence[str] = tuple(cls.classes) if cls else ()
+        self._finder = self._open_finder()
+        self._tables = [Rows(root, table) for table in description.tables]
+        self._split_of = self._open_split()
+        if description.samples.lists and not description.samples.lists.val:
+            self.splits = ("train",)
+
+    # --- listing ---------------------------------------------------------------------------------------------------
+
+    def listing(self, ledger: Ledger) -> Iterator[Listed]:
+        scenes: dict[str, set[bytes]] = {split: set() for split in self.splits}
+        for found in self._finder.found(ledger):
+            variables = self._with_tables(found.variables)
+            rgb = self._rgb_of(variables)
+            split = found.split or self._split(variables)
+            lost = self._lost(variables) if split else "in neither split"
+            lost = lost or self._classless(variables)
+            if lost:
+                ledger.leave_out(lost, rgb)
+                continue
+            if scene := self.description.samples.scene:
+                scenes[split].add(hashlib.blake2b(Template(scene).fill(variables).encode(), digest_size=8).digest())
+            yield Listed(split, found.unit, (self.root / rgb).stat().st_size)
+        if both := scenes.get("train", set()) & scenes.get("val", set()):
+            self.notes = [
+                f"{len(both):,} scene{'s are' if len(both) > 1 else ' is'} in train and in val by the data set's own "
+                "split: val is not independent of train"
+            ]
+
+    def _open_finder(self) -> Finder:
+        samples = self.description.samples
+        if samples.lists and samples.line:
+            return ByLines(self.root, samples.lists, samples.line)
+        if samples.nearest:
+            return ByTime(self.root, samples.path or "{folder}", samples.nearest)
+        if samples.reader:
+            return SunRgbd(self.root)
+        return ByPath(self.root, self.description)
+
+    def _open_split(self) -> dict[str, str]:
+        """The split of each value of `split.of`."""
+        split = self.description.split
+        if split is None or split.of is None:
+            return {}
+        if split.lists is None:
+            return dict.fromkeys(split.train, "train") | dict.fromkeys(split.val, "val")
+        of: dict[str, str] = {}
+        for name, file in split.lists.files().items():
+            values = lines_of(self.root / file)
+            if twice := next((value for value in values if of.get(value, name) != name), None):
+                raise SourceError(f"{self.root / file}: {twice!r} is in the other list as well: remove one")
+            of |= dict.fromkeys(values, name)
+        return of
+
+    def _split(self, variables: Variables) -> str:
+        """train, val, or nothing."""
+        split = self.description.split
+        assert split is not None
+        if split.of is not None:
+            return self._split_of.get(self._filled(split.of, variables), "")
+        scene = self._filled(self.description.samples.scene or "", variables)
+        share = int(hashlib.sha256(scene.encode("utf-8", "surrogateescape")).hexdigest()[:13], 16) / 16**13
+        return "val" if share < (split.fraction or 0) else "train"
+
+    def _lost(self, variables: Variables) -> str:
+        """Which of a sample's files is not there, or leads out of the source; nothing where all are."""
+        wanted = {"the photograph": self.description.samples.photograph}
+        for name, depth in self.description.depth.items():
+            wanted[f"its {name} depth"] = depth.path
+            if depth.valid:
+                wanted[f"the valid mask of its {name} depth"] = depth.valid
+        seg, cls = self.description.labels.seg, self.description.labels.cls
+        if seg and seg.path:
+            wanted["its labels"] = seg.path
+        if cls and cls.file:
+            wanted["the file of its class"] = cls.file
+        for what, template in wanted.items():
+            name = self._filled(template, variables)
+            if ".." in PurePosixPath(name).parts:
+                return f"{what} lies outside the source"
+            if not (self.root / name).is_file():
+                return f"{what} is not there"
+        return ""
+
+    # --- a sample --------------------------------------------------------------------------------------------------
+
+    def samples(self, unit: str) -> Sequence[str]:
+        return [unit]
+
+    def key(self, split: str, item: str) -> str:
+        variables = self._with_tables(self._finder.variables(item))
+        return hashed_key(self._rgb_of(variables).rpartition(".")[0][-60:].strip("/"), item)
+
+    def load(self, split: str, item: str) -> Photograph:
+        variables = self._with_tables(self._finder.variables(item))
+        name = self._rgb_of(variables)
+        data = read_file(self.root / name)
+        stored, extension, rgb, (width, height) = self._stored(name, data)
+        size = rgb.shape[:2]
+        depth, origin = {}, {}
+        for field, says in self.description.depth.items():
+            depth[field], origin[field] = self._depth(field, says, variables, (height, width), size)
+        facts: dict[str, Any] = {"source": printable(name), "original_width": width, "original_height": height}
+        if scene := self.description.samples.scene:
+            facts["scene"] = printable(self._filled(scene, variables))
+        return Photograph(
+            rgb=rgb,
+            rgb_bytes=stored,
+            rgb_extension=extension,
+            facts=facts,
+            depth=depth,
+            files=origin,
+            cls=self._class(variables) if self.description.labels.cls else None,
+            seg=self._seg(item, variables, (height, width), size),
+        )
+
+    def config(self) -> dict[str, Any]:
+        """The description itself, whatever its file is called, and what it reads for all samples together."""
+        lists = self.description.samples.lists
+        names = [*whole_files(self.description), *(lists.files().values() if lists else ())]
+        paths = [self.root / name for name in names]
+        if isinstance(self._finder, SunRgbd):
+            paths = [*paths, *self._finder.files[:2]]
+        content = {path.name: hashlib.sha256(read_file(path)).hexdigest() for path in paths}
+        return {
+            "name": self.name,
+            "short_side": self.short_side,
+            "description": self.description.model_dump(mode="json", exclude_defaults=True),
+            "lists_sha256": content,
+        }
+
+    def _with_tables(self, variables: Variables) -> Variables:
+        for rows in self._tables:
+            variables = variables | rows.of(variables)
+        return variables
+
+    def _filled(self, template: str, variables: Variables) -> str:
+        try:
+            return Template(template).fill(variables).lstrip("/")  # some lists begin their paths so
+        except KeyError as error:
+            raise SourceError(
+                f"description {self.name}: {template!r} names {error}, which a sample has not; it has "
+                f"{', '.join(sorted(variables))}"
+            ) from None
+
+    def _rgb_of(self, variables: Variables) -> str:
+        return self._filled(self.description.samples.photograph, variables)
+
+    def _stored(self, name: str, data: bytes) -> tuple[bytes, str, NDArray[np.uint8], tuple[int, int]]:
+        """Bytes to store, their extension, the pixels a reader decodes from them, the original (width, height).
+
+        What came without loss and keeps its size is stored without loss.
+        """
+        if not name.lower().endswith(_LOSSLESS):
+            stored, rgb, size = stored_jpeg(data, self.short_side)
+            return stored, "rgb.jpg", rgb, size
+        image, _ = open_rgb(data)
+        small = shrink(image, self.short_side)
+        if small is image:
+            rgb = np.asarray(image)
+            return png_bytes(rgb), "rgb.png", rgb, image.size
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=JPEG_QUALITY)
+        rgb = np.asarray(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB"))
+        return buffer.getvalue(), "rgb.jpg", rgb, image.size
+
+    def _depth(
+        self, field: str, says: Depth, variables: Variables, original: tuple[int, int], size: tuple[int, ...]
+    ) -> tuple[NDArray[np.float32], DepthFile]:
+        """One depth field at the stored photograph's `size`, and the file it is from."""
+        name = self._filled(says.path, variables)
+        try:
+            data = read_file(self.root / name)
+            values = read_values(data, says.format, says.byte_order)
+            valid = None
+            if says.valid:
+                mask = read_values(read_file(self.root / self._filled(says.valid, variables)), says.valid_format)
+                if mask.shape != values.shape:
+                    raise UnreadableImage(f"its valid mask is {_told(mask.shape)}, itself {_told(values.shape)}")
+                valid = mask != 0
+            depth = to_depth(values, says, valid)
+        except UnreadableImage as error:
+            raise UnreadableImage(f"{field} depth: {error}") from error
+        if depth.shape != original and says.size == "aligned":
+            raise UnreadableImage(
+                f"{field} depth is {_told(depth.shape)}, the photograph {_told(original)}: where both show the same "
+                'view, size = "same_view_resize" says so'
+            )
+        if not np.isfinite(depth).any():
+            raise UnreadableImage(f"{field} depth has no valid pixel")
+        if depth.shape != size:
+            depth = nearest_pixels(depth, *size)
+        return depth, DepthFile(name, hashlib.sha256(data).hexdigest())
+
+    def _seg(
+        self, item: str, variables: Variables, original: tuple[int, int], size: tuple[int, ...]
+    ) -> NDArray[np.uint8] | None:
+        seg = self.description.labels.seg
+        if seg is None:
+            return None
+        try:
+            if seg.path is None:
+                assert isinstance(self._finder, SunRgbd)
+                found = labels.to_classes(self._finder.labels(item), seg, len(self.seg_names))
+            else:
+                found = labels.read_labels(self.root / self._filled(seg.path, variables), seg, len(self.seg_names))
+        except UnreadableImage as error:
+            raise UnreadableImage(f"labels: {error}") from error
+        if found.shape != original and seg.size == "aligned":
+            raise UnreadableImage(f"labels are {_told(found.shape)}, the photograph {_told(original)}")
+        return found if found.shape == size else nearest_pixels(found, *size)
+
+    def _classless(self, variables: Variables) -> str:
+        """Why a sample has no class where the description gives classes; nothing where it has one."""
+        if self.description.labels.cls is None:
+            return ""
+        try:
+            return "" if self._class(variables) is not None else "its class is none of the description's"
+        except UnreadableImage:
+            return "the file of its class cannot be read"
+
+    def _class(self, variables: Variables) -> int | None:
+        cls = self.description.labels.cls
+        assert cls is not None
+        if cls.of is not None:
+            return cls.index(self._filled(cls.of, variables))
+        return cls.index(labels.text_of(self.root / self._filled(cls.file or "", variables)))
+
+
+def _told(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"

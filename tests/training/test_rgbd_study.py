@@ -1,0 +1,50 @@
+"""Labelled RGB-D sets from their published layout to Table 3: shards, fine-tuning with their own classes, the table."""
+
+import json
+
+import pytest
+from rgbd_sets import SETS
+from running import command
+from segments import FAST
+
+from pipeline import shards
+from training import records
+
+FEW = ("augment.crop=[24,32]", "optim.epochs=1", "optim.steps_per_epoch=2", "optim.batch_size=1",
+       "select.share=0.5", "head.channels=8", "head.width=8", "head.rank=4")  # fmt: skip
+CLASSES = {"sunrgbd": 37, "dformer": 40, "scannet": 20}
+
+
+@pytest.fixture(scope="module", params=CLASSES)
+def shards_of(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp(request.param)
+    SETS[request.param](root / "src")
+    words = ("--teacher", "toy", "--device", "cpu", "--samples-per-shard", 2, "--batch-size", 2, "--max-rejects", 1)
+    done = command("precompute-depth", "rgbd", request.param, root / "src", root / "out", *words)
+    assert done.returncode == 0, done.stderr
+    return request.param, root / "out"
+
+
+@pytest.mark.slow
+def test_a_set_is_fine_tuned_with_its_own_classes_and_drawn_as_table_3(shards_of, run_once, tmp_path):
+    name, data = shards_of
+    words = [word for setting in (*FAST, *FEW) for word in ("--set", setting)]
+    done = command(
+        "train", "matrix", run_once, "--preset", "tiny", "--data", data, "--out", tmp_path / "table3", *words
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for depth in ("real", "pseudo"):
+        [folder] = (tmp_path / "table3").glob(f"*-{depth}")
+        record = records.load_run(folder).record
+        assert record.shards.num_classes == CLASSES[name] and record.shards.depth_field == depth
+        provenance = record.shards.provenance
+        assert provenance == shards.open_split(data, "train").index.provenance(depth)
+        assert provenance.kind == ("estimated" if depth == "pseudo" else "measured" if name == "scannet" else "filled")
+    found = json.loads((tmp_path / "table3" / "matrix.json").read_text())
+    assert found["num_classes"] == CLASSES[name]
+    assert {(cell["trained"], cell["tested"]) for cell in found["cells"]} == {
+        (one, other) for one in ("real", "pseudo") for other in ("real", "pseudo")
+    }
+    done = command("analyze", "table3", tmp_path / "table3" / "matrix.json", "--out", tmp_path / "drawn")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert any((tmp_path / "drawn").rglob("*.csv"))
