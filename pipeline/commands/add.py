@@ -27,7 +27,7 @@ def add(
 
         precompute-depth add imagenet-rgbd --teacher depth-anything/Depth-Anything-V2-Large-hf --as large
 
-        train pretrain --preset in1k-seg --model m4ch --data imagenet-rgbd --out runs/large --set data.depth=large
+        train pretrain --preset thesis --model m4ch --data imagenet-rgbd --out runs/large --set data.depth=large
 
         precompute-depth compare imagenet-rgbd
     """

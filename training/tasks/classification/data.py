@@ -59,6 +59,7 @@ def open_shards(data: Path | str, split: str, depth_field: str, labelled: bool =
     opened = shards.open_split(data, split)
     if labelled and not opened.index.class_names:
         raise DataError(f"{data} has no classes: label a folder of class folders (SRC/<class>/*.jpg) to train on it")
+    opened.check_depth(depth_field)
     if depth_field != ONLINE and depth_field not in opened.index.depth:
         have = ", ".join(opened.index.depth)
         raise DataError(
