@@ -165,7 +165,7 @@ def _line(name: str, parameters: list[inspect.Parameter], given: dict[str, Any])
     for parameter in parameters:
         value, option = given[parameter.name], _option(parameter)
         if (
-            parameter.name in ("description", "src", "teacher", "stats_from")
+            parameter.name in ("description", "src", "depth_from", "teacher", "stats_from")
             and value != "toy"
             and value
             and os.path.exists(value)
