@@ -13,7 +13,7 @@ from pipeline.shards import VOID
 DEPTH_MAP = "cividis_r"  # matplotlib's name, for z or metres: the larger, the farther, the darker
 NOT_MEASURED = (200, 30, 30)  # sRGB
 _DIFFERENCE_MAP = "PuOr"  # it has no red, and those who see no red or green tell its ends apart
-DIFFERENCE_LEGEND = "orange = nearer, purple = farther, white = alike; red = not measured"
+DIFFERENCE_LEGEND = "orange = the second is nearer, purple = farther, white = alike; red = not measured"
 DEPTH_LEGEND = "bright = near, dark = far; red = not measured"
 _VOID_COLOUR = 255  # white
 _MANY_CLASSES = 12  # above it colours are spread for contrast

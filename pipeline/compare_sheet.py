@@ -22,12 +22,13 @@ def sheet(split: Split, pairs: Sequence[Pair], chosen: Sequence[Sequence[Agreeme
     parts = []
     for (reference, other), some in zip(pairs, chosen, strict=True):
         if some:
-            parts.append(sheets.header(["RGB", reference, other, f"{other} on {reference}"], width, tile, font))
+            parts.append(sheets.header(["RGB", reference, other, f"{other} - {reference}"], width, tile, font))
             parts += [_row(split, one, width, tile, font) for one in some]
     legend = [
         "the images of lowest rank correlation, a section a pair of depth fields",
         f"depth: {DEPTH_LEGEND}; each map by its own range",
-        f"difference: {DIFFERENCE_LEGEND}; full at {_FULL_COLOUR:g} times the mean distance from the median",
+        f"difference, after scale and shift: {DIFFERENCE_LEGEND}",
+        f"its colours are full at {_FULL_COLOUR:g} times the mean distance of the first of the two from its median",
     ]
     return sheets.stacked([*parts, sheets.lines(legend, width, font)], width)
 
@@ -45,5 +46,5 @@ def _row(split: Split, one: Agreement, width: int, tile: int, font: sheets.Font)
     scale, shift, _, spread = fit
     pictures.append(difference_colours((scale * other + shift - reference) / spread, _FULL_COLOUR))
     name = split.index.class_names[sample["cls"]] if "cls" in sample else ""
-    caption = f"Spearman {one.spearman:.2f}   error {one.error:.2f}   scale {one.scale:.2f}   {name}   {one.key}"
+    caption = f"Spearman {one.spearman:.2f}, error {one.error:.2f}, scale {one.scale:.2f}: {name} {one.key}"
     return sheets.row(caption, [sheets.resized(picture, tile) for picture in pictures], width, tile, font)

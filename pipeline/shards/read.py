@@ -193,7 +193,10 @@ def _sidecars(store: Store, own: ShardIndex) -> tuple[dict[str, SidecarIndex], d
 
 def unfinished(folder: Store) -> str:
     """What to tell of depth that was added to half."""
-    return f"{folder} is not finished (it has no index.json): run the same line of precompute-depth add again"
+    return (
+        f"{folder} is not finished (it has no index.json), or all was rejected: run the same line of precompute-depth "
+        "add again"
+    )
 
 
 def check_beside(folder: Store, name: str, index: SidecarIndex, own: ShardIndex) -> None:

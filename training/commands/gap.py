@@ -74,8 +74,8 @@ def gap(
     with meter("mean and std of 1/d", count) as advance:
         inverse = measure_inverse(splits, config, real, advance)
     with meter("gap", count) as advance:
-        moved = measure(model.to(device), splits, config, real, pseudo, inverse, device, sigmas, noise_seed, advance)
-    result = as_record(moved, splits, config, real, pseudo, inverse, sigmas, noise_seed, At.of(saved), other)
+        moved = measure(model.to(device), splits, config, real, inverse, device, sigmas, noise_seed, advance, pseudo)
+    result = as_record(moved, splits, config, real, inverse, sigmas, noise_seed, At.of(saved), other, pseudo)
     _gap_table(result)
     written(target.write(target.place(f"gap-{real}-{saved.name}", described.shards, splits[-1]), result))
 

@@ -179,12 +179,12 @@ def measure(
     splits: Sequence[shards.Split],
     config: Config,
     real: str,
-    pseudo: str,
     inverse: Inverse,
     device: torch.device,
     sigmas: Sequence[float],
     seed: int,
     advance: Callable[[int], None] = lambda count: None,
+    pseudo: str = "pseudo",
 ) -> Distances:
     """One pass over all splits; the model is on `device`. `sigmas` begin with 0, where nothing moves."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # also in the patch convolution
@@ -258,12 +258,12 @@ def as_record(
     splits: Sequence[shards.Split],
     config: Config,
     real: str,
-    pseudo: str,
     inverse: Inverse,
     sigmas: Sequence[float],
     seed: int,
     at: At,
     other_depth: Sequence[str] = (),
+    pseudo: str = "pseudo",
 ) -> Gap:
     curves, crossings = solve(distances, sigmas, seed)
     return Gap(
