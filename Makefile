@@ -16,6 +16,7 @@ INSTALLED := $(VENV)/.installed
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps depth-estimation
 	@$(BIN)/python -c "import torch, torchvision" || \
 	  { echo "torch and torchvision do not belong together: rm -rf $(VENV) and install with -c constraints.txt"; exit 1; }
 	touch $@

@@ -143,7 +143,7 @@ def _to_rgb(image: Image.Image, bits: int) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _deep_grey(image: Image.Image, bits: int) -> Image.Image:
@@ -200,7 +200,7 @@ def stored_jpeg(data: bytes, short_side: int) -> tuple[bytes, NDArray[np.uint8],
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=JPEG_QUALITY, comment=b"")  # a GIF's may be too long for a JPEG
     stored = buffer.getvalue()
-    return stored, np.asarray(Image.open(io.BytesIO(stored)).convert("RGB")), image.size
+    return stored, np.asarray(Image.open(io.BytesIO(stored))), image.size  # an RGB image makes an RGB JPEG
 
 
 # The storage, not the file: writing on would turn an outage into rejects.

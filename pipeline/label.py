@@ -44,6 +44,7 @@ class Labeller:
         self.estimated = estimated
         self.fields = {**source.depth_fields, **({estimated: of_teacher(teacher.identity())} if teacher else {})}
         self._ahead = ahead  # items read before they are asked for
+        self._masks = getattr(teacher, "masks", False)
         self.teacher_seconds = 0.0
 
     def loaded(self, split: str, items: Iterable[str]) -> Iterator[Loaded | Reject]:
@@ -101,9 +102,17 @@ class Labeller:
         maps = self.teacher.estimate([item.pixels for _, item in group], sizes)
         self.teacher_seconds += time.perf_counter() - start
         for (slot, item), depth in zip(group, maps, strict=True):
-            if not np.isfinite(depth).all():
-                rejects[slot] = Reject(source=item.photo.facts["source"], reason="teacher gave non-finite depth")
-            elif depth.max() == depth.min():
-                rejects[slot] = Reject(source=item.photo.facts["source"], reason="teacher gave constant depth")
+            if reason := self._unusable(depth):
+                rejects[slot] = Reject(source=item.photo.facts["source"], reason=f"teacher gave {reason} depth")
             else:
                 done(slot, {self.estimated: depth, **item.photo.depth}, item.photo)
+
+    def _unusable(self, depth: NDArray[np.float32]) -> str | None:
+        """NaN is a pixel without depth where the teacher says so of itself; of another, and any infinity, a fault."""
+        finite = np.isfinite(depth)
+        known = depth if finite.all() else depth[finite]
+        if known.size < depth.size and not (self._masks and np.isnan(depth[~finite]).all()):
+            return "non-finite"
+        if not known.size:
+            return "no valid"
+        return "constant" if known.max() == known.min() else None

@@ -55,12 +55,12 @@ def test_figures_are_nobodys_but_the_callers():
 
 def test_only_teachers_know_what_estimates_depth():
     """The job asks what the protocol has, so that a teacher of another kind is one file."""
-    heavy = {"torch", "transformers", "huggingface_hub", "safetensors"}
+    heavy = {"torch", "transformers", "huggingface_hub", "safetensors", "depth_estimation"}
     for path in (ROOT / "pipeline").rglob("*.py"):
         if path.parent.name != "teachers":
             for name in imported_names(path):
                 known = name.split(".")[0] in heavy or name.startswith(
-                    ("pipeline.teachers.hub", "pipeline.teachers.view")
+                    tuple(f"pipeline.teachers.{file}" for file in ("hub", "moge", "packaged", "view", "weights"))
                 )
                 assert not known, f"{path.relative_to(ROOT)} imports {name}"
 

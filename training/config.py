@@ -146,7 +146,9 @@ def preset(name: str, task: str) -> dict[str, Any]:
     names = sorted(path.stem for path in folder.glob("*.toml"))
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not name.endswith(".toml") and name not in names:
-        raise ConfigError(f"--preset must be one of {', '.join(names)}, or a TOML file, got {name!r}")
+        others = sorted(other.parent.name for other in PRESETS.glob("*/*.toml") if other.stem == name)
+        whose = f", which is of {' and '.join(others)}" if others else ""
+        raise ConfigError(f"--preset must be one of {', '.join(names)}, or a TOML file, got {name!r}{whose}")
     try:
         values = tomllib.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:  # TOML's, and of bytes that are no text
@@ -181,12 +183,20 @@ def brought_up(values: dict[str, Any]) -> dict[str, Any]:
     What came since has the value that such a run had without a word.
     """
     optim, model = values.get("optim"), values.get("model")
-    if "schedule" in values or not isinstance(optim, dict) or not isinstance(model, dict):
+    if not isinstance(optim, dict) or not isinstance(model, dict):
         return values
+    if "schedule" in values:
+        return values | {"model": _with_what_came(model)}
     schedule = {"kind": "poly" if "power" in optim else "cosine"}
     schedule |= {now: optim[before] for before, now in _MOVED.items() if before in optim}
     optim = {"steps_per_epoch": None, "decay_1d": False} | {k: v for k, v in optim.items() if k not in _MOVED}
-    return values | {"model": {"freeze": "none"} | model, "optim": optim, "schedule": schedule}
+    return values | {"model": _with_what_came({"freeze": "none"} | model), "optim": optim, "schedule": schedule}
+
+
+def _with_what_came(model: dict[str, Any]) -> dict[str, Any]:
+    """A recorded model with the keys that came to plain ViTs in schema 6, as it was without them."""
+    is_plain = {"freeze", "patch_size", "num_classes"} <= model.keys()
+    return {"drop_path": 0.0, "head_init": "source"} | model if is_plain else model
 
 
 def validated(values: dict[str, Any], schema: type[_Schema]) -> _Schema:

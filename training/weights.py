@@ -2,15 +2,17 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from training import records
+from training.config import ConfigError
 from training.engine import checkpoint
 from training.export import WEIGHTS, is_export, model_config, read_export
 from training.models.layouts import renamed, unwrapped
 from training.models.pretrained import Report, Weights, load
-from training.models.vit import ModelError, VisionTransformer
+from training.models.vit import ModelError, VisionTransformer, check_fits
 from training.models.weight_files import content_of, first_line, sha256_of
 
 SOURCES = "timm:NAME, a weights file (.pth, .pt, .bin, .safetensors), a run (RUN or RUN:epoch-<n>) or an exported model"
@@ -41,6 +43,38 @@ def read(source: str) -> Weights:
     raise ModelError(f"init must be {SOURCES}, got {source!r}: {kind}")
 
 
+def start(source: str, moniker: str | None) -> tuple[dict[str, Any], Weights]:
+    """What a model that begins with `source` is, as far as that tells, and its weights; ModelError if unfit.
+
+    ConfigError where `moniker`, which a command line may name, is not what the source is, or is lacking.
+    """
+    found = read(source)
+    if found.config is None:
+        if moniker is None:
+            raise ConfigError(f"--model must be given: {source} is a file of weights and does not say what it is")
+        return {"name": moniker}, found
+    if moniker not in (None, found.config.name):
+        raise ConfigError(f"--model {moniker} must be {found.config.name} as {source} is: leave it out")
+    check_fits(found.config.build, found.state, found.where)
+    return found.config.sizes, found
+
+
+def origin(found: Weights) -> dict[str, Any] | None:
+    """The run they come from, as far as tables need it; None of what is no run."""
+    if found.run is None:
+        return None
+    record = records.parse(records.RunRecord, found.run / "run.json")
+    return {
+        "run": record.name,
+        "checkpoint": found.checkpoint,
+        "study_hash": record.study_hash,
+        "seed": record.seed,
+        "depth_field": record.shards.depth_field,
+        "source": record.shards.source,
+        "teacher": record.shards.teacher,
+    }
+
+
 def _file(path: Path) -> Weights:
     state = renamed(unwrapped(content_of(path), str(path)))
     note = "A file of weights does not say how many heads they have: the model's number is taken."
@@ -51,13 +85,19 @@ def _run(folder: Path, name: str) -> Weights:
     try:
         record = records.parse(records.RunRecord, folder / "run.json")
         if record.task != "classification":
-            raise ModelError(f"{folder} is a fine-tuned run, whose weights start nothing: give a run of train pretrain")
+            how = "fine-tuned for" if record.task == "segmentation" else "of task"
+            raise ModelError(
+                f"{folder} is a run {how} {record.task}, whose weights start nothing: give a run of train pretrain, or "
+                "of train finetune --task classification"
+            )
         saved = checkpoint.load(checkpoint.find(folder, name))
         if saved.info.study_hash != record.study_hash:
             raise ModelError(f"{saved.folder} belongs to another run than {folder}: restore this run's own checkpoints")
     except (records.RecordError, checkpoint.CheckpointError) as error:
         raise ModelError(str(error)) from None
     config = model_config(record.config.get("model"), str(folder / "run.json"))
+    if config.freeze != "none":
+        raise ModelError(f"{folder} trained a head alone: give what it began with, {record.config.get('init')}")
     return Weights(
         str(saved.folder), saved.weights, saved.info.sha256, config, config.heads, run=folder, checkpoint=name
     )

@@ -39,7 +39,7 @@ def label(source: "Source", out: "str | Output", job: LabellingOptions, accept_p
         use_gpu(rank.local)
         loaded = open_teacher(
             job.teacher, job.device, size=job.teacher_size, aspect=job.teacher_aspect, dtype=job.dtype,
-            compile=job.compile, revision=job.teacher_revision, threads=job.threads,
+            compile=job.compile, revision=job.teacher_revision, threads=job.threads, fov=job.teacher_fov, typed=True,
         )  # fmt: skip
         if note := precision_note(job.dtype, job.device):
             console.print(note, soft_wrap=True)

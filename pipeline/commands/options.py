@@ -10,7 +10,8 @@ import typer
 from typer.models import OptionInfo
 
 from pipeline.errors import UserError
-from pipeline.teachers import DEFAULT_TEACHER
+from pipeline.teachers import DEFAULT_TEACHER, placed
+from pipeline.teachers.elsewhere import names_code
 
 SplitChoice = Literal["train", "val"]
 Out = Annotated[
@@ -38,8 +39,10 @@ class LabellingOptions:
         str,
         typer.Option(
             show_default=False, rich_help_panel=_TEACHER,
-            help=f"Hub id or local folder of a depth model (default {DEFAULT_TEACHER}), or a run that trained one; toy "
-            "= the embedded one; none = only the depth that comes with the source.",
+            help=f"Hub id or local folder of a depth model (default {DEFAULT_TEACHER}), or a run that trained one; "
+            "toy = the embedded one; da3-small, moge-2-vitl, ... = Depth Anything 3 and MoGe (docs/label.md), with "
+            "=FOLDER for weights that lie here; entry-point:NAME or package.module:factory = code of your own, which "
+            "is imported; none = only the depth that comes with the source.",
         ),
     ] = DEFAULT_TEACHER  # fmt: skip
     teacher_size: Annotated[
@@ -57,6 +60,13 @@ class LabellingOptions:
         str | None,
         typer.Option(show_default="newest", rich_help_panel=_TEACHER, help="Commit of the hub repository to pin."),
     ] = None
+    teacher_fov: Annotated[
+        float | None,
+        typer.Option(
+            show_default="not known", rich_help_panel=_TEACHER,
+            help="Horizontal field of view of all photographs in degrees, for a teacher that wants it for metres.",
+        ),
+    ] = None  # fmt: skip
     dtype: Annotated[
         Literal["auto", "fp32", "fp16", "bf16", "float32", "float16", "bfloat16"],
         typer.Option(rich_help_panel=_TEACHER, help="auto is fp16 on a GPU, fp32 on a CPU."),
@@ -164,12 +174,9 @@ def _line(name: str, parameters: list[inspect.Parameter], given: dict[str, Any])
     line = [name]
     for parameter in parameters:
         value, option = given[parameter.name], _option(parameter)
-        if (
-            parameter.name in ("description", "src", "depth_from", "teacher", "stats_from")
-            and value != "toy"
-            and value
-            and os.path.exists(value)
-        ):
+        if parameter.name == "teacher":
+            value = placed(value)
+        elif parameter.name in ("description", "src", "depth_from", "stats_from") and value and os.path.exists(value):
             value = os.path.abspath(value)
         if parameter.default is inspect.Parameter.empty and parameter.name in _POSITIONAL:
             line.append(str(value))
@@ -188,9 +195,22 @@ def _option(parameter: inspect.Parameter) -> str:
     return f"--{parameter.name.replace('_', '-')}"
 
 
-def for_repair(line: Sequence[str], out: str) -> list[str]:
-    """A recorded line, for the folder as it is called now, one process, and the rejects that were accepted before."""
+def for_repair(line: Sequence[str], out: str, teacher: str = "") -> list[str]:
+    """A recorded line, for the folder as it is called now, one process, and the rejects that were accepted before.
+
+    `teacher` stands in for the recorded one. The line may be a stranger's: code that it names is imported only where
+    `teacher` names it too.
+    """
     if line[0] not in _PLACE_OF_OUT:
         raise UserError(f"the plan of {out} names no command that labels ({line[0]!r}): run the one that made it again")
     place = _PLACE_OF_OUT[line[0]]
-    return [*line[:place], out, *line[place + 1 :], "--rank", "0", "--world-size", "1", "--max-rejects", "1"]
+    for before, word in zip(("", *line), line, strict=False):
+        if before == "--format" and not word.startswith("-"):
+            continue  # of maps: h5:depth is no code, and no teacher's name follows this word
+        if names_code(code := word.removeprefix("--teacher=")) and code != teacher:
+            raise UserError(
+                f"the plan of {out} names the teacher {code}, which is code: where you trust it, repair with --teacher "
+                f"{code}"
+            )
+    again = [*line[:place], out, *line[place + 1 :], "--rank", "0", "--world-size", "1", "--max-rejects", "1"]
+    return [*again, "--teacher", teacher] if teacher else again  # the last one counts

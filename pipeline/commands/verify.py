@@ -20,20 +20,30 @@ def verify(
     yes: Annotated[
         bool, typer.Option("--yes", help="Do not ask before the recorded command runs (for scripts; --repair only).")
     ] = False,
+    teacher: Annotated[
+        str,
+        typer.Option(
+            show_default="the recorded one",
+            help="The teacher to repair with: where it has moved, or is code, which runs only if you name it here.",
+        ),
+    ] = "",
 ) -> None:
     """Read every byte of every shard again and compare it with the index; names each damaged shard and sample.
 
     Depth that was added is looked at like the rest. With --repair the command that made what is damaged runs again: it
     stands in the shards' own plan, so it is shown first, and runs once you agree (or with --yes). It needs the source
-    and the teacher where they were; where they have moved, run that command yourself: it sees the marks and does the
-    same.
+    where it was; where that has moved, run that command yourself: it sees the marks and does the same.
 
     Examples:
 
         precompute-depth verify imagenet-rgbd
 
         precompute-depth verify imagenet-rgbd --repair
+
+        precompute-depth verify photos-dark --repair --teacher darkness:Darkness
     """
+    if teacher and not repair:
+        raise typer.BadParameter("--teacher is for --repair: nothing else asks one")
     from pipeline.verify import check_shards, commands, mark, restore_constants
 
     found = check_shards(shards, console)
@@ -44,7 +54,7 @@ def verify(
             console.print(problem, style="red", soft_wrap=True)
         if not (found.problems and repair):
             break
-        lines = [for_repair(line, shards) for line in commands(shards, found.outputs)]
+        lines = [for_repair(line, shards, teacher) for line in commands(shards, found.outputs)]
         _agree([line for line in lines if line not in agreed], yes)
         agreed += lines
         restore_constants(shards, found.outputs)

@@ -1,9 +1,13 @@
 """Teachers: what the labelling job asks of a depth estimator, and opening one by its name. Imports no torch.
 
 `hub` has the depth models of `transformers`, `view` at what sizes each class of them sees a photograph, `device` where
-they run; `toy/` holds the weights of the embedded one.
+they run; `packaged` has Depth Anything 3, `moge` MoGe-2; `weights` loads theirs; `elsewhere` opens what is code of
+somebody's own; `toy/` holds the weights of the embedded one.
 """
 
+import json
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +22,7 @@ from pipeline.images import UnreadableImage
 _FACTS = data_manifests.load("teachers")
 DEFAULT_TEACHER: str = _FACTS["default"]
 THESIS_STATS: tuple[float, float] = (_FACTS["thesis"]["mean"], _FACTS["thesis"]["std"])  # of DEFAULT_TEACHER at 224 px
+PACKAGED: dict[str, dict[str, Any]] = _FACTS["packaged"]  # by name: Depth Anything 3, MoGe-2
 _RUN, _ITS_TEACHER = "run.json", "teacher"  # a training run's first file, and the folder that it ends with
 
 
@@ -32,7 +37,8 @@ class UnfitImage(UnreadableImage):
 class Teacher(Protocol):
     """A frozen depth estimator. `prepare` is called by many threads at once, `estimate` by one.
 
-    Whatever an estimate depends on besides its pixels and the company in its batch stands in `identity`.
+    Whatever an estimate depends on besides its pixels and the company in its batch stands in `identity`. A teacher that
+    says which pixels it knows nothing of, as sky, has `masks = True` and gives NaN there.
     """
 
     name: str  # as it was asked for: a hub id, a folder, `toy`
@@ -54,7 +60,12 @@ class Teacher(Protocol):
     def estimate(self, pixels: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
         """Depth of equally shaped prepared images, each at its (height, width), in `unit` and `polarity`.
 
-        An estimate that is constant or not finite makes its image a reject. Raises TeacherError.
+        An estimate that is constant or not finite makes its image a reject; of one that masks, its valid pixels count,
+        of which there must be some. Raises TeacherError.
+
+        One that training may ask too (`data.depth=online`) has `online(device)`: a function from RGB as the models see
+        it, (batch, 3, height, width) normalised by ImageNet's mean and std on that device, to depth (batch, height,
+        width) in `unit` and `polarity`; TeacherError where its network does not do that.
         """
 
 
@@ -68,17 +79,83 @@ def open_teacher(
     compile: bool = False,
     revision: str | None = None,
     threads: int | None = None,
+    fov: float | None = None,
+    typed: bool = False,
 ) -> Teacher:
-    """The teacher of that name: `toy`, a hub id, a folder of `transformers`, or a finished run that trained one.
+    """The teacher of that name: `toy`, a hub id, a folder of `transformers`, or a finished run that trained one; one of
+    PACKAGED, with `=` and a folder, file or hub id where its weights are not to come from their authors.
 
-    The options are those of `hub.HubTeacher`. Raises TeacherError.
+    The options are those of `hub.HubTeacher`. With `typed`, whoever runs this typed the name themselves, and it may be
+    code to import: `entry-point:NAME` or `package.module:factory` (see `elsewhere`). Raises TeacherError.
     """
+    from pipeline.teachers.elsewhere import names_code, open_elsewhere
+
+    if names_code(name):
+        if not typed:
+            raise TeacherError(
+                f"teacher {name} is code of somebody's own, which runs only where precompute-depth --teacher names it: "
+                "label with it, and train on the shards"
+            )
+        return open_elsewhere(name, {
+            "device": device, "size": size, "aspect": aspect, "dtype": dtype, "compile": compile, "revision": revision,
+            "threads": threads, "fov": fov,
+        })  # fmt: skip
+    if packaged := _packaged(name):
+        from pipeline.teachers.packaged import open_packaged
+
+        return open_packaged(
+            packaged, device, size=size, aspect=aspect, dtype=dtype, compile=compile, revision=revision,
+            threads=threads, fov=fov,
+        )  # fmt: skip
+    if fov is not None:
+        raise TeacherError(f"teacher {name!r} asks for no field of view: leave out --teacher-fov")
+    if ":" in name and not Path(name).exists():
+        raise TeacherError(
+            f"teacher {name!r} is no folder, and no name of code either: that is package.module:factory, or "
+            "entry-point:NAME"
+        )
     from pipeline.teachers.hub import HubTeacher  # torch and transformers take seconds
 
     return HubTeacher(
         _of_run(name), device, size=size, aspect=aspect, dtype=dtype, compile=compile, revision=revision,
         threads=threads,
     )  # fmt: skip
+
+
+def placed(name: str) -> str:
+    """The same teacher by a name that means it from any folder: with its path, if it has one, made absolute."""
+    what, is_placed, where = name.partition("=")
+    if what not in PACKAGED:
+        what, is_placed, where = "", "", name
+    where = os.path.expanduser(where) if is_placed else where  # a shell expands ~ where a word begins, alone
+    if where in ("", "auto", "toy", "none") or not os.path.exists(where):
+        return name
+    return f"{what}{is_placed}{os.path.abspath(where)}"
+
+
+def _packaged(name: str) -> str | None:
+    """What `open_packaged` takes: `name` itself, or in place of a hub id or of a folder whose config.json tells."""
+    if name.partition("=")[0] in PACKAGED:
+        return name
+    for known, facts in PACKAGED.items():
+        if name == facts["hub"]:
+            return known
+    is_here = Path(name).exists()
+    said = _model_name(Path(name)) if is_here else name
+    if is_here and said in PACKAGED:
+        return f"{said}={name}"
+    if re.match(r"(depth-anything/)?da3|(ruicheng/)?moge", said, re.IGNORECASE):
+        others = "; nested ones pool random pixels of the whole batch" if "nested" in said.lower() else ""
+        raise TeacherError(f"teacher {name!r}: of Depth Anything 3 and MoGe there are {', '.join(PACKAGED)}{others}")
+    return None
+
+
+def _model_name(folder: Path) -> str:
+    """As Depth Anything 3's authors write it beside their weights."""
+    try:
+        return str(json.loads((folder / "config.json").read_text("utf-8")).get("model_name"))
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def _of_run(name: str) -> str:

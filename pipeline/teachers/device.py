@@ -13,6 +13,14 @@ DTYPES = {
 }  # fmt: skip
 
 
+_MOST_THREADS = 1024  # beyond: a segmentation fault
+
+
+def check_threads(threads: int | None) -> None:
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise TeacherError(f"--threads must be 1 to {_MOST_THREADS}, got {threads}")
+
+
 def resolve_device(device: str) -> torch.device:
     """`auto` is the GPU where there is one."""
     if device not in ("auto", "cpu", "cuda"):
@@ -69,12 +77,12 @@ def using_threads(count: int | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_line_when_memory_is_short(batch_size: int) -> Iterator[None]:
+def one_line_when_memory_is_short(what: str, fix: str = "--batch-size") -> Iterator[None]:
     """TeacherError in place of CUDA's."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise TeacherError(
-            f"the GPU's memory does not hold a batch of {batch_size} images: lower --batch-size (and, where shards are "
-            "already written, choose another folder)"
+            f"the GPU's memory does not hold {what}: lower {fix} (and, where shards are already written, choose "
+            "another folder)"
         ) from error

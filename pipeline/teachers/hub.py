@@ -8,13 +8,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import numpy as np
 import torch
+import torch.nn.functional as F
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
@@ -24,17 +25,18 @@ import data_manifests
 from pipeline.ranks import usable_cpus
 from pipeline.teachers import DEFAULT_TEACHER, TeacherError, UnfitImage
 from pipeline.teachers.device import (
+    check_threads,
     device_name,
     one_line_when_memory_is_short,
     resolve_device,
     resolve_dtype,
     using_threads,
 )
-from pipeline.teachers.view import processor_settings, view_of
+from pipeline.teachers.view import IMAGENET_MEAN, IMAGENET_STD, check_view, processor_settings, view_of
+from pipeline.teachers.weights import digest, one_line
 
 TOY_FOLDER = Path(__file__).parent / "toy"
 
-_MOST_THREADS, _LARGEST_SIDE = 1024, 4096  # beyond them: a segmentation fault, no memory
 # The first fusion layer has nothing to fuse with. Published checkpoints (Intel/dpt-large) omit its weights, and
 # transformers then draws them at random: neither absence nor value means anything.
 _IDLE = "fusion_stage.layers.0.residual_layer1"
@@ -73,7 +75,8 @@ class HubTeacher:
         revision: str | None = None,
         threads: int | None = None,
     ) -> None:
-        _check(size, aspect, threads)
+        check_view(size, aspect)
+        check_threads(threads)
         self.name, self.size, self.aspect, self.compile = name, size, aspect, compile
         self.device = resolve_device(device)
         on_gpu = self.device.type == "cuda"
@@ -82,7 +85,7 @@ class HubTeacher:
         self.dtype = resolve_dtype(dtype, self.device)
         self.threads = None if on_gpu else threads or usable_cpus()
         self.model, processor, self.revision, idle = _load(name, revision)
-        self._weights_sha256 = _digest(self.model, idle)  # of what the checkpoint holds, before `dtype` rounds it
+        self._weights_sha256 = digest(self.model, idle)  # of what the checkpoint holds, before `dtype` rounds it
         facts = _manifest_facts(name, self.model.config)
         self.polarity: str = facts["polarity"]
         self.unit: str = facts["unit"]
@@ -139,7 +142,7 @@ class HubTeacher:
     @torch.inference_mode()
     def estimate(self, pixels: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
         """Depth of equally shaped prepared images, each at its (height, width), in the teacher's unit and polarity."""
-        with using_threads(self.threads), one_line_when_memory_is_short(len(pixels)):
+        with using_threads(self.threads), one_line_when_memory_is_short(f"a batch of {len(pixels)} images"):
             batch = torch.stack(list(pixels)).to(self.device, self.dtype)
             step = 1 if self._one_by_one else len(batch)
             maps: list[torch.Tensor] = []
@@ -150,6 +153,31 @@ class HubTeacher:
             flat = torch.cat([one.reshape(-1) for one in maps]).clamp_min(0).cpu()
         parts = flat.split([height * width for height, width in sizes])
         return [part.reshape(size).numpy() for part, size in zip(parts, sizes, strict=True)]
+
+    def online(self, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+        """As the protocol says, of a DepthAnything; at the size that the RGB has, rounded to the patch."""
+        if self.model.config.model_type != "depth_anything":
+            raise TeacherError(
+                "data.teacher must be a DepthAnything model, Depth Anything 3 or MoGe for online depth, got "
+                f"{self.name!r}"
+            )
+        model, patch_px = self.model.to(device), self.model.config.patch_size
+        own_mean, own_std = _row(self.processor.image_mean, device), _row(self.processor.image_std, device)
+        mean, std = _row(IMAGENET_MEAN, device), _row(IMAGENET_STD, device)
+        scale, shift = std / own_std, (mean - own_mean) / own_std
+
+        def depth(rgb: torch.Tensor) -> torch.Tensor:
+            height, width = rgb.shape[2:]
+            pixels = rgb * scale + shift
+            size = [max(1, round(side / patch_px)) * patch_px for side in (height, width)]
+            if size != [height, width]:
+                pixels = F.interpolate(pixels, size=size, mode="bicubic", align_corners=False)
+            found = model(pixel_values=pixels.to(self.dtype)).predicted_depth.float()[:, None]
+            if found.shape[2:] != rgb.shape[2:]:
+                found = F.interpolate(found, size=(height, width), mode="bicubic", align_corners=False)
+            return found[:, 0]
+
+        return depth
 
     def _maps(self, batch: torch.Tensor, sizes: list[tuple[int, int]]) -> list[torch.Tensor]:
         outputs = self._forward(pixel_values=batch)
@@ -163,15 +191,8 @@ class HubTeacher:
         return [result["predicted_depth"] for result in results]
 
 
-def _check(size: int | None, aspect: str, threads: int | None) -> None:
-    if size is not None and size < 1:
-        raise TeacherError(f"--teacher-size must be at least 1, got {size}")
-    if aspect not in ("keep", "square"):
-        raise TeacherError(f"--teacher-aspect must be keep or square, got {aspect!r}")
-    if threads is not None and not 1 <= threads <= _MOST_THREADS:
-        raise TeacherError(f"--threads must be 1 to {_MOST_THREADS}, got {threads}")
-    if size is not None and size > _LARGEST_SIDE:
-        raise TeacherError(f"--teacher-size must be at most {_LARGEST_SIDE}, got {size}")
+def _row(values: Sequence[float], device: torch.device) -> torch.Tensor:
+    return torch.tensor(values, device=device, dtype=torch.float32).view(1, 3, 1, 1)
 
 
 def _require_compiler(on_gpu: bool) -> None:
@@ -189,15 +210,6 @@ def _config_digest(config: Any) -> str:
         return {k: plain(v) for k, v in value.items() if k not in names} if isinstance(value, dict) else value
 
     return hashlib.sha256(json.dumps(plain(config.to_dict()), sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _digest(model: torch.nn.Module, without: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
-        if key not in without:
-            digest.update(key.encode())
-            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _load(name: str, revision: str | None) -> tuple[Any, Any, str | None, list[str]]:
@@ -221,21 +233,21 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any, str | None, list[s
         processor = transformers.AutoImageProcessor.from_pretrained(location, revision=commit)
     except OSError as error:
         if Path(location).is_dir():
-            raise TeacherError(f"teacher {name}: {_one_line(error)}") from None
+            raise TeacherError(f"teacher {name}: {one_line(error)}") from None
         at = f" at revision {revision}" if revision else ""
         raise TeacherError(
-            f"teacher {name!r}{at} is neither a local folder nor reachable on the hub ({_one_line(error)}): "
+            f"teacher {name!r}{at} is neither a local folder nor reachable on the hub ({one_line(error)}): "
             "check the name and the network, download it first and give the folder, or use --teacher toy"
         ) from None
     except SafetensorError as error:
-        raise TeacherError(f"teacher {name!r}: its weights are damaged ({_one_line(error)})") from None
+        raise TeacherError(f"teacher {name!r}: its weights are damaged ({one_line(error)})") from None
     except RuntimeError as error:
         if "mismatch" not in str(error):  # its text for weights of other shapes refers to a table that is not printed
             raise
         raise TeacherError(f"teacher {name!r}: its weights do not fit its config.json") from None
     except (ValueError, KeyError, StrictDataclassError) as error:
         raise TeacherError(
-            f"teacher {name!r} is not a depth model that AutoModelForDepthEstimation loads ({_one_line(error)})"
+            f"teacher {name!r} is not a depth model that AutoModelForDepthEstimation loads ({one_line(error)})"
         ) from None
     missing = sorted(loading["missing_keys"])
     absent = [key for key in missing if _IDLE not in key]
@@ -268,8 +280,3 @@ def _manifest_facts(name: str, config: Any) -> dict[str, Any]:
     for variant in (getattr(config, "depth_estimation_type", None), getattr(backbone, "model_type", None)):
         facts = facts.get(variant, facts)
     return facts
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:199].rsplit(" ", 1)[0] + " ..."

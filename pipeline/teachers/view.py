@@ -4,7 +4,21 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import data_manifests
 from pipeline.teachers import TeacherError
+
+_RGB = data_manifests.load("imagenet1k")
+IMAGENET_MEAN, IMAGENET_STD = tuple(_RGB["rgb_mean"]), tuple(_RGB["rgb_std"])
+_LARGEST_SIDE = 4096  # beyond: no memory
+
+
+def check_view(size: int | None, aspect: str) -> None:
+    if size is not None and size < 1:
+        raise TeacherError(f"--teacher-size must be at least 1, got {size}")
+    if aspect not in ("keep", "square"):
+        raise TeacherError(f"--teacher-aspect must be keep or square, got {aspect!r}")
+    if size is not None and size > _LARGEST_SIDE:
+        raise TeacherError(f"--teacher-size must be at most {_LARGEST_SIDE}, got {size}")
 
 
 @dataclass(frozen=True)

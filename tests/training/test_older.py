@@ -25,7 +25,8 @@ def as_schema_4(run):
     kind = schedule.pop("kind")
     config["optim"] |= {("schedule" if k == "every" else k): v for k, v in schedule.items()}
     config["optim"].pop("decay_1d" if kind == "poly" else "steps_per_epoch")
-    config["model"].pop("freeze")
+    for key in ("freeze", "drop_path", "head_init"):
+        config["model"].pop(key, None)
     before, record["study_hash"] = record["study_hash"], records.study_hash(config)
     record["schema_version"] = 4
     path.write_text(json.dumps(record))
@@ -55,6 +56,22 @@ def test_a_run_of_schema_4_is_evaluated_dumped_resumed_and_started_from(older, r
     as_schema_4(tuned)
     assert command("train", *line, "--depth", "raw", "--resume").returncode == 0
     assert command("train", "evaluate", tuned, "--data", rooms).returncode == 0
+
+
+def test_a_run_of_schema_5_goes_on(run, rooms):
+    """Its model knew no drop path and loaded any head that fits."""
+    path = run / "run.json"
+    record = json.loads(path.read_text()) | {"schema_version": 5}
+    for key in ("drop_path", "head_init"):
+        del record["config"]["model"][key]
+    before, record["study_hash"] = record["study_hash"], records.study_hash(record["config"])
+    path.write_text(json.dumps(record))
+    for info in run.glob("checkpoints/*/checkpoint.json"):
+        info.write_text(info.read_text().replace(before, record["study_hash"]))
+    shutil.rmtree(checkpoint.find(run, "latest"))
+    done = command("train", *arguments(rooms, run), "--resume")
+    assert done.returncode == 0 and "resuming" in done.stdout, done.stderr
+    assert command("train", "evaluate", run, "--data", rooms).returncode == 0
 
 
 def test_a_dump_of_schema_4_is_read_as_it_was(run, rooms):

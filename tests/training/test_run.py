@@ -103,6 +103,13 @@ def test_evaluate_again_equals_the_final_evaluation(run, rooms):
     val = shards.open_split(rooms, "val")
     labels = [val[place]["cls"] for place in range(len(val))]
     assert again.largest_class == final.largest_class == max(map(labels.count, labels)) / len(val)
+    hits = list(map(int, final.correct1))
+    for name, number, recall in zip(final.classes, range(6), final.class_recall, strict=True):
+        own = [hit for hit, label in zip(hits, labels, strict=True) if label == number]
+        assert name == val.index.class_names[number] and recall == pytest.approx(sum(own) / len(own))
+    assert again.mean_class == final.mean_class == pytest.approx(sum(final.class_recall) / 6)
+    assert records.load_run(run).lines(records.EvalLine)[-1].mean_class == final.mean_class
+    assert f"{final.mean_class:.2%}" in done.stdout and "mean-class is over" not in done.stdout
     other = command("train", "evaluate", run, "--data", rooms, "--depth", "exact", "--checkpoint", "epoch-0")
     assert other.returncode == 0
     assert records.parse(records.Evaluation, run / "evaluations" / "val-exact-epoch-0.json").epoch == 0

@@ -27,9 +27,9 @@ def test_the_nyu_preset_is_the_recipe(name):
     assert (optim.epochs, optim.lr, optim.betas, optim.weight_decay) == (500, 6e-5, (0.9, 0.999), 0.01)
     assert (optim.warmup_epochs, config.schedule.power, optim.grouping, optim.grad_clip) == (10, 0.9, "complete", None)
     per_model = {"dformer-tiny": (8, 100, 0.1), "dformerv2-small": (16, 50, 0.25)}
-    batch, steps, drop_path = per_model.get(name, (16, 50, None))
+    batch, steps, drop_path = per_model.get(name, (16, 50, 0.0))
     assert (optim.batch_size, optim.steps_per_epoch) == (batch, steps)
-    assert getattr(config.model, "drop_path", None) == drop_path
+    assert config.model.drop_path == drop_path
     assert (augment.flip, augment.scales, augment.crop) == (0.5, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), (480, 640))
     assert config.test.scales == (0.5, 0.75, 1.0, 1.25, 1.5)
     assert (config.head.kind, config.head.num_classes, config.head.rank, config.head.dropout) == ("ham", 40, 64, 0.1)

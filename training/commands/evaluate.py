@@ -34,7 +34,9 @@ def evaluate(
     data: Data,
     checkpoint: Annotated[
         str | None,
-        typer.Option("--checkpoint", help="latest, best, epoch-N or step-N; default latest, of a fine-tuned run best."),
+        typer.Option(
+            "--checkpoint", help="latest, best, epoch-N or step-N; default latest, of a run that labels pixels best."
+        ),
     ] = None,
     depth: Annotated[
         str | None, typer.Option("--depth", help="pseudo, real, raw, exact or online; default: the run's.")
@@ -42,7 +44,9 @@ def evaluate(
     split: Annotated[SplitChoice, typer.Option("--split", help="train or val (NYU's test images).")] = "val",
     multi_scale: Annotated[
         bool,
-        typer.Option("--multi-scale", help="Of a fine-tuned run: also the sum over the recipe's scales and mirrors."),
+        typer.Option(
+            "--multi-scale", help="Of a run that labels pixels: also the sum over the recipe's scales and mirrors."
+        ),
     ] = False,
     noise: Annotated[
         list[NoiseChoice] | None,
@@ -57,10 +61,11 @@ def evaluate(
 ) -> None:
     """Accuracy of a run on a split, every sample once; written to RUN/evaluations/.
 
-    Of a pre-trained run top-1 and top-5; with --noise at every sigma, in one pass: how much a model leans on its depth
-    being right. Every model gets the same noise. Of a fine-tuned run mIoU, every labelled pixel once, and a contact
-    sheet of predictions to look at. Depth by another teacher, or standardised otherwise than what the run was trained
-    with, is refused: its z means something else.
+    Of a run that classifies top-1, top-5 and mean-class (the mean of the classes' top-1); with --noise top-1 and top-5
+    at every sigma, in one pass: how much a model leans on its depth being right. Every model gets the same noise. Of a
+    run that labels pixels mIoU, every labelled pixel once, and a contact sheet of predictions to look at. Depth by
+    another teacher, or standardised otherwise than what the run was trained with, is refused: its z means something
+    else.
 
     Examples:
 

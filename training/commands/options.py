@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 console = make_console()
 
+TaskChoice = Literal["segmentation", "classification"]
 HeadChoice = Literal["linear", "pyramid", "ham"]
 SelectChoice = Literal["best-on-val", "best-on-test"]
 SplitChoice = Literal["train", "val"]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from training.config import OptimConfig
+from training.engine.frozen import held
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
@@ -31,7 +32,7 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float, frozen: Sequence[str] = ()) -> None:
         self.decay = decay
-        shared = {id(module): module for module in map(model.get_submodule, frozen)}
+        shared = {id(part): part for part in (held(model, name) for name in frozen)}
         self.model = copy.deepcopy(model, shared).requires_grad_(False)
         self.model.eval()
 

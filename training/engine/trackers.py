@@ -76,4 +76,4 @@ def scalars(line: MetricsLine) -> dict[str, float]:
     if isinstance(line, EndLine):
         return {}
     fields = line.model_dump(exclude={"kind", "step"})
-    return {f"{line.kind}/{name}": float(value) for name, value in fields.items()}
+    return {f"{line.kind}/{name}": float(value) for name, value in fields.items() if value is not None}

@@ -10,9 +10,9 @@ What fits is loaded. What nearly fits is adapted:
 | class token (mdf1)   | plus its row of the position embedding, of which mdf1 has patches only                       |
 | blocks (mdf1, mgem)  | the source's blocks from `fusion_blocks` on, into the plain blocks                           |
 
-Everything else starts fresh: the head where the number of classes differs, fusion blocks, depth embeddings, mgem's
-patch and position embedding (half the width), biases' parameters. Another width, depth, MLP, number of heads or patch
-size, or another architecture, is refused; a model is loaded whole or left as it was.
+Everything else starts fresh: the head where the number of classes differs or `head_init` says so, fusion blocks, depth
+embeddings, mgem's patch and position embedding (half the width), biases' parameters. Another width, depth, MLP, number
+of heads or patch size, or another architecture, is refused; a model is loaded whole or left as it was.
 """
 
 import math
@@ -167,7 +167,8 @@ def _fitted(
 ) -> tuple[Tensor, How, str]:
     """The value of one weight, how it came about, and what to say of it."""
     config = model.config
-    if name.startswith("head.") and ("head.weight" not in state or len(state["head.weight"]) != config.num_classes):
+    has_head = "head.weight" in state and len(state["head.weight"]) == config.num_classes
+    if name.startswith("head.") and (config.head_init == "fresh" or not has_head):
         had = f"one for {len(state['head.weight'])}" if "head.weight" in state else "none"
         return own, "fresh", f"for {config.num_classes} classes, the source has {had}"
     if name == "head.bias" and name not in state:

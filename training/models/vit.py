@@ -6,7 +6,7 @@ what is added to the scores (`bias`).
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipeline.errors import UserError
 from training.models.attention import Attention, Taps
 from training.models.backbone import Backbone, BackboneSettings
+from training.models.drop_path import drop_path, rates
 from training.models.positions import Grid, resampled
 from training.models.score_bias import ScoreBias
 
@@ -36,6 +37,8 @@ class VitConfig(BackboneSettings):
     heads: int = Field(12, gt=0, le=65_536)
     mlp_ratio: int = Field(4, gt=0, le=64)
     num_classes: int = Field(1000, gt=0, le=10_000_000)
+    drop_path: float = Field(0.0, ge=0, lt=1)  # of the last block; rises linearly from 0; two-branch blocks have none
+    head_init: Literal["source", "fresh"] = "source"  # fresh: whatever head the weights of --init have, even as wide
 
     @model_validator(mode="after")
     def _divides(self) -> "VitConfig":
@@ -88,6 +91,11 @@ class VitConfig(BackboneSettings):
         """Sizes that the shapes of a variant's own weights do not tell, beside the number of heads."""
         return {}
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What a model that starts from the weights of this one has of its config: not how it is trained."""
+        return self.model_dump(mode="json", exclude={"freeze", "drop_path", "head_init"})
+
     def depth_slice(self, weight: Tensor) -> Tensor:
         """Of the patch convolution (width, 1, patch, patch), where one of RGB (width, 3, patch, patch) is the start."""
         return torch.zeros_like(weight[:, :1])
@@ -129,18 +137,19 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """x += attention(norm(x)); x += mlp(norm(x))."""
+    """x += attention(norm(x)); x += mlp(norm(x)); either is dropped with the rate given, in training."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: int) -> None:
+    def __init__(self, width: int, heads: int, mlp_ratio: int, drop_rate: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width, mlp_ratio * width)
+        self.drop_path = drop_path(drop_rate) if drop_rate else nn.Identity()
 
     def forward(self, x: Tensor, bias: ScoreBias | None = None, taps: Taps | None = None, name: str = "") -> Tensor:
-        x = x + self.attn(self.norm1(x), bias, taps, f"{name}.attn")
-        x = x + self.mlp(self.norm2(x))
+        x = x + self.drop_path(self.attn(self.norm1(x), bias, taps, f"{name}.attn"))
+        x = x + self.drop_path(self.mlp(self.norm2(x)))
         return x if taps is None else taps(f"{name}.resid_post", x)
 
 
@@ -166,7 +175,8 @@ class VisionTransformer(Backbone):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.empty(1, config.num_positions, config.stem_width))
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.num_blocks)
+            Block(config.width, config.heads, config.mlp_ratio, rate)
+            for rate in rates(config.drop_path, config.depth)[config.depth - config.num_blocks :]
         )
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.head = nn.Linear(config.width, config.num_classes)

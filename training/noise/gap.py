@@ -147,6 +147,11 @@ def open_pairs(data: str, real: str, pseudo: str = "pseudo") -> list[shards.Spli
                 )
         if have[real].unit != "m":
             raise GapError(f"{split.store}: '{real}' depth must be in m, got {have[real].unit!r}")
+        if lost := [field for field in ("pseudo", real) if split.index.provenance(field).scale_lost]:
+            raise GapError(
+                f"{split.store}: '{lost[0]}' depth was stretched image by image and lost its scale: the gap compares "
+                "values, and needs depth whose values mean the same in every image"
+            )
         if have[real].standardisation != splits[0].index.depth[real].standardisation:
             raise GapError(f"{split.store}: '{real}' depth is standardised with other constants than {splits[0].store}")
     return splits

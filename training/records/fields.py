@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 from pipeline import files
 from pipeline.errors import UserError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 FIRST_OF_MATRIX = 4  # that has pseudo-values
 OtherDepth = list[str]  # in what the shards' depth differs from that the run was trained with
 Fraction = Annotated[float, Field(ge=0, le=1)]  # and no NaN

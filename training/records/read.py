@@ -167,7 +167,7 @@ def _validated(kind: type[_RecordT], path: Path, content: Any) -> _RecordT:
         if _has_no_loss(content):
             raise RecordError(f"{path}: {_NO_LOSS}: delete it, and evaluate an earlier checkpoint or train again")
         return kind.model_validate(content)
-    except (AttributeError, ValidationError) as error:
+    except (AttributeError, UnicodeEncodeError, ValidationError) as error:  # half of a pair of surrogates
         raise _damaged(path, error) from None
 
 

@@ -142,11 +142,25 @@ def _member(held: Any, key: str, names: list[str], read: Any = lambda value: val
 # --- meaning -------------------------------------------------------------------------------------------------------
 
 
-def to_depth(stored: NDArray[Any], says: Values, valid: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+def to_depth(
+    stored: NDArray[Any],
+    says: Values,
+    valid: NDArray[np.bool_] | None = None,
+    size: tuple[int, int] | None = None,
+) -> NDArray[np.float32]:
     """Stored numbers as depth in the field's unit, float32 (height, width); NaN where nothing was measured.
 
-    `valid`: where depth is valid, besides what `says.invalid` tells.
+    `valid`: where depth is valid, besides what `says.invalid` tells. `size`: the (height, width) wanted, where it is
+    another; each pixel takes the nearest one's value, and nothing is ever mixed.
     """
+    rays = None
+    if says.along == "ray":
+        assert says.intrinsics is not None
+        rays = _ray_lengths(stored.shape[0], stored.shape[1], says.intrinsics)
+    if size is not None and size != stored.shape:
+        stored = nearest_pixels(stored, *size)
+        valid = None if valid is None else nearest_pixels(valid, *size)
+        rays = None if rays is None else nearest_pixels(rays, *size)
     values = stored
     if says.bits == "rotated3":
         whole = stored.astype(np.uint16)
@@ -164,9 +178,8 @@ def to_depth(stored: NDArray[Any], says: Values, valid: NDArray[np.bool_] | None
     depth = numbers * says.scale
     if says.kind == "metres":
         holes |= depth <= 0
-        if says.along == "ray":
-            assert says.intrinsics is not None
-            depth = depth / _ray_lengths(depth.shape[0], depth.shape[1], says.intrinsics)
+        if rays is not None:
+            depth = depth / rays
         if says.clip_m is not None:
             depth = np.minimum(depth, says.clip_m)
     depth[holes] = np.nan

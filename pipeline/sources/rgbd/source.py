@@ -144,7 +144,7 @@ class Rgbd:
         name = self._rgb_of(variables)
         data = read_file(self.root / name)
         stored, extension, rgb, (width, height) = self._stored(name, data)
-        size = rgb.shape[:2]
+        size = (rgb.shape[0], rgb.shape[1])
         depth, origin = {}, {}
         for field, says in self.description.depth.items():
             depth[field], origin[field] = self._depth(field, says, variables, (height, width), size)
@@ -213,7 +213,7 @@ class Rgbd:
         return buffer.getvalue(), "rgb.jpg", rgb, image.size
 
     def _depth(
-        self, field: str, says: Depth, variables: Variables, original: tuple[int, int], size: tuple[int, ...]
+        self, field: str, says: Depth, variables: Variables, original: tuple[int, int], size: tuple[int, int]
     ) -> tuple[NDArray[np.float32], DepthFile]:
         """One depth field at the stored photograph's `size`, and the file it is from."""
         name = self._filled(says.path, variables)
@@ -226,22 +226,20 @@ class Rgbd:
                 if mask.shape != values.shape:
                     raise UnreadableImage(f"its valid mask is {_told(mask.shape)}, itself {_told(values.shape)}")
                 valid = mask != 0
-            depth = to_depth(values, says, valid)
         except UnreadableImage as error:
             raise UnreadableImage(f"{field} depth: {error}") from error
-        if depth.shape != original and says.size == "aligned":
+        if values.shape != original and says.size == "aligned":
             raise UnreadableImage(
-                f"{field} depth is {_told(depth.shape)}, the photograph {_told(original)}: where both show the same "
+                f"{field} depth is {_told(values.shape)}, the photograph {_told(original)}: where both show the same "
                 'view, size = "same_view_resize" says so'
             )
+        depth = to_depth(values, says, valid, size)
         if not np.isfinite(depth).any():
             raise UnreadableImage(f"{field} depth has no valid pixel")
-        if depth.shape != size:
-            depth = nearest_pixels(depth, *size)
         return depth, DepthFile(name, hashlib.sha256(data).hexdigest())
 
     def _seg(
-        self, item: str, variables: Variables, original: tuple[int, int], size: tuple[int, ...]
+        self, item: str, variables: Variables, original: tuple[int, int], size: tuple[int, int]
     ) -> NDArray[np.uint8] | None:
         seg = self.description.labels.seg
         if seg is None:

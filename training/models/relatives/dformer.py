@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from training.models.drop_path import drop_path
 from training.models.fusion.mdf1 import GridMlp, on_grid
 from training.models.relatives.stages import (
     PerStage,
@@ -30,7 +31,6 @@ from training.models.relatives.stages import (
     StagedBackbone,
     StagesConfig,
     channels_last,
-    drop_path,
     refuse_other_sizes,
     strided,
 )

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from training.models.drop_path import drop_path
 from training.models.fusion.mdf1 import on_grid
 from training.models.patch_depth import patch_depth
 from training.models.relatives.stages import (
@@ -37,7 +38,6 @@ from training.models.relatives.stages import (
     StagedBackbone,
     StagesConfig,
     channels_last,
-    drop_path,
     refuse_other_sizes,
     strided,
 )

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal, TypeVar
 
-import torch
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
 from training.models.backbone import Backbone, BackboneSettings
+from training.models.drop_path import rates
 
 STRIDES = (4, 8, 16, 32)
 
@@ -48,8 +48,8 @@ class StagesConfig(BackboneSettings):
 
     def drop_paths(self) -> list[list[float]]:
         """The probability of each block, stage by stage."""
-        rates = iter(torch.linspace(0, self.drop_path, sum(self.depths), device="cpu").tolist())
-        return [[next(rates) for _ in range(depth)] for depth in self.depths]
+        each = iter(rates(self.drop_path, sum(self.depths)))
+        return [[next(each) for _ in range(depth)] for depth in self.depths]
 
 
 class StagedBackbone(Backbone):
@@ -81,13 +81,6 @@ def refuse_other_sizes(rgb: Tensor, depth: Tensor) -> None:
         raise ValueError(
             f"depth must have its image's size {height}x{width}, got {depth.shape[-2]}x{depth.shape[-1]}: resize it"
         )
-
-
-def drop_path(rate: float) -> nn.Module:
-    """Leaves a residual branch out for a whole sample, in training."""
-    from torchvision.ops import StochasticDepth  # two seconds, of which other models need none
-
-    return StochasticDepth(rate, mode="row")
 
 
 def strided(channels: int, width: int, stride: int = 2) -> nn.Conv2d:

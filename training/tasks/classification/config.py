@@ -1,6 +1,6 @@
-"""Pre-training's configuration: a variant that classifies images."""
+"""Configuration of a variant that classifies images, of its pre-training and its fine-tuning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, Strict, model_validator
@@ -8,6 +8,7 @@ from pydantic import Field, Strict, model_validator
 from pipeline.shards import DepthName
 from pipeline.teachers import DEFAULT_TEACHER, THESIS_STATS
 from training.config import (
+    ConfigError,
     OptimConfig,
     Section,
     StudyConfig,
@@ -57,9 +58,11 @@ class Config(StudyConfig):
         return self
 
     @model_validator(mode="after")
-    def _trains_all(self) -> "Config":
-        if self.model.freeze != "none":
+    def _trains_something_new(self) -> "Config":
+        if self.model.freeze != "none" and self.model.head_init != "fresh":
             raise ValueError("model.freeze has no effect on pre-training: leave it out, or freeze in train finetune")
+        if self.model.freeze != "none" and self.init is None:
+            raise ValueError("model.freeze=backbone keeps the weights of --init, got none: give a run, export or file")
         return self
 
     @property
@@ -73,15 +76,24 @@ def resolve(
     settings: Sequence[str] = (),
     num_classes: int | None = None,
     init: str | None = None,
+    depth: str | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Config:
-    """The preset, then what it says of this model (`[models.<moniker>]`), then `--set section.key=value`."""
+    """The preset, then what it says of this model (`[models.<moniker>]`), then `--set section.key=value`.
+
+    `given` is what is known of the model from elsewhere, such as the weights it begins with: before the preset's.
+    """
     values = preset(name, KIND)
     check_moniker(model, MONIKERS)
     own = values.pop("models", {}).get(model, {})
     values["init"] = init
-    values["model"] = {**values.get("model", {}), **own, "name": model}
+    values["model"] = {**values.get("model", {}), **own, **(given or {}), "name": model}
     if num_classes is not None:
         values["model"]["num_classes"] = num_classes
+    if depth is not None:
+        if any(setting.partition("=")[0].strip() == "data.depth" for setting in settings):
+            raise ConfigError("--set data.depth: --depth chooses it: leave one out")
+        values["data"] = {**values.get("data", {}), "depth": depth}
     for setting in settings:
         apply(values, setting, Config)
     return validate(values)

@@ -54,11 +54,19 @@ def check_classes(split: shards.Split, expected_sha256: str) -> None:
         raise DataError(f"{split.store} has other classes than the run was trained on: give shards of the same classes")
 
 
+def check_labelled(index: shards.ShardIndex, data: Path | str) -> None:
+    if not index.class_names:
+        raise DataError(
+            f"{data} has no classes, so nothing to classify: give shards whose samples have a cls, such as those of "
+            "precompute-depth imagenet, or of a folder of class folders (SRC/<class>/*.jpg)"
+        )
+
+
 def open_shards(data: Path | str, split: str, depth_field: str, labelled: bool = True) -> shards.Split:
     """Open a split and check that it has the depth asked for and, where `labelled`, classes."""
     opened = shards.open_split(data, split)
-    if labelled and not opened.index.class_names:
-        raise DataError(f"{data} has no classes: label a folder of class folders (SRC/<class>/*.jpg) to train on it")
+    if labelled:
+        check_labelled(opened.index, data)
     opened.check_depth(depth_field)
     if depth_field != ONLINE and depth_field not in opened.index.depth:
         have = ", ".join(opened.index.depth)

@@ -1,10 +1,12 @@
-"""Top-1 and top-5 of a model on a split, every sample counted once."""
+"""Top-1, top-5 and mean-class accuracy of a model on a split, every sample counted once."""
 
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from statistics import fmean
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,7 @@ class Outcome:
 
     correct1: list[bool]
     correct5: list[bool]
-    largest_class: float  # share of the samples
+    labels: list[int]
     loss: float  # mean cross-entropy, no smoothing
     seconds: float
 
@@ -41,17 +43,31 @@ class Outcome:
         return sum(self.correct5) / len(self.correct5)
 
     @property
+    def largest_class(self) -> float:
+        return largest_class(Counter(self.labels))
+
+    def recall(self, num_classes: int) -> list[float | None]:
+        """Of each class the share of its samples that the first guess has right; None where it has no sample."""
+        total, right = Counter(self.labels), Counter(compress(self.labels, self.correct1))
+        return [right[label] / total[label] if total[label] else None for label in range(num_classes)]
+
+    @property
+    def mean_class(self) -> float:
+        """Mean recall of the classes that have samples."""
+        return fmean(each for each in self.recall(max(self.labels) + 1) if each is not None)
+
+    @property
     def score(self) -> float:
         return self.top1
 
     def line(self, step: int, epoch: int) -> EvalLine:
         return EvalLine(
-            step=step, epoch=epoch, top1=self.top1, top5=self.top5, loss=self.loss,
+            step=step, epoch=epoch, top1=self.top1, top5=self.top5, mean_class=self.mean_class, loss=self.loss,
             num_samples=len(self.correct1), seconds=self.seconds,
         )  # fmt: skip
 
     def __str__(self) -> str:
-        return f"top-1 {self.top1:.1%}  top-5 {self.top5:.1%}  loss {self.loss:.3f}"
+        return f"top-1 {self.top1:.1%}  top-5 {self.top5:.1%}  mean-class {self.mean_class:.1%}  loss {self.loss:.3f}"
 
 
 @torch.no_grad()
@@ -73,8 +89,7 @@ def evaluate(
     model.eval()
     batch_size = min(EVAL_BATCH, math.ceil(len(split) / ranks.world_size))
     loader = eval_loader(split, config, depth_field, batch_size, ranks.rank, ranks.world_size)
-    mine: dict[int, tuple[list[bool], list[bool], float]] = {}
-    labels: Counter[int] = Counter()
+    mine: dict[int, tuple[list[bool], list[bool], float, list[int]]] = {}
     for _ in range(math.ceil(math.ceil(len(split) / batch_size) / ranks.world_size)):
         machine.between()
         if (batch := next(loader, None)) is None:
@@ -84,18 +99,16 @@ def evaluate(
         depth = teacher(rgb) if teacher else on_device.depth
         with machine.autocast():
             logits = model(rgb, depth).float()
-        mine[batch.first] = judge(logits, on_device.label)
-        labels.update(batch.label.tolist())
+        mine[batch.first] = (*judge(logits, on_device.label), batch.label.tolist())
         advance(len(batch.keys))
-    gathered = ranks.gather((mine, labels))
-    everyone = {first: found for part, _ in gathered for first, found in part.items()}
+    everyone = {first: found for part in ranks.gather(mine) for first, found in part.items()}
     ordered = [everyone[first] for first in sorted(everyone)]
     correct1 = [hit for found in ordered for hit in found[0]]
     correct5 = [hit for found in ordered for hit in found[1]]
     assert len(correct1) == len(split), "an evaluation must count every sample once"
     loss = sum(found[2] for found in ordered) / len(split)
-    largest = largest_class(sum((counts for _, counts in gathered), Counter()))
-    return Outcome(correct1, correct5, largest, loss, time.perf_counter() - start)
+    labels = [label for found in ordered for label in found[3]]
+    return Outcome(correct1, correct5, labels, loss, time.perf_counter() - start)
 
 
 def as_evaluation(
@@ -122,6 +135,9 @@ def as_evaluation(
         correct1="".join("01"[hit] for hit in outcome.correct1),
         correct5="".join("01"[hit] for hit in outcome.correct5),
         largest_class=outcome.largest_class,
+        mean_class=outcome.mean_class,
+        classes=split.index.class_names,
+        class_recall=outcome.recall(len(split.index.class_names)),
         other_depth=list(other_depth),
     )
 

@@ -1,4 +1,7 @@
-"""Pre-training as a task: images and their classes, top-1 and top-5 on val, the last checkpoint counts."""
+"""Images and their classes as a task: top-1, top-5 and mean-class on val, the last checkpoint counts.
+
+It pre-trains; finetune.py has how fine-tuning begins, which is otherwise the same.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
@@ -36,6 +39,7 @@ class PreTraining(Task[Config, ImageBatch]):
     kind = KIND
     schema = Config
     made_by = "train pretrain"
+    draws = True  # drop path
 
     train: shards.Split
     val: shards.Split
@@ -47,25 +51,39 @@ class PreTraining(Task[Config, ImageBatch]):
         classes = len(index.class_names) or None
         if asked.model is None:
             raise ConfigError(f"--model must be given, one of {', '.join(MONIKERS)}")
-        settings = [*asked.settings]
-        config = resolve(asked.preset, asked.model, settings, num_classes=classes, init=asked.init)
-        chosen = any(setting.partition("=")[0].strip() == "optim.batch_size" for setting in settings)
-        most = index.num_samples // config.mix_group * config.mix_group
-        if 0 < most < config.optim.batch_size and not chosen:
-            say(
-                f"note: optim.batch_size is {most}, as there are {index.num_samples} training samples; "
-                f"preset {config.preset} has {config.optim.batch_size}"
-            )
-            settings.append(f"optim.batch_size={most}")
-            config = resolve(asked.preset, asked.model, settings, num_classes=classes, init=asked.init)
-        return cls(config)
+        model = asked.model
+
+        def made(settings: list[str]) -> Config:
+            return resolve(asked.preset, model, settings, num_classes=classes, init=asked.init, depth=asked.depth)
+
+        return cls(capped(made, asked.settings, index.num_samples, say))
 
     def build(self) -> VisionTransformer:
         return self.config.model.build()
 
     def initialise(self, model: nn.Module) -> Report:
-        assert isinstance(model, VisionTransformer) and self.config.init is not None
+        assert isinstance(model, VisionTransformer)
+        report = self.load(model)
+        fresh = [row.what for row in report.rows if row.how == "fresh" and row.what != "head"]
+        if self.frozen and fresh:
+            raise ConfigError(
+                f"model.freeze=backbone keeps the weights of --init, but {self.config.init} has none for "
+                f"{', '.join(fresh)}: give a run or export of a {self.config.model.name}, or train the backbone"
+            )
+        return report
+
+    def load(self, model: VisionTransformer) -> Report:
+        assert self.config.init is not None
         return initialise(model, self.config.init)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """All but the head."""
+        if self.config.model.freeze == "none":
+            return ()
+        with torch.device("meta"):
+            names = self.build().state_dict()
+        return tuple(dict.fromkeys(part for name in names if (part := name.split(".")[0]) != "head"))
 
     def example(self) -> tuple[Tensor, ...]:
         size = self.config.model.image_size
@@ -97,7 +115,9 @@ class PreTraining(Task[Config, ImageBatch]):
                 f"model.num_classes must be at least the {have} classes of {self.train.store}, got "
                 f"{config.model.num_classes}"
             )
-        check_classes(self.val, classes_sha256(self.train))
+        if classes_sha256(self.val) != classes_sha256(self.train):
+            both = f"{have} and {len(self.val.index.class_names)}"
+            raise DataError(f"{data}: train and val must have the same classes, got {both}: make both from one source")
         if config.data.depth != ONLINE:
             provenance.check_splits(self.train, self.val, config.data.depth)
         self.num_train, self.num_val = len(self.train), len(self.val)
@@ -136,7 +156,7 @@ class PreTraining(Task[Config, ImageBatch]):
     def examine(self, loaded: LoadedRun, asked: Examination) -> Result:
         target, machine, field = asked.target, asked.machine, asked.target.depth or self.config.data.depth
         if asked.multi_scale:
-            raise MeasureError(f"--multi-scale is for fine-tuned runs, {loaded.folder} is pre-trained: leave it out")
+            raise MeasureError(f"--multi-scale is for runs that label pixels, {loaded.folder} classifies: leave it out")
         split = open_shards(target.data, asked.split, field)
         check_classes(split, loaded.record.shards.classes_sha256)
         other = target.opened(loaded.record.shards, split, field)
@@ -150,8 +170,39 @@ class PreTraining(Task[Config, ImageBatch]):
 
     @classmethod
     def tables(cls, result: Any) -> list[Table]:
-        table = Table("model", "depth", "samples", "top-1", "top-5")
+        table = Table("model", "depth", "samples", "top-1", "top-5", "mean-class", caption=left_out(result))
+        mean_class = "–" if result.mean_class is None else f"{result.mean_class:.2%}"
         table.add_row(
-            result.model, result.depth_field, f"{result.num_samples:,}", f"{result.top1:.2%}", f"{result.top5:.2%}"
-        )
+            result.model, result.depth_field, f"{result.num_samples:,}", f"{result.top1:.2%}", f"{result.top5:.2%}",
+            mean_class,
+        )  # fmt: skip
         return [table]
+
+
+def capped(
+    made: Callable[[list[str]], Config], settings: Sequence[str], num_samples: int, say: Callable[[str], None]
+) -> Config:
+    """The configuration that `made` makes of settings; a preset's batch, which nobody chose, fits the data."""
+    chosen = any(setting.partition("=")[0].strip() == "optim.batch_size" for setting in settings)
+    config = made([*settings])
+    most = num_samples // config.mix_group * config.mix_group
+    if chosen or not 0 < most < config.optim.batch_size:
+        return config
+    say(
+        f"note: optim.batch_size is {most}, as there are {num_samples} training samples; preset {config.preset} has "
+        f"{config.optim.batch_size}"
+    )
+    return made([*settings, f"optim.batch_size={most}"])
+
+
+def left_out(result: Evaluation) -> str | None:
+    """Which classes the mean is not over, if any."""
+    classes, recall = result.classes or [], result.class_recall or []
+    absent = [name for name, value in zip(classes, recall, strict=True) if value is None]
+    if not absent:
+        return None
+    more = ", ..." if len(absent) > 8 else ""
+    return (
+        f"mean-class is over {len(classes) - len(absent)} of {len(classes)} classes: no sample here of "
+        f"{', '.join(absent[:8])}{more}"
+    )

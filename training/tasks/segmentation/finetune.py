@@ -23,7 +23,7 @@ def prepared(asked: Asked, say: Callable[[str], None] = lambda note: None) -> tu
     if asked.resume and (asked.out / "run.json").exists():
         begun = parse(RunRecord, asked.out / "run.json")
         if begun.task != KIND:
-            raise ConfigError(f"{asked.out} holds a run of train pretrain: choose another --out")
+            raise ConfigError(f"{asked.out} holds a run of {begun.task}: choose another --out")
         if asked.model not in (None, begun.model):
             raise ConfigError(f"--model {asked.model} must be {begun.model} as the run in {asked.out} is: leave it out")
         start = Start(asked.init, brought_up(begun.config)["model"], None, begun.started_from)

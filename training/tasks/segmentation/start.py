@@ -15,8 +15,7 @@ from training.models.relatives.checkpoints import load_authors
 from training.models.relatives.dformer import DFormer
 from training.models.relatives.dformerv2 import DFormerV2
 from training.models.segmenter import Segmenter
-from training.models.vit import VisionTransformer, VitConfig, check_fits
-from training.records import RunRecord, parse
+from training.models.vit import VisionTransformer, VitConfig
 
 HEADS = ("pyramid", "decode head", "classifier")  # of a report's rows those that no backbone has
 AUTHORS = "dformer-greys"  # the input convention of their weights
@@ -45,15 +44,8 @@ class Start:
             return cls(None, {"name": moniker}, None, None)
         if moniker is not None and moniker not in MONIKERS:
             return cls(source, {"name": moniker, "inputs": AUTHORS}, None, None)
-        found = weights.read(source)
-        if found.config is None:
-            if moniker is None:
-                raise ConfigError(f"--model must be given: {source} is a file of weights and does not say what it is")
-            return cls(source, {"name": moniker}, found, None)
-        if moniker not in (None, found.config.name):
-            raise ConfigError(f"--model {moniker} must be {found.config.name} as {source} is: leave it out")
-        check_fits(found.config.build, found.state, found.where)
-        return cls(source, found.config.model_dump(mode="json"), found, _origin(found))
+        model, found = weights.start(source, moniker)
+        return cls(source, model, found, weights.origin(found))
 
     def load(self, model: Segmenter) -> Report:
         """Put the weights into the model's backbone (and head, of the authors' segmentation checkpoints)."""
@@ -86,22 +78,6 @@ def _regridded(row: ReportRow, plain: VisionTransformer, backbone: VisionTransfo
     return ReportRow(
         row.what, "adapted", row.tensors, backbone.pos_embed.numel(), ", ".join(filter(None, (row.detail, detail)))
     )
-
-
-def _origin(found: Weights) -> dict[str, Any] | None:
-    """The run they come from, as far as tables need it."""
-    if found.run is None:
-        return None
-    record = parse(RunRecord, found.run / "run.json")
-    return {
-        "run": record.name,
-        "checkpoint": found.checkpoint,
-        "study_hash": record.study_hash,
-        "seed": record.seed,
-        "depth_field": record.shards.depth_field,
-        "source": record.shards.source,
-        "teacher": record.shards.teacher,
-    }
 
 
 def _grid_of(found: Weights, config: VitConfig) -> int:
