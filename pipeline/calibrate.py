@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rich.console import Console
 
 from pipeline import files, shards
+from pipeline.depth_field import PSEUDO
 from pipeline.errors import UserError
 from pipeline.label import Depths, Labeller
+from pipeline.output import Output
 from pipeline.plan import Plan
 from pipeline.progress import Meter
 from pipeline.shards import Store
@@ -41,38 +43,51 @@ def parse_stats(stats: str) -> tuple[float, float] | None:
     return mean, std
 
 
-def borrowed(location: str, teacher: Mapping[str, Any] | None) -> Constants:
+def borrowed(location: str, teacher: Mapping[str, Any] | None, estimated: str = PSEUDO) -> Constants:
     """Constants of another data set's index (a data set, a split's folder or its index.json), by depth field.
 
-    Pseudo-depth can only be borrowed from shards of a teacher with the same weights: other estimates, other constants.
+    Those of the field that `teacher` makes, `estimated`, can only be borrowed from one of a teacher with the same
+    weights: other estimates, other constants.
     """
     if not location:
         return {}
     store = shards.open_store(location.removesuffix("index.json").rstrip("/") or ".")
-    index = shards.splits_of(store)[0].index
-    theirs = index.teacher or {}
-    for fact in ("weights_sha256", "polarity", "unit") if teacher and "pseudo" in index.depth else ():
-        assert teacher is not None
-        if theirs.get(fact) != teacher[fact]:
-            raise CalibrationError(
-                f"--stats-from {location}: its pseudo-depth is by {theirs.get('name')}, whose {fact} differs from that "
-                f"of {teacher['name']}: use the same teacher, --stats auto, or --stats MEAN,STD to insist"
-            )
+    split = shards.splits_of(store)[0]
+    split.check_depth(estimated)
+    index = split.index
+    if teacher and estimated in index.depth:
+        theirs, provenance = index.depth[estimated], index.provenance(estimated)
+        facts = {"weights_sha256": provenance.weights_sha256, "polarity": theirs.polarity, "unit": theirs.unit}
+        for fact, value in facts.items():
+            if value != teacher[fact]:
+                raise CalibrationError(
+                    f"--stats-from {location}: its {_told(estimated)} is by {provenance.by}, whose {fact} differs from "
+                    f"that of {teacher['name']}: use the same teacher, --stats auto, or --stats MEAN,STD to insist"
+                )
+    elif estimated != PSEUDO:
+        raise CalibrationError(
+            f"--stats-from {location} has no {estimated} depth, it has {', '.join(index.depth)}: leave it out, or name "
+            "shards to which it was added"
+        )
     return {name: depth.standardisation for name, depth in index.depth.items()}
 
 
-def refuse_others(out: str, constants: Constants, location: str, teacher: Mapping[str, Any] | None) -> None:
+def _told(field: str) -> str:
+    return "pseudo-depth" if field == PSEUDO else f"{field} depth"
+
+
+def refuse_others(output: Output, constants: Constants, location: str, teacher: Mapping[str, Any] | None) -> None:
     """Raise CalibrationError where --stats-from names other constants than a data set began with."""
     if not location:
         return
     try:
-        known = borrowed(location, teacher)
+        known = borrowed(location, teacher, output.estimated)
     except (shards.ShardError, OSError):
         return  # gone since: its constants are settled
     if differing := [name for name in constants if name in known and known[name] != constants[name]]:
         raise CalibrationError(
-            f"{out} was begun with other constants than those of {location} ({', '.join(differing)} depth differs): "
-            "leave --stats-from out or choose another folder"
+            f"{output} was begun with other constants than those of {location} ({', '.join(differing)} depth differs): "
+            f"leave --stats-from out or {output.elsewhere}"
         )
 
 
@@ -88,12 +103,12 @@ def calibrate(
 ) -> tuple[Constants, dict[str, str]]:
     """Constants of every depth field and where each is from.
 
-    `given`: mean and std by hand, of the pseudo-depth (of all depth where there is no teacher). `known`: borrowed from
-    `known_from`. The rest is measured over `num_images_wanted` images evenly spaced over `split`.
+    `given`: mean and std by hand, of the teacher's depth (of all depth where there is no teacher). `known`: borrowed
+    from `known_from`. The rest is measured over `num_images_wanted` images evenly spaced over `split`.
     """
     teacher, own = labeller.teacher, labeller.source.depth_fields
-    fields = [*own] if teacher is None else ["pseudo", *own]
-    by_hand = {name: given for name in fields if name == "pseudo" or teacher is None} if given else {}
+    fields = [*own] if teacher is None else [labeller.estimated, *own]
+    by_hand = {name: given for name in fields if name == labeller.estimated or teacher is None} if given else {}
     # Fields in metres share the constants of the filled sensor depth, so that their z can be compared.
     metric = [name for name, field in own.items() if field.is_metric]
     leading = "real" if "real" in metric else (metric[0] if metric else "")

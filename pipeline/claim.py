@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline import files, shards
 from pipeline.depth_field import DepthField
 from pipeline.errors import UserError
+from pipeline.output import Output
 from pipeline.shards import Store
 
 _PLANNED = re.compile(r"(train|val)\.(units|ends|json)")
@@ -30,14 +31,14 @@ class JobError(UserError):
 
 
 class Hold:
-    """A rank's locks on `out`/.lock: POSIX byte locks, which the kernel releases even after kill -9.
+    """A rank's locks on the .lock of `output`'s job: POSIX byte locks, which the kernel releases even after kill -9.
 
     Byte 0 is held while something all ranks need is made, byte (world size << 20) + rank by that rank. Where there are
     no locks (object stores, some network file systems) ranks repeat each other's preparations, to the same bytes.
     """
 
-    def __init__(self, out: Store, descriptor: int | None, rank: int, world_size: int) -> None:
-        self.out, self._descriptor = out, descriptor
+    def __init__(self, output: Output, descriptor: int | None, rank: int, world_size: int) -> None:
+        self.output, self.out, self._descriptor = output, output.job, descriptor
         self._byte = (world_size << 20) + rank
 
     def first(self, name: str, make: Callable[[], None], waiting: Callable[[], None]) -> None:
@@ -70,7 +71,7 @@ class Hold:
         if self._descriptor is None or shards.exists(self.out, "stats.json") or not self._lock(1, _EVERYONE):
             return False
         try:
-            if any(name.startswith("shard-") for split in shards.SPLITS for name in (self.out / split).sizes()):
+            if any(name.startswith("shard-") for folder in self.output.folders for name in folder.sizes()):
                 return False
             for store in (self.out, self.out / "plan"):
                 for name in store.sizes():
@@ -101,23 +102,24 @@ class Hold:
 
 
 @contextmanager
-def only_rank(out: Store, rank: int, world_size: int) -> Iterator[Hold]:
-    """Hold `out` as this rank; JobError where the same rank of the same world size holds it already."""
+def only_rank(output: Output, rank: int, world_size: int) -> Iterator[Hold]:
+    """Hold `output` as this rank; JobError where the same rank of the same world size holds it already."""
+    out = output.job
     if out.local is None:
-        yield Hold(out, None, rank, world_size)
+        yield Hold(output, None, rank, world_size)
         return
     try:
         descriptor = files.lock_file(out.local / ".lock")
     except OSError as error:
         raise files.cannot_write(out.local / ".lock", error) from error
     try:
-        hold = Hold(out, descriptor, rank, world_size)
+        hold = Hold(output, descriptor, rank, world_size)
         deadline = time.monotonic() + 1  # another rank may be looking whether it is alone
         while not (taken := hold.take()) and time.monotonic() < deadline:
             time.sleep(0.05)
         if not taken:
             who = f" as rank {rank} of {world_size}" if world_size > 1 else ""
-            raise JobError(f"another precompute-depth is writing to {out}{who}: wait for it or choose another folder")
+            raise JobError(f"another precompute-depth is writing to {out}{who}: wait for it or {output.elsewhere}")
         yield hold
     finally:
         os.close(descriptor)
@@ -137,7 +139,7 @@ def claim(hold: Hold, config: dict[str, Any], waiting: Callable[[], None]) -> No
     described = "depth" in begun["data_set"]
     changed = differences(_comparable(begun, described), _comparable(json.loads(json.dumps(ours)), described))
     if changed and not hold.begin_anew():
-        raise JobError(begun_differently(str(out), changed))
+        raise JobError(begun_differently(hold.output, changed))
     hold.first("job.json", publish, waiting)
 
 
@@ -169,12 +171,12 @@ def _comparable(config: dict[str, Any], described: bool) -> dict[str, Any]:
     }
 
 
-def begun_differently(where: str, changed: list[str]) -> str:
+def begun_differently(output: Output, changed: list[str]) -> str:
     changed = list(dict.fromkeys(changed))
     more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
     return (
-        f"{where} was begun with another configuration: {'; '.join(changed[:4])}{more}. "
-        "Use the same or choose another folder"
+        f"{output} was begun with another configuration: {'; '.join(changed[:4])}{more}. "
+        f"Use the same or {output.elsewhere}"
     )
 
 

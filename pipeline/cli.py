@@ -3,6 +3,8 @@
 import typer
 
 from pipeline import errors
+from pipeline.commands.add import add
+from pipeline.commands.compare import compare
 from pipeline.commands.digits import digits
 from pipeline.commands.folder import folder
 from pipeline.commands.imagenet import imagenet
@@ -21,7 +23,7 @@ app = typer.Typer(
     "Start with `precompute-depth folder PHOTOS OUT --teacher toy`, then `precompute-depth inspect OUT`.",
 )
 add_version(app)
-for command in (imagenet, nyu, rgbd, folder, toyrooms, digits, verify, inspect):
+for command in (imagenet, nyu, rgbd, folder, toyrooms, digits, add, verify, inspect, compare):
     app.command()(command)
 
 

@@ -12,6 +12,8 @@ from pipeline.shards import VOID
 
 DEPTH_MAP = "cividis_r"  # matplotlib's name, for z or metres: the larger, the farther, the darker
 NOT_MEASURED = (200, 30, 30)  # sRGB
+_DIFFERENCE_MAP = "PuOr"  # it has no red, and those who see no red or green tell its ends apart
+DIFFERENCE_LEGEND = "orange = the second is nearer, purple = farther, white = alike; red = not measured"
 DEPTH_LEGEND = "bright = near, dark = far; red = not measured"
 _VOID_COLOUR = 255  # white
 _MANY_CLASSES = 12  # above it colours are spread for contrast
@@ -26,6 +28,16 @@ def depth_colours(depth: NDArray[np.floating], low: float, high: float) -> NDArr
     place = np.clip((np.nan_to_num(depth) - low) / max(high - low, 1e-6), 0, 1)
     pixels = (colormaps[DEPTH_MAP](place)[..., :3] * 255).round().astype(np.uint8)
     pixels[~np.isfinite(depth)] = NOT_MEASURED
+    return pixels
+
+
+def difference_colours(difference: NDArray[np.floating], full: float) -> NDArray[np.uint8]:
+    """sRGB (..., 3) of differences of z of any shape (...): white at 0, the map's ends at -`full` and `full`."""
+    from matplotlib import colormaps
+
+    place = np.clip((np.nan_to_num(difference) / full + 1) / 2, 0, 1)
+    pixels = (colormaps[_DIFFERENCE_MAP](place)[..., :3] * 255).round().astype(np.uint8)
+    pixels[~np.isfinite(difference)] = NOT_MEASURED
     return pixels
 
 

@@ -31,6 +31,7 @@ class DepthField:
         return depth_codec.PSEUDO_STEP if self.step is None else self.step / constants.std
 
 
+PSEUDO = "pseudo"  # what a data set's own teacher estimates
 FILLED, MEASURED, RENDERED = DepthField("filled"), DepthField("measured"), DepthField("rendered")
 _BEFORE = {"real": FILLED, "raw": MEASURED, "exact": RENDERED}  # what jobs of schema 3 and earlier wrote
 
@@ -45,11 +46,16 @@ def described(fields: Mapping[str, DepthField]) -> dict[str, dict[str, Any]]:
     return {name: asdict(field) for name, field in fields.items()}
 
 
+def estimated(config: Mapping[str, Any]) -> str:
+    """The name of what a job's teacher estimates: `pseudo`, or what a field added later is called."""
+    return str(config.get("field", PSEUDO))
+
+
 def fields_of(config: Mapping[str, Any]) -> dict[str, DepthField]:
-    """The depth fields of a job by its configuration: its source's own, and `pseudo` where a teacher runs."""
+    """The depth fields of a job by its configuration: its source's own, and the teacher's where one runs."""
     data_set, teacher = config.get("data_set", {}), config["teacher"]
     if "depth" in data_set:
         own = {name: DepthField(**facts) for name, facts in data_set["depth"].items()}
     else:
         own = dict(_BEFORE)
-    return own | ({"pseudo": of_teacher(teacher)} if teacher else {})
+    return own | ({estimated(config): of_teacher(teacher)} if teacher else {})

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import calibrate, plan, shards
+from pipeline import calibrate, plan
 from pipeline.calibrate import spread
-from pipeline.encode import Encoded, encode_sample
-from pipeline.job import Options, about, check_options, look, refuse_foreign
+from pipeline.encode import Encoded
+from pipeline.job import Options, about, check_options, look, open_plans, refuse_foreign
 from pipeline.label import Depths, Labeller
+from pipeline.output import Output
 from pipeline.plan import Plan
 from pipeline.progress import Tally
 from pipeline.ranks import Rank
@@ -30,24 +31,26 @@ _BATCHES = 4  # labelled; the first, which pays for warming up, is not timed
 _TAR_BYTES = 512 + 256  # header and mean padding of a member
 
 
-def estimate(source: Source, teacher: Teacher | None, out: str, options: Options, rank: Rank, console: Console) -> None:
+def estimate(
+    source: Source, teacher: Teacher | None, output: Output, options: Options, rank: Rank, console: Console
+) -> None:
     """Print shards, samples, size and time of the job that `options` describe."""
     check_options(source, teacher, options)
-    refuse_foreign(shards.open_store(out))
-    calibrate.borrowed(options.stats_from, teacher.identity() if teacher else None)
+    refuse_foreign(output)
+    calibrate.borrowed(options.stats_from, teacher.identity() if teacher else None, output.estimated)
     table = Table("split", "images", "shards", "size", "images/s a process", f"time with {rank.world_size} process(es)")
     with tempfile.TemporaryDirectory(prefix="pseudodepth-") as scratch:
         store = LocalStore(Path(scratch))
         plan.make(source, store, [], Tally(console, "listing"))
         facts = {s: plan.facts(store, s) for s in source.splits}
-        plans = {s: Plan(store, s, facts[s], options.seed, options.samples_per_shard) for s in source.splits}
+        plans = open_plans(store, output, source, facts, options)
         for line in about(source, facts):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         for split, planned in plans.items():
             if not planned.num_units:
                 continue
             images = planned.total(source)
-            num_bytes, rate, rejects = _try(source, teacher, split, planned, options)
+            num_bytes, rate, rejects = _try(source, teacher, split, planned, output, options)
             table.add_row(
                 split, f"{images:,}", f"{len(planned):,}", _size(images * num_bytes), f"{rate:,.1f}",
                 _duration(images / rate / rank.world_size) if rate else "-",
@@ -62,24 +65,25 @@ def estimate(source: Source, teacher: Teacher | None, out: str, options: Options
                 line = f"would reject {reject.source}: {reject.reason}"
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
     print_table(console, table)
-    console.print(f"dry run: nothing was written to {out}", highlight=False, soft_wrap=True)
+    console.print(f"dry run: nothing was written to {output}", highlight=False, soft_wrap=True)
 
 
 def _try(
-    source: Source, teacher: Teacher | None, split: str, planned: Plan, options: Options
+    source: Source, teacher: Teacher | None, split: str, planned: Plan, output: Output, options: Options
 ) -> tuple[float, float, list[Reject]]:
     """Mean bytes of a sample in its tar, images/s, and the rejects among the images tried."""
     items = spread(source, planned, _BATCHES * options.batch_size)[: _BATCHES * options.batch_size]
     warm, timed = items[: options.batch_size], items[options.batch_size :] or items
     with ThreadPoolExecutor(options.workers) as pool:
-        labeller = Labeller(source, teacher, options.batch_size, pool, options.batch_size + 4 * options.workers)
+        ahead = options.batch_size + 4 * options.workers
+        labeller = Labeller(source, teacher, options.batch_size, pool, ahead, output.estimated)
 
         def label(items: Iterable[str]) -> tuple[list[int], dict[int, Reject]]:
             sizes = []
 
             def done(slot: int, depths: Depths, photo: Photograph) -> None:
                 constants = {name: _own_constants(depth) for name, depth in depths.items()}
-                sizes.append(pool.submit(encode_sample, "key", depths, photo, constants, labeller.fields))
+                sizes.append(pool.submit(output.encode, "key", depths, photo, constants, labeller.fields))
 
             rejects = labeller.label(labeller.loaded(split, items), done)
             encoded = [s.result() for s in sizes]

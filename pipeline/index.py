@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import depth_codec, shards
-from pipeline.depth_field import DepthField, fields_of
-from pipeline.shards import HashSum, LeftOut, Reject, ShardIndex, ShardRecord, Store
+from pipeline.depth_field import DepthField, estimated, fields_of
+from pipeline.shards import HashSum, LeftOut, Reject, ShardIndex, ShardRecord, SidecarIndex, Store
 from pipeline.standardize import Moments, Standardisation
 
 
@@ -19,7 +19,7 @@ class Finished:
     name: str
     listing: str
     listed: int
-    kept: int
+    samples: int  # in the tar
     rejected: int
     bytes: int
     sha256: str
@@ -28,6 +28,11 @@ class Finished:
     moments: dict[str, Moments]
     constants: dict[str, Standardisation]
     files: dict[str, str]
+
+    @property
+    def kept(self) -> int:
+        """Of what was listed: samples with something in them. A sidecar has samples in place of its rejects too."""
+        return self.listed - self.rejected
 
     @classmethod
     def load(cls, store: Store, name: str) -> "Finished":
@@ -54,10 +59,12 @@ def build(
     class_names: Sequence[str],
     seg_names: Sequence[str],
     left_out: Sequence[LeftOut] | None,
+    beside: str | None = None,
 ) -> ShardIndex:
     """The index of `finished` shards, in their order. `origin`: where each depth field's constants are from.
 
     `left_out` is the plan's; one of version 2 knows none. The index of a job of an earlier version stays one of it.
+    `beside`: the fingerprint of the shards whose sidecar it is, if it is one.
     """
     moments: dict[str, Moments] = defaultdict(Moments)
     files: dict[str, HashSum] = defaultdict(HashSum)
@@ -80,12 +87,15 @@ def build(
             realised_mean=moments[name].mean,
             realised_std=moments[name].std,
             num_pixels=moments[name].count,
-            provenance=_provenance(name, fields[name], teacher, files[name]) if version >= 4 else None,
+            provenance=_provenance(fields[name], teacher if name == estimated(config) else None, files[name])
+            if version >= 4
+            else None,
         )
         for name, constants in finished[0].constants.items()
     }
-    num_listed, num_samples = sum(s.listed for s in finished), sum(s.kept for s in finished)
-    return ShardIndex(
+    facts: dict[str, Any] = {} if beside is None else {"beside": beside}
+    num_listed, num_samples = sum(s.listed for s in finished), sum(s.samples for s in finished)
+    return (ShardIndex if beside is None else SidecarIndex)(
         schema_version=version,
         source=config["source"]["name"],
         split=split,
@@ -98,7 +108,7 @@ def build(
         left_out=None if left_out is None else list(left_out),
         shards=[
             shards.ShardSummary(
-                name=s.name, num_samples=s.kept, bytes=s.bytes, sha256=s.sha256, json_sha256=s.json_sha256
+                name=s.name, num_samples=s.samples, bytes=s.bytes, sha256=s.sha256, json_sha256=s.json_sha256
             )
             for s in finished
         ],
@@ -106,15 +116,16 @@ def build(
         teacher=teacher,
         config=dict(config),
         config_hash=shards.config_hash(config),
+        **facts,
     )
 
 
-def _provenance(name: str, field: DepthField, teacher: Mapping[str, Any] | None, files: HashSum) -> shards.Provenance:
-    ran_here = teacher is not None and name == "pseudo"
+def _provenance(field: DepthField, teacher: Mapping[str, Any] | None, files: HashSum) -> shards.Provenance:
+    """`teacher`: by whom it was estimated here."""
     return shards.Provenance(
         kind=field.kind,
         by=field.by,
-        weights_sha256=teacher["weights_sha256"] if teacher and ran_here else "",
+        weights_sha256=teacher["weights_sha256"] if teacher else "",
         files_sha256=files.hex if files.count else "",
         scale_lost=field.scale_lost,
     )

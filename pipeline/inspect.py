@@ -1,14 +1,14 @@
 """Contact sheets: shards to look at before anything is trained on them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from pipeline import files, shards
+from pipeline import files, shards, sheets
 from pipeline.colours import DEPTH_LEGEND, class_colours, depth_colours, field_line
 from pipeline.depth_field import DepthField
 from pipeline.shards import DEPTH_FIELDS, Sample, Split
@@ -17,16 +17,10 @@ from pipeline.survey import IMAGES, Survey
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SMALL_TILE, _LARGE_TILE = 160, 240  # px, the longer side; large where the images themselves are larger than that
-_MIN_WIDTH = 720
-_MARGIN = 6
-_LINE = 20
 _HISTOGRAM_HEIGHT = 340
 _HISTOGRAM_PIXELS = 100_000  # about as many of each map, evenly spaced
 _MANY_LABELS = 12  # above it the legend lists only labels that occur on the sheet
 _TITLES = {"rgb": "RGB", "pseudo": "pseudo (teacher)", "real": "real (sensor)", "raw": "raw (sensor)", "seg": "labels"}
-
-_Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 def contact_sheet(data: Path | str, split_name: str, num_samples: int, out: Path) -> None:
@@ -56,57 +50,35 @@ def survey(split: Split) -> Survey:
 def sheet(split: Split, num_samples: int) -> Image.Image:
     """One row a sample, evenly spaced over the split: RGB | depth fields | labels; below, legend and histograms."""
     chosen = np.unique(np.linspace(0, len(split) - 1, min(num_samples, len(split))).round().astype(int))
-    columns = ["rgb", *_fields(split)]
+    columns = ["rgb", *shown_fields(split)]
     if split.index.seg_names:
         columns.append("seg")
-    font = ImageFont.load_default(13)
-    z: dict[str, list[NDArray[np.float32]]] = {field: [] for field in _fields(split)}
+    font = sheets.font()
+    z: dict[str, list[NDArray[np.float32]]] = {field: [] for field in shown_fields(split)}
     labels: set[int] = set()
     parts: list[Image.Image] = []
     tile = width = 0
     for position in chosen:
         sample = split.read(int(position))
         if not parts:
-            tile = _LARGE_TILE if max(sample["rgb"].shape) > _LARGE_TILE else _SMALL_TILE
-            width = max(len(columns) * (tile + _MARGIN) + _MARGIN, _MIN_WIDTH)
-            parts.append(_header(columns, width, tile, font))
-        parts.append(_row(split, sample, columns, width, tile, font))
+            tile = sheets.tile_of(sample["rgb"])
+            width = sheets.width_of(len(columns), tile)
+            parts.append(sheets.header([_TITLES.get(name, name) for name in columns], width, tile, font))
+        tiles = [_tile(split, sample, name, tile) for name in columns]
+        parts.append(sheets.row(_caption(split, sample), tiles, width, tile, font))
         labels.update(np.unique(sample["seg"]).tolist() if "seg" in sample else ())
         for field, values in z.items():
             some = sample[field].ravel()[:: max(1, sample[field].size // _HISTOGRAM_PIXELS)]
             values.append(some[np.isfinite(some)])
     parts.append(_legend(split, labels, width, font))
     parts.append(_histograms(split, {field: np.concatenate(values) for field, values in z.items()}, width))
-    whole = Image.new("RGB", (width, sum(part.height for part in parts) + _MARGIN), "white")
-    top = 0
-    for part in parts:
-        whole.paste(part, (0, top))
-        top += part.height
-    return whole
+    return sheets.stacked(parts, width)
 
 
-def _fields(split: Split) -> list[str]:
+def shown_fields(split: Split) -> list[str]:
     """The known ones in their order, then whatever else there is."""
     known = {field: place for place, field in enumerate(DEPTH_FIELDS)}
     return sorted(split.index.depth, key=lambda field: (known.get(field, len(known)), field))
-
-
-def _header(columns: Sequence[str], width: int, tile: int, font: _Font) -> Image.Image:
-    part = Image.new("RGB", (width, _LINE + 2), "white")
-    for number, name in enumerate(columns):
-        ImageDraw.Draw(part).text((_MARGIN + number * (tile + _MARGIN), 4), _TITLES.get(name, name), "black", font)
-    return part
-
-
-def _row(split: Split, sample: Sample, columns: Sequence[str], width: int, tile: int, font: _Font) -> Image.Image:
-    """A caption over one tile a column."""
-    tiles = [_tile(split, sample, name, tile) for name in columns]
-    part = Image.new("RGB", (width, _LINE + max(image.height for image in tiles) + _MARGIN), "white")
-    draw = ImageDraw.Draw(part)
-    draw.text((_MARGIN, 3), _shortened(draw, _caption(split, sample), width - 2 * _MARGIN, font), "black", font)
-    for number, image in enumerate(tiles):
-        part.paste(image, (_MARGIN + number * (tile + _MARGIN), _LINE))
-    return part
 
 
 def _tile(split: Split, sample: Sample, name: str, tile: int) -> Image.Image:
@@ -116,11 +88,7 @@ def _tile(split: Split, sample: Sample, name: str, tile: int) -> Image.Image:
         pixels = class_colours(len(split.index.seg_names))[sample[name]]
     else:
         pixels = depth_colours(sample[name], *_range(split, sample, name))
-    image = Image.fromarray(np.ascontiguousarray(pixels, np.uint8))
-    scale = tile / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    resample = Image.Resampling.NEAREST if scale > 1 or name == "seg" else Image.Resampling.BOX
-    return image.resize(size, resample)
+    return sheets.resized(pixels, tile, exact=name == "seg")
 
 
 def _range(split: Split, sample: Sample, name: str) -> tuple[float, float]:
@@ -143,7 +111,7 @@ def _caption(split: Split, sample: Sample) -> str:
     """Class, key, scene, and the range of each depth field: metres where it is metric, else z."""
     name = split.index.class_names[sample["cls"]] if "cls" in sample and split.index.class_names else ""
     parts = [name, sample["key"], str(sample.get("json", {}).get("scene", ""))]
-    for field in _fields(split):
+    for field in shown_fields(split):
         depth, valid, unit = split.index.depth[field], sample[field][np.isfinite(sample[field])], "z"
         if depth.unit == "m":
             valid, unit = depth.standardisation.invert(valid), "m"
@@ -152,40 +120,35 @@ def _caption(split: Split, sample: Sample) -> str:
     return "   ".join(part for part in parts if part)
 
 
-def _shortened(draw: ImageDraw.ImageDraw, text: str, width: int, font: _Font) -> str:
-    """`text` on one line, cut with an ellipsis where it is wider than `width` px; it may be a stranger's."""
-    text = " ".join(text[:1000].split()).encode("utf-8", "replace").decode()
-    if draw.textlength(text, font) <= width:
-        return text
-    while text and draw.textlength(text + "...", font) > width:
-        text = text[:-1]
-    return text + "..."
-
-
-def _legend(split: Split, present: Collection[int], width: int, font: _Font) -> Image.Image:
+def _legend(split: Split, present: Collection[int], width: int, font: sheets.Font) -> Image.Image:
     """What the depth colours mean; a swatch a label, in columns."""
     names = split.index.seg_names
     shown = list(range(len(names)))
     lines = [f"depth: {DEPTH_LEGEND}; ranges by row and unit"]
     if note := shards.teacher_note(split.index.source, (split.index.teacher or {}).get("name")):
         lines.append(f"pseudo: {note}")
-    num_columns = max(1, (width - _MARGIN) // 150)
+    num_columns = max(1, (width - sheets.MARGIN) // 150)
     if names:
         lines.append("labels; white = void")
         if len(names) > _MANY_LABELS:
             shown = [number for number in shown if number in present]
             lines[-1] = f"labels: the {len(shown)} of {len(names)} that occur above; white = void"
     num_rows = -(-len(shown) // num_columns)
-    part = Image.new("RGB", (width, _LINE * (len(lines) + num_rows) + 2 * _MARGIN), "white")
+    part = Image.new("RGB", (width, sheets.LINE * (len(lines) + num_rows) + 2 * sheets.MARGIN), "white")
     draw = ImageDraw.Draw(part)
     for line, text in enumerate(lines):
-        draw.text((_MARGIN, 2 + line * _LINE), _shortened(draw, text, width - 2 * _MARGIN, font), "black", font)
+        draw.text(
+            (sheets.MARGIN, 2 + line * sheets.LINE),
+            sheets.shortened(draw, text, width - 2 * sheets.MARGIN, font),
+            "black",
+            font,
+        )
     colours = class_colours(len(names))
     for position, number in enumerate(shown):
-        left = _MARGIN + position // num_rows * 150
-        top = 2 + _LINE * (len(lines) + position % num_rows)
+        left = sheets.MARGIN + position // num_rows * 150
+        top = 2 + sheets.LINE * (len(lines) + position % num_rows)
         draw.rectangle((left, top, left + 14, top + 14), tuple(int(c) for c in colours[number]), "#888888")
-        draw.text((left + 20, top), _shortened(draw, names[number], 126, font), "black", font)
+        draw.text((left + 20, top), sheets.shortened(draw, names[number], 126, font), "black", font)
     return part
 
 

@@ -22,6 +22,7 @@ from pipeline.calibrate import parse_stats
 from pipeline.claim import Hold, JobError, begun_differently, claim, differences, only_rank, read_config
 from pipeline.images import UnreadableImage
 from pipeline.label import Labeller
+from pipeline.output import Output
 from pipeline.plan import Plan
 from pipeline.progress import Tally
 from pipeline.ranks import Rank
@@ -53,45 +54,45 @@ class Options:
 def run(
     source: Source,
     teacher: Teacher | None,
-    out: "str | Path",
+    out: "str | Path | Output",
     options: Options,
     *,
     rank: Rank = Rank(),
     console: Console | None = None,
     command: Sequence[str] = (),
 ) -> list[SplitSummary]:
-    """Do this rank's part of labelling `source` into `out` (a folder or URL); returns one summary a split.
+    """Do this rank's part of labelling `source` into `out` (a folder, URL or other output); returns a summary a split.
 
     The rank that finds every shard finished writes the index. `command` is the line to repeat, for verify --repair.
     Raises JobError, SourceError, CalibrationError.
     """
     console = console or make_console()
     check_options(source, teacher, options)
-    store = shards.open_store(out)
-    refuse_foreign(store)
+    output = out if isinstance(out, Output) else Output(shards.open_store(out))
+    store = output.job
+    refuse_foreign(output)
     teacher_facts = teacher.identity() if teacher else None
     settled = shards.exists(store, "stats.json")
-    known = {} if settled else calibrate.borrowed(options.stats_from, teacher_facts)
-    if store.local is not None:
-        files.folder_in(store.local)
+    known = {} if settled else calibrate.borrowed(options.stats_from, teacher_facts, output.estimated)
+    output.make()
 
     def waiting() -> None:
         console.print(f"{rank}: another rank prepares the job, waiting", highlight=False)
 
-    with only_rank(store, rank.rank, rank.world_size) as hold:
+    with only_rank(output, rank.rank, rank.world_size) as hold:
         for last_try in (False, True):
-            claim(hold, _config(source, teacher_facts, options), waiting)
+            claim(hold, _config(source, teacher_facts, options, output), waiting)
             changed = _planned(hold, source, rank, command, waiting, console)
             if not changed:
                 break
             if last_try or not hold.begin_anew():
-                raise JobError(begun_differently(str(store), changed))
+                raise JobError(begun_differently(output, changed))
         facts = {split: plan.facts(store / "plan", split) for split in source.splits}
-        plans = _open_plans(store, source, facts, options, console)
+        plans = _open_plans(output, source, facts, options, console)
         with ThreadPoolExecutor(options.workers) as pool:
             labeller = Labeller(
                 source, teacher, options.batch_size, pool, min(options.batch_size, options.samples_per_shard)
-                + 4 * options.workers,
+                + 4 * options.workers, output.estimated,
             )  # fmt: skip
             first = next(iter(plans))
 
@@ -110,14 +111,14 @@ def run(
             constants, origin = calibrate.read(store)
             if constants.keys() != labeller.fields.keys():
                 raise calibrate.damaged(store)
-            calibrate.refuse_others(str(store), constants, options.stats_from, teacher_facts)
+            calibrate.refuse_others(output, constants, options.stats_from, teacher_facts)
             config = read_config(store)
             summaries = []
             for split, planned in plans.items():
-                job = SplitJob(labeller, split, planned, store / split, rank, constants, console)
+                job = SplitJob(labeller, split, planned, output, rank, constants, console)
                 summary = job.run()
                 if summary.missing_shards == 0 and summary.kept:
-                    _publish_index(store, source, job, summary, config, facts[split], origin)
+                    _publish_index(output, source, job, summary, config, facts[split], origin)
                 summaries.append(summary)
     summaries[0].notes = about(source, facts)
     return summaries
@@ -148,7 +149,7 @@ def about(source: Source, facts: Mapping[str, dict[str, Any]]) -> list[str]:
 
 
 def _publish_index(
-    out: Store,
+    output: Output,
     source: Source,
     job: SplitJob,
     summary: SplitSummary,
@@ -165,11 +166,11 @@ def _publish_index(
     finished = [job.finished[number] for number in sorted(job.finished)]
     summary.index = index.build(
         job.split, finished, config | plan.described(facts), origin, source.class_names, source.seg_names,
-        plan.left_out(facts),
+        plan.left_out(facts), output.beside(job.split),
     )  # fmt: skip
     shards.publish(job.store, "index.json", summary.index.model_dump_json(indent=1).encode())
     # Every shard is there: whoever still writes one is a second job, and finds it published.
-    for store in (job.store, out / "plan", out):
+    for store in (job.store, output.job / "plan", output.job):
         if isinstance(store, LocalStore):
             store.sweep()
 
@@ -223,24 +224,28 @@ def check_options(source: Source, teacher: Teacher | None, options: Options) -> 
     parse_stats(options.stats)
 
 
-def refuse_foreign(store: Store) -> None:
+def refuse_foreign(output: Output) -> None:
     """Never write among somebody's files."""
-    if store.local is None:
-        names = set(store.sizes())
-    elif not store.local.exists():
+    if shards.exists(output.job, "job.json"):
         return
-    elif not store.local.is_dir():
-        raise JobError(f"{store} is a file: choose a folder to write")
-    else:
-        found = {p.name for p in store.local.iterdir() if not files.is_hidden(p.name) and not files.is_litter(p.name)}
-        names = found - {".lock"}
-    if names and "job.json" not in names and not shards.exists(store, "job.json"):
-        raise JobError(f"{store} is not empty ({min(names)}) and holds no precompute-depth job: choose another folder")
+    for store in dict.fromkeys((output.job, *output.folders)):
+        if store.local is None:
+            names = set(store.sizes())
+        elif not store.local.exists():
+            continue
+        elif not store.local.is_dir():
+            raise JobError(f"{store} is a file: choose a folder to write")
+        else:
+            found = {
+                p.name for p in store.local.iterdir() if not files.is_hidden(p.name) and not files.is_litter(p.name)
+            }
+            names = found - {".lock"}
+        if names:
+            raise JobError(f"{store} is not empty ({min(names)}) and holds no precompute-depth job: {output.elsewhere}")
 
 
-def _config(source: Source, teacher: dict[str, Any] | None, options: Options) -> dict[str, Any]:
+def _config(source: Source, teacher: dict[str, Any] | None, options: Options, output: Output) -> dict[str, Any]:
     """What every split of the data set shares; each split's own source is compared with its plan."""
-    decides_bytes = {k: v for k, v in asdict(options).items() if k not in ("workers", "max_rejects", "accept_polarity")}
     return {
         "schema_version": shards.SCHEMA_VERSION,
         "data_set": {
@@ -249,7 +254,7 @@ def _config(source: Source, teacher: dict[str, Any] | None, options: Options) ->
             "depth": depth_field.described(source.depth_fields),
         },
         "teacher": teacher,
-        "options": decides_bytes | {"stats_from": printable(options.stats_from)},
+        **output.config(asdict(options) | {"stats_from": printable(options.stats_from)}),
         "versions": _versions(),
     }
 
@@ -280,10 +285,10 @@ def _planned(
 
 
 def _open_plans(
-    store: Store, source: Source, facts: dict[str, dict[str, Any]], options: Options, console: Console
+    output: Output, source: Source, facts: dict[str, dict[str, Any]], options: Options, console: Console
 ) -> dict[str, Plan]:
     """The plan of each split that has images; tells what was found."""
-    plans = {s: Plan(store / "plan", s, facts[s], options.seed, options.samples_per_shard) for s in source.splits}
+    plans = open_plans(output.job / "plan", output, source, facts, options)
     leading = source.splits[0]
     if not plans[leading].num_units:
         message = f"source '{source.name}' has no image for split '{leading}'"
@@ -298,6 +303,14 @@ def _open_plans(
     for line in about(source, facts):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return {split: planned for split, planned in plans.items() if planned.num_units}
+
+
+def open_plans(
+    store: Store, output: Output, source: Source, facts: dict[str, dict[str, Any]], options: Options
+) -> dict[str, Plan]:
+    """The plan of each split, whose files lie in `store`."""
+    seed = options.seed if output.shuffled else None
+    return {split: Plan(store, split, facts[split], seed, options.samples_per_shard) for split in source.splits}
 
 
 def _changes(source: Source, store: Store, rank: Rank, console: Console) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.depth_field import of_teacher
+from pipeline.depth_field import PSEUDO, of_teacher
 from pipeline.images import UnreadableImage
 from pipeline.shards import Reject
 from pipeline.sources import Photograph, Source, printable
@@ -26,13 +26,23 @@ class Loaded:
 
 
 class Labeller:
-    """A source and a teacher, with the threads of `pool` to read and encode; `teacher_seconds` were spent in it."""
+    """A source and a teacher, with the threads of `pool` to read and encode; `teacher_seconds` were spent in it.
+
+    What the teacher estimates is the depth field `estimated`.
+    """
 
     def __init__(
-        self, source: Source, teacher: Teacher | None, batch_size: int, pool: ThreadPoolExecutor, ahead: int
+        self,
+        source: Source,
+        teacher: Teacher | None,
+        batch_size: int,
+        pool: ThreadPoolExecutor,
+        ahead: int,
+        estimated: str = PSEUDO,
     ) -> None:
         self.source, self.teacher, self.batch_size, self.pool = source, teacher, batch_size, pool
-        self.fields = {**source.depth_fields, **({"pseudo": of_teacher(teacher.identity())} if teacher else {})}
+        self.estimated = estimated
+        self.fields = {**source.depth_fields, **({estimated: of_teacher(teacher.identity())} if teacher else {})}
         self._ahead = ahead  # items read before they are asked for
         self._masks = getattr(teacher, "masks", False)
         self.teacher_seconds = 0.0
@@ -95,7 +105,7 @@ class Labeller:
             if reason := self._unusable(depth):
                 rejects[slot] = Reject(source=item.photo.facts["source"], reason=f"teacher gave {reason} depth")
             else:
-                done(slot, {"pseudo": depth, **item.photo.depth}, item.photo)
+                done(slot, {self.estimated: depth, **item.photo.depth}, item.photo)
 
     def _unusable(self, depth: NDArray[np.float32]) -> str | None:
         """NaN is a pixel without depth where the teacher says so of itself; of another, and any infinity, a fault."""

@@ -165,14 +165,16 @@ class ListingSum:
 
 
 class Plan:
-    """One split's plan: `plan[k]` are the units of shard k."""
+    """One split's plan: `plan[k]` are the units of shard k. Without a seed they are in the listing's order."""
 
-    def __init__(self, store: Store, split: str, facts: dict[str, Any], seed: int, samples_per_shard: int) -> None:
+    def __init__(
+        self, store: Store, split: str, facts: dict[str, Any], seed: int | None, samples_per_shard: int
+    ) -> None:
         self.num_units: int = facts["num_units"]
         self.units_per_shard = max(1, samples_per_shard // max(1, facts["samples_per_unit"]))
         digest = hashlib.blake2b(f"{seed}\0{split}".encode(), digest_size=16).digest()
         generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest, np.uint64)))
-        self._keys = generator.integers(0, 2**63, shards.ORDER_ROUNDS, dtype=np.uint64)
+        self._keys = None if seed is None else generator.integers(0, 2**63, shards.ORDER_ROUNDS, dtype=np.uint64)
         self.listing: str = facts["listing"]
         check(store, split, facts)
         if self.num_units == 0:
@@ -189,8 +191,10 @@ class Plan:
 
     def __getitem__(self, shard: int) -> list[str]:
         first = shard * self.units_per_shard
-        positions = np.arange(first, min(first + self.units_per_shard, self.num_units))
-        return [self._unit(int(place)) for place in shards.permuted(positions, self.num_units, self._keys)]
+        places = np.arange(first, min(first + self.units_per_shard, self.num_units))
+        if self._keys is not None:
+            places = shards.permuted(places, self.num_units, self._keys)
+        return [self._unit(int(place)) for place in places]
 
     def num_items(self, shard: int, source: Source) -> int:
         """How many items a shard lists."""

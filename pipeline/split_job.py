@@ -15,13 +15,14 @@ from rich.console import Console
 from pipeline import shards
 from pipeline.calibrate import Constants
 from pipeline.claim import JobError
-from pipeline.encode import Encoded, encode_sample, write_encoded
+from pipeline.encode import Encoded, write_encoded
 from pipeline.index import Finished
 from pipeline.label import Depths, Labeller, Loaded
+from pipeline.output import Output
 from pipeline.plan import Plan
 from pipeline.progress import Meter
 from pipeline.ranks import Rank
-from pipeline.shards import Reject, Store
+from pipeline.shards import Reject
 from pipeline.sources import Photograph
 
 DAMAGED = ".damaged"  # `shard-000001.damaged` asks the next run to make that shard again (verify --repair)
@@ -57,19 +58,20 @@ class SplitSummary:
 
 
 class SplitJob:
-    """The shards of `planned` that `rank` owns, in `store`."""
+    """The shards of `planned` that `rank` owns, in the folder of `split` in `output`."""
 
     def __init__(
         self,
         labeller: Labeller,
         split: str,
         planned: Plan,
-        store: Store,
+        output: Output,
         rank: Rank,
         constants: Constants,
         console: Console,
     ) -> None:
-        self.labeller, self.split, self.plan, self.store = labeller, split, planned, store
+        self.labeller, self.split, self.plan = labeller, split, planned
+        self.output, self.store = output, output.folder(split)
         self.rank, self.constants, self.console = rank, constants, console
         self.source = labeller.source
         self.finished: dict[int, Finished] = {}
@@ -107,11 +109,12 @@ class SplitJob:
                 except shards.ShardError:
                     continue  # a damaged JSON: make the shard again
                 num_items = self.plan.num_items(number, self.source)
-                complete = found.listed == found.kept + found.rejected == num_items
+                complete = found.listed == num_items
+                complete &= found.samples == self.output.num_samples(found.listed, found.rejected)
                 if found.listing != self.plan.listing:
                     raise JobError(
                         f"{self.store}/{name} was made from another listing of the source: restore the source and "
-                        "delete the plan, or choose another folder"
+                        f"delete the plan, or {self.output.elsewhere}"
                     )
                 if complete and found.bytes == sizes[f"{name}.tar"]:
                     if found.constants != self.constants:
@@ -142,7 +145,7 @@ class SplitJob:
                 ) -> None:
                     key = self.source.key(self.split, items[slot])
                     encoding[slot] = self.labeller.pool.submit(
-                        encode_sample, key, depths, photo, self.constants, self.labeller.fields
+                        self.output.encode, key, depths, photo, self.constants, self.labeller.fields
                     )
 
                 rejects = self.labeller.label(islice(loaded, len(items)), done)
@@ -156,15 +159,18 @@ class SplitJob:
         return [item for unit in self.plan[number] for item in self.source.samples(unit)]
 
     def _commit(self, number: int, encoding: dict[int, Future[Encoded | Reject]], rejects: dict[int, Reject]) -> None:
-        encoded = []
-        for slot in sorted(encoding):
-            result = encoding.pop(slot).result()
+        samples: list[Encoded] = []
+        rejected: list[Reject] = []
+        slots = sorted(encoding.keys() | rejects.keys())
+        for slot in slots:
+            result: Encoded | Reject | None = rejects[slot] if slot in rejects else encoding.pop(slot).result()
             if isinstance(result, Reject):
-                rejects[slot] = result
-            else:
-                encoded.append(result)
-        rejected = [rejects[slot] for slot in sorted(rejects)]
-        write_encoded(self.store, shard_name(number), self.plan.listing, encoded, rejected, self.constants)
+                listed, result = self.output.in_place_of(result, self.split, number, slot)
+                rejected.append(listed)
+            if result:
+                samples.append(result)
+        name, listing = shard_name(number), self.plan.listing
+        write_encoded(self.store, name, listing, samples, rejected, self.constants, len(slots))
         self.store.delete(f"{shard_name(number)}{DAMAGED}")
 
     def _timed(self, loaded: Iterator[Loaded | Reject], meter: Meter) -> Iterator[Loaded | Reject]:

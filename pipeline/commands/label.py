@@ -8,17 +8,20 @@ from pipeline.commands.options import LabellingOptions
 from pipeline.teachers import DEFAULT_TEACHER, open_teacher
 
 if TYPE_CHECKING:
+    from pipeline.output import Output
     from pipeline.sources import Source
 
 
-def label(source: "Source", out: str, job: LabellingOptions, accept_polarity: bool = False) -> None:
+def label(source: "Source", out: "str | Output", job: LabellingOptions, accept_polarity: bool = False) -> None:
     """Run the job, or tell what it would cost, and print what came of it."""
     from pipeline import ranks, summary
     from pipeline.claim import JobError
     from pipeline.dry_run import estimate
     from pipeline.job import Options, check_options, complaint, owed, run
-    from pipeline.shards import teacher_note
+    from pipeline.output import Output
+    from pipeline.shards import open_store, teacher_note
 
+    output = out if isinstance(out, Output) else Output(open_store(out))
     rank = ranks.resolve(job.rank, job.world_size)
     if rank.world_size > 1:
         console.print(ranks.announced(rank), highlight=False, soft_wrap=True)
@@ -43,10 +46,10 @@ def label(source: "Source", out: str, job: LabellingOptions, accept_polarity: bo
         if note := teacher_note(source.name, job.teacher):
             console.print(f"note: {note}. For those: --teacher {DEFAULT_TEACHER}", highlight=False, soft_wrap=True)
     if job.dry_run:
-        estimate(source, loaded, out, options, rank, console)
+        estimate(source, loaded, output, options, rank, console)
         return
-    summaries = run(source, loaded, out, options, rank=rank, console=console, command=job.line)
-    summary.show(summaries, out, rank, console)
+    summaries = run(source, loaded, output, options, rank=rank, console=console, command=job.line)
+    summary.show(summaries, str(output.data), rank, console)
     if message := owed(summaries):
         raise JobError(message)
     finished = all(s.missing_shards == 0 for s in summaries)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.models import OptionInfo
 
 from pipeline.errors import UserError
 from pipeline.teachers import DEFAULT_TEACHER, placed
@@ -140,12 +141,17 @@ class LabellingOptions:
     line: tuple[str, ...] = ()  # the command itself, as `_line` words it
 
 
-def labelling(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command that takes LabellingOptions (with other `defaults`) after its own parameters, as `job`."""
+def labelling(without: Sequence[str] = (), **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command that takes LabellingOptions (with other `defaults`) after its own parameters, as `job`.
+
+    The options `without` keep their defaults.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(function).parameters.values() if p.name != "job"]
-        shared = {k: p for k, p in inspect.signature(LabellingOptions).parameters.items() if k != "line"}
+        shared = {
+            k: p for k, p in inspect.signature(LabellingOptions).parameters.items() if k not in ("line", *without)
+        }
         options = [p.replace(default=defaults.get(p.name, p.default)) for p in shared.values()]
 
         def command(**given: Any) -> None:
@@ -167,10 +173,10 @@ def _line(name: str, parameters: list[inspect.Parameter], given: dict[str, Any])
     """A command with every path made absolute and no rank, so that a repair can run it from anywhere."""
     line = [name]
     for parameter in parameters:
-        value, option = given[parameter.name], f"--{parameter.name.replace('_', '-')}"
+        value, option = given[parameter.name], _option(parameter)
         if parameter.name == "teacher":
             value = placed(value)
-        elif parameter.name in ("description", "src", "stats_from") and value and os.path.exists(value):
+        elif parameter.name in ("description", "src", "depth_from", "stats_from") and value and os.path.exists(value):
             value = os.path.abspath(value)
         if parameter.default is inspect.Parameter.empty and parameter.name in _POSITIONAL:
             line.append(str(value))
@@ -179,6 +185,14 @@ def _line(name: str, parameters: list[inspect.Parameter], given: dict[str, Any])
         elif value is not None and value is not False and value != "" and parameter.name not in ("rank", "world_size"):
             line += [option, str(value)]
     return tuple(line)
+
+
+def _option(parameter: inspect.Parameter) -> str:
+    """As it stands on a command line: what its description says, else the parameter's name."""
+    for described in getattr(parameter.annotation, "__metadata__", ()):
+        if isinstance(described, OptionInfo) and isinstance(described.default, str):  # typer's first word is the flag
+            return described.default
+    return f"--{parameter.name.replace('_', '-')}"
 
 
 def for_repair(line: Sequence[str], out: str, teacher: str = "") -> list[str]:
@@ -190,7 +204,9 @@ def for_repair(line: Sequence[str], out: str, teacher: str = "") -> list[str]:
     if line[0] not in _PLACE_OF_OUT:
         raise UserError(f"the plan of {out} names no command that labels ({line[0]!r}): run the one that made it again")
     place = _PLACE_OF_OUT[line[0]]
-    for word in line:
+    for before, word in zip(("", *line), line, strict=False):
+        if before == "--format" and not word.startswith("-"):
+            continue  # of maps: h5:depth is no code, and no teacher's name follows this word
         if names_code(code := word.removeprefix("--teacher=")) and code != teacher:
             raise UserError(
                 f"the plan of {out} names the teacher {code}, which is code: where you trust it, repair with --teacher "

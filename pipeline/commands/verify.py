@@ -30,9 +30,9 @@ def verify(
 ) -> None:
     """Read every byte of every shard again and compare it with the index; names each damaged shard and sample.
 
-    With --repair the command that made the shards runs again for what is damaged: it stands in the shards' own plan, so
-    it is shown first, and runs once you agree (or with --yes). It needs the source where it was; where that has moved,
-    run that command yourself: it sees the marks and does the same.
+    Depth that was added is looked at like the rest. With --repair the command that made what is damaged runs again: it
+    stands in the shards' own plan, so it is shown first, and runs once you agree (or with --yes). It needs the source
+    where it was; where that has moved, run that command yourself: it sees the marks and does the same.
 
     Examples:
 
@@ -54,10 +54,10 @@ def verify(
             console.print(problem, style="red", soft_wrap=True)
         if not (found.problems and repair):
             break
-        lines = [for_repair(line, shards, teacher) for line in commands(shards)]
+        lines = [for_repair(line, shards, teacher) for line in commands(shards, found.outputs)]
         _agree([line for line in lines if line not in agreed], yes)
         agreed += lines
-        restore_constants(shards)
+        restore_constants(shards, found.outputs)
         mark(shards, found)
         for line in lines:
             if again.main(line, standalone_mode=False) == INTERRUPTED:

@@ -20,6 +20,10 @@ byte ranges, checksums, rejects) and one `index.json` (written last; what the so
 The json of digits has more: `overlap`, the pixels where both digits are, as `runs_of` writes a mask and `mask_of` reads
 it. Depth alone tells which label they have.
 
+`precompute-depth add` puts one more depth field beside a finished split, `OUT/<split>/<field>/shard-000000.tar`: tar
+for tar the same keys in the same order, with a JSON and an index of its own. A sample has two members there: the map
+(`da3.pdz`) and what the json of the sample would say of it (`da3.json`). `Split` reads both tars as one sample.
+
 A depth field may have any other name of small letters, digits and hyphens (`DepthName`): own fields and teachers.
 Every depth field is z-standardised and farther-is-larger; `index.depth[field]` undoes it. Tars are byte-identical for
 the same inputs: names sorted, mtime and owner zero.
@@ -28,7 +32,7 @@ the same inputs: names sorted, mtime and owner zero.
 from pipeline.shards.decode import Members, Sample, decode_depth, decode_member
 from pipeline.shards.masks import mask_of, runs_of
 from pipeline.shards.order import ORDER_ROUNDS, permuted
-from pipeline.shards.read import TABLES, Split, is_empty, open_split, splits_of
+from pipeline.shards.read import TABLES, Split, check_beside, is_empty, open_split, splits_of, unfinished
 from pipeline.shards.records import (
     DEPTH_FIELDS,
     INDEX_REJECTS,
@@ -48,13 +52,16 @@ from pipeline.shards.records import (
     ShardIndex,
     ShardRecord,
     ShardSummary,
+    SidecarIndex,
     StoredDepth,
     Text,
     config_hash,
     depth_statistics,
     describe_depth,
+    is_depth_name,
     load_index,
     load_record,
+    load_sidecar,
     moments_of,
     teacher_note,
 )
@@ -84,20 +91,24 @@ __all__ = [
     "ShardIndex",
     "ShardRecord",
     "ShardSummary",
+    "SidecarIndex",
     "Split",
     "StorageError",
     "Store",
     "StoredDepth",
     "Text",
+    "check_beside",
     "config_hash",
     "decode_depth",
     "decode_member",
     "depth_statistics",
     "describe_depth",
     "exists",
+    "is_depth_name",
     "is_empty",
     "load_index",
     "load_record",
+    "load_sidecar",
     "mask_of",
     "moments_of",
     "open_split",
@@ -109,5 +120,6 @@ __all__ = [
     "sha256_of",
     "splits_of",
     "teacher_note",
+    "unfinished",
     "write_shard",
 ]

@@ -19,6 +19,11 @@ Sample = dict[str, Any]  # "key" and the fields of the module's table, decoded
 VERIFY = "run precompute-depth verify"  # the fix of whatever is damaged
 
 
+def field_of(extension: str) -> str:
+    """The field that a member holds: its first word; `da3.json`, what is known of the map `da3.pdz`, is its own."""
+    return extension if extension.endswith(".json") else extension.split(".")[0]
+
+
 def decode_depth(
     data: bytes,
     window: tuple[slice, slice] = (slice(None), slice(None)),
@@ -40,10 +45,10 @@ def decode_member(extension: str, data: bytes) -> Any:
             return np.asarray(_picture(extension, data))
         case "cls":
             return int(data)
-        case "json":
-            return files.parsed_json(data)
         case _ if extension.endswith("." + depth_codec.EXTENSION):
             return depth_codec.decode(data)
+        case _ if extension == "json" or extension.endswith(".json"):
+            return files.parsed_json(data)
     raise ShardError(f"member '.{extension}' is none of the shard contract's fields; see pipeline/shards/__init__.py")
 
 
@@ -67,7 +72,7 @@ def check_value(extension: str, value: Any, index: ShardIndex | None) -> None:
     match extension:
         case "cls" if value < 0 or (names and value >= len(names)):
             raise ValueError(f"must be {f'0 to {len(names) - 1}' if names else 'at least 0'}, got {value}")
-        case "json" if not isinstance(value, dict):
+        case _ if field_of(extension).endswith("json") and not isinstance(value, dict):
             raise ValueError(f"must be a dict, got {type(value).__name__}")
         case "seg.png":
             if value.dtype != np.uint8 or value.ndim != 2:
@@ -86,12 +91,20 @@ class Members:
     tar: str  # where the tar lies, for messages
     data: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     index: ShardIndex | None = None  # whose names the values must fit
+    elsewhere: dict[str, str] = field(default_factory=dict)  # field -> its tar, where that is one beside
 
-    def add(self, extension: str, data: bytes, length: int, crc: int) -> None:
-        """Raises ShardError where the bytes are not those that the shard's JSON describes."""
+    def add(self, extension: str, data: bytes, length: int, crc: int, tar: str = "") -> str:
+        """Take a member of the sample's tar, or of another `tar`; the field that it holds.
+
+        Raises ShardError where the bytes are not those that the shard's JSON describes.
+        """
+        name = field_of(extension)
+        if tar not in ("", self.tar):
+            self.elsewhere[name] = tar
         if len(data) != length or zlib.crc32(data) != crc:
             raise ShardError(f"{self._where(extension)} is damaged (checksum differs): {VERIFY}")
-        self.data[extension.split(".")[0]] = (extension, data)
+        self.data[name] = (extension, data)
+        return name
 
     def check_has(self, fields: Collection[str]) -> None:
         for wanted in fields:
@@ -124,4 +137,4 @@ class Members:
             )
 
     def _where(self, extension: str) -> str:
-        return f"{self.tar}, key {self.key}, member {extension}"
+        return f"{self.elsewhere.get(field_of(extension), self.tar)}, key {self.key}, member {extension}"

@@ -3,15 +3,25 @@
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from pipeline import files
-from pipeline.shards.decode import VERIFY, Members, Sample
-from pipeline.shards.records import SPLITS, ShardError, ShardRecord, load_index, load_record
+from pipeline.shards.decode import VERIFY, Members, Sample, field_of
+from pipeline.shards.records import (
+    SPLITS,
+    ShardError,
+    ShardIndex,
+    ShardRecord,
+    SidecarIndex,
+    is_depth_name,
+    load_index,
+    load_record,
+    load_sidecar,
+)
 from pipeline.shards.storage import Store, exists, open_store
 
 # A process keeps the byte ranges of this many shards (about 0.1 MB each at 1,000 samples: all of ImageNet in 130 MB),
@@ -22,6 +32,9 @@ TABLES, _TARS = 2048, 256
 class Split:
     """Random access to one split of a finished data set: `split[i]` or `split.read(i, fields)`.
 
+    Depth fields that were added later, in tars of their own, are fields as others are: `index.depth` has them, and
+    `unusable` says by name why one is not offered.
+
     Reads single samples by byte range (`pread`, or ranged requests to an object store), checks every member's CRC-32,
     opens tars and their JSON when they are first needed, keeps a bounded number of both, and may be shared by threads,
     pickled, or forked.
@@ -29,9 +42,20 @@ class Split:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.index = load_index(store)
+        self.own = load_index(store)  # index.json itself
+        self.sidecars, self.unusable = _sidecars(store, self.own)
+        added = {name: index.depth[name] for name, index in self.sidecars.items()}
+        self.index = self.own.model_copy(update={"depth": self.own.depth | added})
         self.ends = np.cumsum([shard.num_samples for shard in self.index.shards], dtype=np.int64)
-        self._tables, self._tars = _Recent(self._load_table, TABLES), _Recent(self._open_tar, _TARS)
+        self._open()
+
+    def _open(self) -> None:
+        self.rgb = Part("", self.store, self.own)
+        self._beside = {name: Part(name, self.store / name, index) for name, index in self.sidecars.items()}
+        self._tars: _Recent[tuple[str, int], _Tar] = _Recent(lambda which: self._part(which[0]).open(which[1]), _TARS)
+
+    def _part(self, name: str) -> "Part":
+        return self._beside[name] if name else self.rgb
 
     @property
     def data(self) -> str:
@@ -45,11 +69,12 @@ class Split:
         return self.read(position)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"store": self.store, "index": self.index, "ends": self.ends}
+        kept = ("store", "own", "sidecars", "unusable", "index", "ends")
+        return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._tables, self._tars = _Recent(self._load_table, TABLES), _Recent(self._open_tar, _TARS)
+        self._open()
 
     def reopened(self) -> "Split":
         """The same split for a process forked off, where connections to an object store no longer work."""
@@ -59,34 +84,83 @@ class Split:
         again.__setstate__(self.__getstate__() | {"store": open_store(str(self.store))})
         return again
 
+    def check_depth(self, field: str) -> None:
+        """Raise ShardError where this depth field lies beside the split and is not offered: unfinished, damaged."""
+        if field in self.unusable:
+            raise ShardError(self.unusable[field])
+
+    def depth_fingerprint(self, field: str) -> str:
+        """Of the tars that hold a depth field: those of its sidecar, or the split's own."""
+        return self.sidecars.get(field, self.own).fingerprint
+
     def locate(self, position: int) -> tuple[int, "_Table", int]:
         """Shard number, its table, and the sample's place in it, for a position of the split's own order."""
         if not 0 <= position < len(self):
             raise IndexError(f"sample {position} of {len(self)} in {self.store}")
         number = int(np.searchsorted(self.ends, position, side="right"))
-        return number, self._tables[number], position - (int(self.ends[number - 1]) if number else 0)
+        return number, self.rgb.tables[number], position - (int(self.ends[number - 1]) if number else 0)
 
     def read(self, position: int, fields: Collection[str] | None = None) -> Sample:
         """Decode a sample; `fields` (default: all) are names of the module's table without their extension."""
         members = self.members(position, fields)
         sample = {"key": members.key} | {field: members.decode(field) for field in members.data}
         members.check_sizes(sample)
+        for name in self.sidecars:  # what is known of a depth map stands in one place, wherever the map lies
+            if facts := sample.pop(f"{name}.json", None):
+                sample.setdefault("json", {})[name] = facts
         return sample
 
     def members(self, position: int, fields: Collection[str] | None = None) -> Members:
         """A sample's bytes, checked but not decoded; `fields` as for `read`."""
         number, table, place = self.locate(position)
-        key, tar = table.key(place), f"{self.store}/{self.index.shards[number].name}.tar"
-        members = Members(key, tar, index=self.index)
-        for extension, (offset, length, crc) in table.extents(place).items():
-            if fields is None or extension.split(".")[0] in fields:
-                members.add(extension, self._tars[number].read(length, offset), length, crc)
+        members = Members(table.key(place), self.rgb.tar(number), index=self.index)
+        for part in self.parts(fields):
+            for extension, (offset, length, crc) in part.wanted(number, place, members.key, fields).items():
+                data = self._tars[part.name, number].read(length, offset)
+                members.add(extension, data, length, crc, part.tar(number))
         members.check_has(self.index.fields if fields is None else fields)
         return members
+
+    def parts(self, fields: Collection[str] | None) -> list["Part"]:
+        """Where these fields lie: in the split's own tars, in those beside them."""
+        if fields is None:
+            return [self.rgb, *self._beside.values()]
+        beside = [part for name, part in self._beside.items() if {name, f"{name}.json"} & {*fields}]
+        others = {*fields} - {name for part in beside for name in (part.name, f"{part.name}.json")}
+        return [*([self.rgb] if others else []), *beside]
 
     def key(self, position: int) -> str:
         _, table, place = self.locate(position)
         return table.key(place)
+
+
+class Part:
+    """The tars of one folder: the split's own, whose name is "", or those of a depth field beside them."""
+
+    def __init__(self, name: str, store: Store, index: ShardIndex) -> None:
+        self.name, self.store, self.index = name, store, index
+        self.tables = _Recent(self._load_table, TABLES)
+
+    def tar(self, number: int) -> str:
+        return f"{self.store}/{self.index.shards[number].name}.tar"
+
+    def wanted(
+        self, number: int, place: int, key: str, fields: Collection[str] | None
+    ) -> dict[str, tuple[int, int, int]]:
+        """extension -> (offset, length, CRC-32) of a sample's members of these fields; ShardError for another key."""
+        table = self.tables[number]
+        if self.name and table.key(place) != key:
+            raise ShardError(
+                f"{self.tar(number)} must have the keys of its RGB, has {table.key(place)} for {key}: {VERIFY}"
+            )
+        extents = table.extents(place)
+        return extents if fields is None else {e: x for e, x in extents.items() if field_of(e) in fields}
+
+    def open(self, number: int) -> "_Tar":
+        try:
+            return _Tar(self.store, f"{self.index.shards[number].name}.tar")
+        except FileNotFoundError:
+            raise ShardError(f"{self.tar(number)} does not exist but the index lists it: {VERIFY}") from None
 
     def _load_table(self, number: int) -> "_Table":
         summary = self.index.shards[number]
@@ -95,12 +169,43 @@ class Split:
             raise ShardError(f"{self.store}/{record.name}.json does not belong to the index: {VERIFY}")
         return _Table(record)
 
-    def _open_tar(self, number: int) -> "_Tar":
-        name = f"{self.index.shards[number].name}.tar"
-        try:
-            return _Tar(self.store, name)
-        except FileNotFoundError:
-            raise ShardError(f"{self.store}/{name} does not exist but the index lists it: {VERIFY}") from None
+
+def _sidecars(store: Store, own: ShardIndex) -> tuple[dict[str, SidecarIndex], dict[str, str]]:
+    """By name the depth fields that lie finished beside a split's own tars, and why the others are none."""
+    found: dict[str, SidecarIndex] = {}
+    unusable: dict[str, str] = {}
+    for name in store.folders():
+        if is_depth_name(name) and name not in own.depth:
+            names = (store / name).sizes()
+            if "index.json" not in names:
+                if any(file.startswith("shard-") for file in names):
+                    unusable[name] = unfinished(store / name)
+                continue
+            try:
+                index = load_sidecar(store / name)
+                check_beside(store / name, name, index, own)
+            except ShardError as error:
+                unusable[name] = str(error)
+            else:
+                found[name] = index
+    return found, unusable
+
+
+def unfinished(folder: Store) -> str:
+    """What to tell of depth that was added to half."""
+    return (
+        f"{folder} is not finished (it has no index.json), or all was rejected: run the same line of precompute-depth "
+        "add again"
+    )
+
+
+def check_beside(folder: Store, name: str, index: SidecarIndex, own: ShardIndex) -> None:
+    """Raise ShardError where a sidecar does not belong to the split it lies in."""
+    alike = [(s.name, s.num_samples) for s in index.shards] == [(s.name, s.num_samples) for s in own.shards]
+    if [*index.depth] != [name] or index.split != own.split or index.beside != own.fingerprint or not alike:
+        raise ShardError(
+            f"{folder} belongs to other shards than those beside it: delete it and make it with precompute-depth add"
+        )
 
 
 class _Table:
@@ -143,25 +248,26 @@ class _Tar:
             os.close(self._descriptor)
 
 
+_Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
 
 
-class _Recent(Generic[_Value]):
-    """The most recently used values of a function of an integer."""
+class _Recent(Generic[_Key, _Value]):
+    """The most recently used values of a function."""
 
-    def __init__(self, make: Callable[[int], _Value], capacity: int) -> None:
+    def __init__(self, make: Callable[[_Key], _Value], capacity: int) -> None:
         self._make, self._capacity = make, capacity
-        self._values: OrderedDict[int, _Value] = OrderedDict()
+        self._values: OrderedDict[_Key, _Value] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __getitem__(self, number: int) -> _Value:
+    def __getitem__(self, key: _Key) -> _Value:
         with self._lock:
-            if number in self._values:
-                self._values.move_to_end(number)
-                return self._values[number]
-        value = self._make(number)
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        value = self._make(key)
         with self._lock:
-            self._values[number] = value
+            self._values[key] = value
             if len(self._values) > self._capacity:
                 self._values.popitem(last=False)
         return value

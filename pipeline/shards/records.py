@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from pipeline import files
 from pipeline.errors import UserError
@@ -39,6 +48,7 @@ def _no_other_member(name: str) -> str:
 ShardName = Annotated[str, Field(pattern=r"^shard-[0-9]{6,15}$")]
 DepthName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$"), AfterValidator(_no_other_member)]
 SplitName = Annotated[str, Field(pattern=r"^[a-z]{1,16}$")]
+_DEPTH_NAME = TypeAdapter(DepthName)
 Extension = Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,64}$")]
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,96}$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
@@ -240,6 +250,25 @@ class ShardIndex(_Record):
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
 
 
+class SidecarIndex(ShardIndex):
+    """`<split>/<field>/index.json`: one more depth field of a finished split, in tars of its own with the same keys.
+
+    Rejects have a sample all the same, of the RGB's size and without a valid pixel.
+    """
+
+    beside: Hash  # `fingerprint` of the split whose samples these are
+
+    @model_validator(mode="after")
+    def _holds_one_field(self) -> "SidecarIndex":
+        if len(self.depth) != 1:
+            raise ValueError(f"it must describe one depth field, it describes {len(self.depth)}")
+        return self
+
+    @property
+    def fields(self) -> list[str]:
+        return [*self.depth]
+
+
 class HashSum:
     """Many SHA-256 hashes in any order as one: their sum."""
 
@@ -253,6 +282,15 @@ class HashSum:
     @property
     def hex(self) -> str:
         return f"{self._sum:064x}"
+
+
+def is_depth_name(name: str) -> bool:
+    """Whether a depth field may be called so."""
+    try:
+        _DEPTH_NAME.validate_python(name)
+    except ValidationError:
+        return False
+    return True
 
 
 def teacher_note(source: str, teacher: str | None) -> str | None:
@@ -274,6 +312,11 @@ def load_record(store: Store, name: str) -> ShardRecord:
 def load_index(store: Store) -> ShardIndex:
     """Read a split's index.json; raises ShardError naming the file."""
     return _load(ShardIndex, store, "index.json")
+
+
+def load_sidecar(store: Store) -> SidecarIndex:
+    """Read a sidecar's index.json; raises ShardError naming the file."""
+    return _load(SidecarIndex, store, "index.json")
 
 
 def _load(kind: type[_RecordT], store: Store, name: str) -> _RecordT:

@@ -33,6 +33,9 @@ class Store(Protocol):
     def sizes(self) -> dict[str, int]:
         """name -> bytes of every file directly in the folder; empty where there is no folder."""
 
+    def folders(self) -> list[str]:
+        """Names of the folders directly in it, sorted; none where there is no folder."""
+
     def read(self, name: str) -> bytes: ...
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         """Fewer bytes than `length` where the file ends before."""
@@ -101,6 +104,13 @@ class LocalStore:
         except FileNotFoundError:
             return {}
 
+    def folders(self) -> list[str]:
+        try:
+            with os.scandir(self.folder) as entries:
+                return sorted(e.name for e in entries if not _is_nobodys(e.name) and e.is_dir())
+        except FileNotFoundError:
+            return []
+
     def read(self, name: str) -> bytes:
         try:
             return files.read_bytes(self.folder / name, _MOST_BYTES)
@@ -168,6 +178,12 @@ class RemoteStore:
         return RemoteStore(self.fs, f"{self.folder}/{name}", f"{self.url}/{name}")
 
     def sizes(self) -> dict[str, int]:
+        return {name: int(info["size"] or 0) for name, info in self._listed() if info["type"] == "file"}
+
+    def folders(self) -> list[str]:
+        return sorted(name for name, info in self._listed() if info["type"] == "directory")
+
+    def _listed(self) -> list[tuple[str, dict[str, Any]]]:
         def look() -> list[dict[str, Any]]:
             self.fs.invalidate_cache()
             return self.fs.ls(self.folder, detail=True)
@@ -175,8 +191,8 @@ class RemoteStore:
         try:
             found = self._try("listed", look)
         except FileNotFoundError:
-            return {}
-        return {info["name"].rsplit("/", 1)[-1]: int(info["size"] or 0) for info in found if info["type"] == "file"}
+            return []
+        return [(info["name"].rstrip("/").rsplit("/", 1)[-1], info) for info in found]
 
     def read(self, name: str) -> bytes:
         return self._try("read", lambda: self.fs.cat_file(f"{self.folder}/{name}"), name)

@@ -47,6 +47,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import depth_codec, job, shards
+from pipeline.depth_field import of_teacher
 from pipeline.encode import encode_sample, write_encoded
 from pipeline.images import open_rgb, shrink, stored_jpeg
 from pipeline.shards.storage import LocalStore
@@ -207,10 +208,11 @@ def stages(teacher: Teacher, folder: Path, stats: str) -> dict[str, int]:
     maps: list[NDArray[np.float32]] = [teacher.estimate([pixels], [size])[0] for size, pixels in inputs]
     mean, std = map(float, stats.split(","))
     constants = Standardisation(mean, std, teacher.polarity)
+    field = of_teacher(teacher.identity())
     z = [constants.apply(depth) for depth in maps]
     encoded = []
     for path, depth, photo in zip(paths, maps, photos, strict=True):
-        sample = encode_sample(path.stem, {"pseudo": depth}, photo, {"pseudo": constants})
+        sample = encode_sample(path.stem, {"pseudo": depth}, photo, {"pseudo": constants}, {"pseudo": field})
         assert not isinstance(sample, shards.Reject), sample.reason
         encoded.append(sample)
     members = [data for sample in encoded for data in sample.members.values()]
@@ -224,7 +226,7 @@ def stages(teacher: Teacher, folder: Path, stats: str) -> dict[str, int]:
 
     with tempfile.TemporaryDirectory() as out, patch("os.fsync", timed_fsync):
         writing = cpu_us(
-            [partial(write_encoded, LocalStore(Path(out)), "shard-000000", "", encoded, [], {"pseudo": constants})]
+            [partial(write_encoded, LocalStore(Path(out)), "shard-000000", "", encoded, [], {"pseudo": constants}, 1)]
         )
     decoding = cpu_us([partial(decode, path) for path in paths])
     storing = cpu_us([partial(stored_jpeg, path.read_bytes(), SHORT_SIDE) for path in paths])

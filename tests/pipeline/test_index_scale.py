@@ -73,7 +73,7 @@ def test_a_reader_keeps_a_bounded_number_of_tables_and_tars(tmp_path, monkeypatc
     for position in order:
         assert split.read(int(position), ("cls",))["cls"] == position % 3
         descriptors.append(len(list(resource_descriptors())))
-    assert len(split._tables._values) == 4
+    assert len(split.rgb.tables._values) == 4
     assert max(descriptors) - min(descriptors) <= 2
 
 

@@ -151,8 +151,9 @@ def test_a_second_job_on_the_same_folder_is_refused(photos, random_teacher, tmp_
     out = tmp_path / "out"
     out.mkdir()
     hold = (
-        "import sys; from pipeline.claim import only_rank; from pipeline.shards import open_store\n"
-        "with only_rank(open_store(sys.argv[1]), 0, 1): print('held', flush=True); sys.stdin.read()"
+        "import sys; from pipeline.claim import only_rank; from pipeline.output import Output\n"
+        "from pipeline.shards import open_store\n"
+        "with only_rank(Output(open_store(sys.argv[1])), 0, 1): print('held', flush=True); sys.stdin.read()"
     )
     first = subprocess.Popen(
         [str(BIN / "python"), "-c", hold, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

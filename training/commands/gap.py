@@ -38,8 +38,9 @@ def gap(
     """How strong noise on pseudo-depth would have to be to move the model as far as real depth does.
 
     sigma* is that strength: 0 where real depth is as good as pseudo-depth to this model, large where it is something
-    else altogether. `train evaluate --noise` at sigma* says what such a shift costs in accuracy. Uses every image of
-    train and val, whole; classes are not needed. Written to RUN/evaluations/.
+    else altogether. Pseudo-depth is the run's own depth field, where a teacher made that. `train evaluate --noise` at
+    sigma* says what such a shift costs in accuracy. Uses every image of train and val, whole; classes are not needed.
+    Written to RUN/evaluations/.
 
     Examples:
 
@@ -52,7 +53,7 @@ def gap(
     from training.engine.found import At
     from training.engine.machine import choose_device
     from training.engine.results import Target
-    from training.noise.gap import as_record, measure, measure_inverse, open_pairs
+    from training.noise.gap import as_record, measure, measure_inverse, open_pairs, pseudo_of
     from training.noise.sweep import NoiseError, parse_sigmas
     from training.provenance import check_splits
     from training.runs import load
@@ -64,16 +65,17 @@ def gap(
         raise NoiseError(f"--sigma must hold a number above 0, got {sigma}")
     loaded = load(run, checkpoint, "train pretrain")
     config, described, saved, model = loaded.task.config, loaded.record, loaded.saved, loaded.model
-    splits = open_pairs(data, real)
+    pseudo = pseudo_of(data, config.data.depth)
+    splits = open_pairs(data, real, pseudo)
     for split in splits[1:]:
-        check_splits(splits[0], split, "pseudo")
-    other = target.opened(described.shards, splits[0], "pseudo")
+        check_splits(splits[0], split, pseudo)
+    other = target.opened(described.shards, splits[0], pseudo)
     count, device = sum(map(len, splits)), choose_device(config)[0]
     with meter("mean and std of 1/d", count) as advance:
         inverse = measure_inverse(splits, config, real, advance)
     with meter("gap", count) as advance:
-        moved = measure(model.to(device), splits, config, real, inverse, device, sigmas, noise_seed, advance)
-    result = as_record(moved, splits, config, real, inverse, sigmas, noise_seed, At.of(saved), other)
+        moved = measure(model.to(device), splits, config, real, inverse, device, sigmas, noise_seed, advance, pseudo)
+    result = as_record(moved, splits, config, real, inverse, sigmas, noise_seed, At.of(saved), other, pseudo)
     _gap_table(result)
     written(target.write(target.place(f"gap-{real}-{saved.name}", described.shards, splits[-1]), result))
 
@@ -86,7 +88,7 @@ def _gap_table(result: "Gap") -> None:
 
     table = Table(
         "noise", "real depth as", "f", "e*", "sigma*", "95 % of resamples",
-        title=f"{result.model}, pseudo to {result.real_field} depth, {result.num_images:,} images",
+        title=f"{result.model}, {result.pseudo_field} to {result.real_field} depth, {result.num_images:,} images",
     )  # fmt: skip
     for c in result.crossings:
         reading = "z" if c.reading == "z" else "-1/d"

@@ -117,6 +117,8 @@ def refuse_changes(earlier: RunRecord, now: RunRecord) -> None:
     ):
         if old != new:
             changed.append(f"the {split} shards are not the ones the run began with")
+    if earlier.shards.depth_fingerprints != now.shards.depth_fingerprints:
+        changed.append(f"the {now.shards.depth_field} depth of the shards is not the one the run began with")
     if now.init_sha256 is not None and now.init_sha256 != earlier.init_sha256:
         changed.append(f"the weights at {now.config['init']} are not those the run began with")
     weights = [(record.online_teacher or {}).get("weights_sha256") for record in (earlier, now)]

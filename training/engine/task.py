@@ -172,6 +172,9 @@ class Task(ABC, Generic[C, B]):
             num_classes=num_classes,
             classes_sha256=sha256,
             depth_field=field,
+            depth_fingerprints={
+                split.index.split: split.depth_fingerprint(field) for split in (train, test) if field in split.sidecars
+            },
             **self.depth_seen(),
         )
 

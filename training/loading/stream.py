@@ -102,27 +102,27 @@ class Streamed(IterableDataset[_Made]):
                         yield number, members
 
     def _read_shard(self, shard: int, size: int) -> Iterator[shards.Members]:
-        """All `size` samples of a shard, each checked."""
-        fields = self.pieces.fields
-        _, table, _ = self.split.locate(int(self.split.ends[shard]) - 1)
-        tar = f"{self.split.store}/{self.split.index.shards[shard].name}.tar"
-        samples = _tar_samples(tar)
+        """All `size` samples of a shard, each checked; tars of depth that was added are read side by side with it."""
+        fields, split = self.pieces.fields, self.split
+        table = split.rgb.tables[shard]
+        streams = [(part, part.tar(shard), _tar_samples(part.tar(shard))) for part in split.parts(fields)]
         for place in range(size):
             key = table.key(place)
-            found = next(samples, {})
-            if found.get("__key__") != key:
-                raise shards.ShardError(
-                    f"{tar} is damaged: it must hold {size} samples, but {key}, number {place}, "
-                    f"{'is not where it should be' if found else 'is missing'}: run precompute-depth verify"
-                )
-            members = shards.Members(key, tar, index=self.split.index)
-            for extension, (_, length, crc) in table.extents(place).items():
-                if extension.split(".")[0] in fields:
-                    members.add(extension, found.get(extension, b""), length, crc)
+            members = shards.Members(key, split.rgb.tar(shard), index=split.index)
+            for part, tar, samples in streams:
+                found = next(samples, {})
+                if found.get("__key__") != key:
+                    raise shards.ShardError(
+                        f"{tar} is damaged: it must hold {size} samples, but {key}, number {place}, "
+                        f"{'is not where it should be' if found else 'is missing'}: run precompute-depth verify"
+                    )
+                for extension, (_, length, crc) in part.wanted(shard, place, key, fields).items():
+                    members.add(extension, found.get(extension, b""), length, crc, tar)
             members.check_has(fields)
             yield members
-        if next(samples, None) is not None:
-            raise shards.ShardError(f"{tar} is damaged: it holds more than its {size} samples")
+        for _, tar, samples in streams:
+            if next(samples, None) is not None:
+                raise shards.ShardError(f"{tar} is damaged: it holds more than its {size} samples")
 
 
 def _tar_samples(url: str) -> Iterator[dict[str, Any]]:

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from pipeline import shards
 from pipeline.errors import UserError
+from training.config import ONLINE
 from training.engine.found import At
 from training.intervals import RESAMPLES, central_interval, resampled_means
 from training.loading.augment import geometry
@@ -35,6 +36,7 @@ from training.tasks.classification.config import Config
 
 OUTPUTS = ("logits", "softmax")
 READINGS = ("z", "inverse")
+SENSOR = ("real", "raw")
 _BATCH = 64
 
 
@@ -71,8 +73,8 @@ class GapViews(NamedTuple):
 class SquashedViews(Dataset[GapViews]):
     """A split in its own order, every sample once, whole."""
 
-    def __init__(self, split: shards.Split, size: int, real: str, inverse: Inverse) -> None:
-        self.split, self.size, self.real, self.inverse = split, size, real, inverse
+    def __init__(self, split: shards.Split, size: int, real: str, pseudo: str, inverse: Inverse) -> None:
+        self.split, self.size, self.real, self.pseudo, self.inverse = split, size, real, pseudo, inverse
 
     def __len__(self) -> int:
         return -(-len(self.split) // _BATCH)
@@ -80,10 +82,10 @@ class SquashedViews(Dataset[GapViews]):
     def __getitem__(self, number: int) -> GapViews:
         rgb, pseudo, readings, keys = [], [], [], []
         for place in range(number * _BATCH, min((number + 1) * _BATCH, len(self.split))):
-            members = self.split.members(place, ("rgb", "pseudo", self.real))
+            members = self.split.members(place, ("rgb", self.pseudo, self.real))
             z = members.decode(self.real)
             rgb.append(geometry.resize(members.decode("rgb", decode_rgb), "rgb", (self.size, self.size)))
-            pseudo.append(self._squashed(members.decode("pseudo")))
+            pseudo.append(self._squashed(members.decode(self.pseudo)))
             readings.append([self._squashed(z), self._squashed(self.inverse(z))])
             keys.append(members.key)
         each = [torch.stack(same) for same in zip(*readings, strict=True)]
@@ -122,14 +124,22 @@ class Distances:
     real: list[NDArray[np.float64]] = field(default_factory=list)
 
 
-def open_pairs(data: str, real: str) -> list[shards.Split]:
-    """Every split of shards that have pseudo-depth and `real` depth in metres."""
-    if real not in ("real", "raw"):
+def pseudo_of(data: str, field: str) -> str:
+    """Which pseudo-depth a run of this depth field is given: its own, or `pseudo` where that is none of a teacher's."""
+    index = shards.splits_of(data)[0].index
+    measured = field in index.depth and index.provenance(field).kind != "estimated"
+    return "pseudo" if measured or field in (ONLINE, *SENSOR) else field
+
+
+def open_pairs(data: str, real: str, pseudo: str = "pseudo") -> list[shards.Split]:
+    """Every split of shards that have `pseudo` depth and `real` depth in metres."""
+    if real not in SENSOR:
         raise GapError(f"--real must be real (holes filled) or raw (as measured), got {real!r}")
     splits = shards.splits_of(data)
     for split in splits:
         have = split.index.depth
-        for wanted in ("pseudo", real):
+        for wanted in (pseudo, real):
+            split.check_depth(wanted)
             if wanted not in have:
                 raise GapError(
                     f"{split.store} has no '{wanted}' depth, it has {', '.join(have)}: the gap needs pseudo-depth and "
@@ -179,15 +189,16 @@ def measure(
     sigmas: Sequence[float],
     seed: int,
     advance: Callable[[int], None] = lambda count: None,
+    pseudo: str = "pseudo",
 ) -> Distances:
     """One pass over all splits; the model is on `device`. `sigmas` begin with 0, where nothing moves."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # also in the patch convolution
     model.eval()
     distances = Distances()
-    for views in _views(splits, config, real, inverse):
+    for views in _views(splits, config, real, pseudo, inverse):
         rgb = normalise(views.rgb.to(device), RGB_MEAN, RGB_STD)
-        pseudo = views.pseudo.to(device)
-        before = model(rgb, pseudo).float()
+        estimated = views.pseudo.to(device)
+        before = model(rgb, estimated).float()
 
         def moved(depth: Tensor, rgb: Tensor = rgb, before: Tensor = before) -> Tensor:
             """(images, OUTPUTS)"""
@@ -197,7 +208,7 @@ def measure(
 
         for kind in KINDS:
             eps = Noise(kind, seed).draw(views.keys, config.model.image_size, config.model.patch_size).to(device)
-            away = [moved(noisy(pseudo, sigma, eps)) for sigma in sigmas[1:]]
+            away = [moved(noisy(estimated, sigma, eps)) for sigma in sigmas[1:]]
             away = [torch.zeros(len(rgb), len(OUTPUTS), device=device), *away]
             distances.noise[kind].append(torch.stack(away, 1).double().cpu().numpy())
         both = [moved(reading.to(device)) for reading in views.readings]
@@ -206,9 +217,11 @@ def measure(
     return distances
 
 
-def _views(splits: Sequence[shards.Split], config: Config, real: str, inverse: Inverse) -> Iterator[GapViews]:
+def _views(
+    splits: Sequence[shards.Split], config: Config, real: str, pseudo: str, inverse: Inverse
+) -> Iterator[GapViews]:
     for split in splits:
-        dataset = SquashedViews(split, config.model.image_size, real, inverse)
+        dataset = SquashedViews(split, config.model.image_size, real, pseudo, inverse)
         yield from load(dataset, range(len(dataset)), config.runtime)
 
 
@@ -255,6 +268,7 @@ def as_record(
     seed: int,
     at: At,
     other_depth: Sequence[str] = (),
+    pseudo: str = "pseudo",
 ) -> Gap:
     curves, crossings = solve(distances, sigmas, seed)
     return Gap(
@@ -264,6 +278,7 @@ def as_record(
         data=splits[0].data,
         fingerprints={split.index.split: split.index.fingerprint for split in splits},
         real_field=real,
+        pseudo_field=pseudo,
         num_images=sum(map(len, splits)),
         noise_seed=seed,
         image_size=config.model.image_size,

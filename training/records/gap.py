@@ -59,6 +59,7 @@ class Gap(Record):
     data: Place
     fingerprints: dict[str, str]  # split -> of its shards; all splits are used
     real_field: DepthName
+    pseudo_field: DepthName = "pseudo"
     num_images: Some
     noise_seed: Seed
     image_size: Sides

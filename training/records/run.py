@@ -16,6 +16,7 @@ from training.records.fields import (
     Place,
     Record,
     Seed,
+    SplitName,
     Stamp,
     Step,
     Text,
@@ -40,6 +41,7 @@ class ShardsSeen(Record):
     source: Word
     train_fingerprint: Hash
     val_fingerprint: Hash
+    depth_fingerprints: dict[SplitName, Hash] = {}  # where the depth lies in tars of its own, beside the shards'
     num_train: Count
     num_val: Count
     num_classes: Count

@@ -12,7 +12,7 @@ from training.engine.machine import TrainingError
 from training.engine.resume import refuse_changes
 from training.engine.task import Task
 from training.noise.gap import open_pairs
-from training.records import RunRecord, parse
+from training.records import RunRecord, ShardsSeen, parse
 from training.study.config import Runs, StudyFile
 from training.study.stages import STAGES, StudyRun, is_finished, is_there
 from training.study.tuning import Table3, TuningRow
@@ -72,7 +72,7 @@ def planned(file: StudyFile, out: Path) -> Plan:
     for run in runs:
         task = PreTraining(run.config)
         task.open(file.data)
-        _refuse_changed(run.folder, task, *(split.index.fingerprint for split in splits))
+        _refuse_changed(run.folder, task, task.seen())
     table3 = _table3(file, out, runs)
     needed = {row.run.folder for row in table3.rows} if table3 else set()
     units = [Unit(run.folder.name, {name: _part(name, file, run) for name in run.stages}) for run in runs]
@@ -127,15 +127,12 @@ def _table3(file: StudyFile, out: Path, runs: Sequence[StudyRun]) -> Table3 | No
     return table3
 
 
-def _refuse_changed(folder: Path, task: Task[Any, Any], *fingerprints: str) -> None:
-    """TrainingError where a run was begun otherwise; its shards are compared where their fingerprints are given."""
+def _refuse_changed(folder: Path, task: Task[Any, Any], seen: ShardsSeen | None = None) -> None:
+    """TrainingError where a run was begun otherwise; its shards are compared where those of now are given."""
     if not (folder / "run.json").exists():
         return
     begun = parse(RunRecord, folder / "run.json")
     if begun.task != task.kind:
         raise TrainingError(f"{folder} holds a run of another kind, {begun.task}: choose another --out")
-    seen = dict(zip(("train_fingerprint", "val_fingerprint"), fingerprints, strict=False))
-    now = {
-        "name": folder, "config": task.config.model_dump(mode="json"), "shards": begun.shards.model_copy(update=seen)
-    }  # fmt: skip
+    now = {"name": folder, "config": task.config.model_dump(mode="json"), "shards": seen or begun.shards}
     refuse_changes(begun, begun.model_copy(update=now))

@@ -19,7 +19,7 @@ from training.dumps.store import DumpError, open_dump
 from training.engine import checkpoint
 from training.engine.loop import train
 from training.engine.resume import finished
-from training.noise.gap import open_pairs
+from training.noise.gap import open_pairs, pseudo_of
 from training.noise.sweep import SIGMAS
 from training.records import AnyEvaluation, Gap, NoiseSweep, RecordError, read_evaluation
 from training.study.config import StudyFile
@@ -146,9 +146,11 @@ def noise(study: StudyFile, run: StudyRun) -> None:
 
 def has_gap(study: StudyFile, run: StudyRun) -> bool:
     assert study.pairs is not None
-    wanted = {split.index.split: split.index.fingerprint for split in open_pairs(study.pairs, "real")}
+    pseudo = pseudo_of(study.pairs, run.config.data.depth)
+    wanted = {split.index.split: split.index.fingerprint for split in open_pairs(study.pairs, "real", pseudo)}
     return any(
-        isinstance(each, Gap) and (each.fingerprints, each.real_field, each.noise_seed) == (wanted, "real", 0)
+        isinstance(each, Gap)
+        and (each.fingerprints, each.real_field, each.pseudo_field, each.noise_seed) == (wanted, "real", pseudo, 0)
         and tuple(each.sigmas) == SIGMAS
         for each in _evaluations(run)
     )  # fmt: skip

@@ -67,6 +67,7 @@ def open_shards(data: Path | str, split: str, depth_field: str, labelled: bool =
     opened = shards.open_split(data, split)
     if labelled:
         check_labelled(opened.index, data)
+    opened.check_depth(depth_field)
     if depth_field != ONLINE and depth_field not in opened.index.depth:
         have = ", ".join(opened.index.depth)
         raise DataError(

@@ -44,6 +44,7 @@ class DepthBatch:
 def open_metric(data: str, split: str, field: str) -> shards.Split:
     """A split with this depth, in metres; DataError where it has none."""
     opened = shards.open_split(data, split)
+    opened.check_depth(field)
     have = opened.index.depth
     if field not in have:
         raise DataError(

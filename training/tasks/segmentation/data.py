@@ -45,6 +45,7 @@ def open_labelled(data: Path | str, split: str, depth_field: str | None = None) 
     opened = shards.open_split(data, split)
     if not opened.index.seg_names:
         raise DataError(f"{data} has no pixel labels: give shards of precompute-depth nyu, toyrooms or digits")
+    opened.check_depth(depth_field or "")
     if depth_field is not None and depth_field not in opened.index.depth:
         have = ", ".join(opened.index.depth)
         raise DataError(f"{data} has no '{depth_field}' depth, it has {have}: choose one with --depth")
