@@ -147,7 +147,7 @@ def open_pairs(data: str, real: str, pseudo: str = "pseudo") -> list[shards.Spli
                 )
         if have[real].unit != "m":
             raise GapError(f"{split.store}: '{real}' depth must be in m, got {have[real].unit!r}")
-        if lost := [field for field in ("pseudo", real) if split.index.provenance(field).scale_lost]:
+        if lost := [field for field in (pseudo, real) if split.index.provenance(field).scale_lost]:
             raise GapError(
                 f"{split.store}: '{lost[0]}' depth was stretched image by image and lost its scale: the gap compares "
                 "values, and needs depth whose values mean the same in every image"
