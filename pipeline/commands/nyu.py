@@ -13,6 +13,9 @@ from pipeline.commands.options import LabellingOptions, Out, labelling
 def nyu(
     src: Annotated[Path, typer.Argument(metavar="MAT", help="nyu_depth_v2_labeled.mat as its authors publish it.")],
     out: Out,
+    scene_classes: Annotated[
+        bool, typer.Option("--scene-classes", help="Give each image its kind of scene as class, of ten.")
+    ] = False,
     *,
     job: LabellingOptions,
 ) -> None:
@@ -25,7 +28,9 @@ def nyu(
         precompute-depth nyu nyu_depth_v2_labeled.mat nyu-rgbd --stats-from imagenet-rgbd
 
         precompute-depth inspect nyu-rgbd
+
+        precompute-depth nyu nyu_depth_v2_labeled.mat nyu-scenes --scene-classes
     """
     from pipeline.sources.nyu import Nyu
 
-    label(Nyu(src), out, job)
+    label(Nyu(src, scene_classes=scene_classes), out, job)

@@ -26,7 +26,10 @@ _PROBE = 1 << 16  # bytes of each of the 64 pieces that stand for the content in
 
 
 class Nyu:
-    """The .mat at `path`; `facts` (default: data_manifests/nyudepthv2.toml) tell its size, split and classes."""
+    """The .mat at `path`; `facts` (default: data_manifests/nyudepthv2.toml) tell its size, split and classes.
+
+    With `scene_classes` an image's class is its kind of scene, of ten.
+    """
 
     name = "nyu"
     splits: Sequence[str] = ("train", "val")
@@ -36,8 +39,10 @@ class Nyu:
     notes: Sequence[str] = ()
     listing_in_config = True  # the listing follows from `config`: nothing but one file is read
 
-    def __init__(self, path: Path, facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, path: Path, facts: Mapping[str, Any] | None = None, scene_classes: bool = False) -> None:
         self.path, self.facts = path, facts or data_manifests.load("nyudepthv2")
+        if scene_classes:
+            self.class_names = tuple(self.facts["scene_classes"])
         self.expected: Mapping[str, int] = {"train": self.facts["num_train"], "val": self.facts["num_test"]}
         self.seg_names: Sequence[str] = tuple(self.facts["classes"])
         self._numbers = {"train": self.facts["train"], "val": self.facts["test"]}
@@ -87,8 +92,14 @@ class Nyu:
                 "scene": self._scenes[k],
             },
             depth={"real": _metres(self._read("depths", k)), "raw": _metres(self._read("rawDepths", k))},
+            cls=self._scene_class(self._scenes[k]) if self.class_names else None,
             seg=np.ascontiguousarray(self._class_of_label[labels]),
         )
+
+    def _scene_class(self, scene: str) -> int:
+        """Of a scene such as home_office_0004; the last class is all other kinds."""
+        kind = scene.rpartition("_")[0]
+        return self.class_names.index(kind) if kind in self.class_names[:-1] else len(self.class_names) - 1
 
     def config(self) -> dict[str, Any]:
         """Name, size and 64 evenly spaced pieces of the file; hashing all of it would take as long as the job."""
@@ -98,7 +109,8 @@ class Nyu:
             for start in np.linspace(0, max(size - _PROBE, 0), 64).astype(int):
                 file.seek(start)
                 digest.update(file.read(_PROBE))
-        return {"name": self.name, "file": self.path.name, "bytes": size, "pieces_sha256": digest.hexdigest()}
+        config = {"name": self.name, "file": self.path.name, "bytes": size, "pieces_sha256": digest.hexdigest()}
+        return config | ({"scene_classes": True} if self.class_names else {})
 
     @property
     def _download(self) -> str:

@@ -109,6 +109,17 @@ def test_samples_are_what_the_file_holds(source):
         assert all(array.flags.c_contiguous for array in (photo.rgb, photo.seg, *photo.depth.values()))
 
 
+def test_scenes_become_ten_classes_where_asked_for(mat, source, tmp_path):
+    names = MANIFEST["scene_classes"]
+    assert len(names) == 10 and source.class_names == () and "scene_classes" not in source.config()
+    scenes = ["kitchen_0004", "home_office_0011", "office_0002", "cafe_0001", "office_kitchen_0001", "bookstore_0001a"]
+    arrays = replace(ARRAYS, scenes=scenes)
+    asked = Nyu(write_nyu(tmp_path / "scenes.mat", arrays), FACTS, scene_classes=True)
+    found = [names[asked.load("train", f"{k:04d}").cls] for k in range(6)]
+    assert found == ["kitchen", "home_office", "office", "others", "others", "bookstore"]
+    assert asked.config()["scene_classes"] is True and list(asked.class_names) == names
+
+
 def test_labels_become_forty_classes(source):
     for split, unit, *_ in source.listing(Ledger()):
         seg = source.load(split, unit).seg

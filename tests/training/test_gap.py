@@ -17,7 +17,7 @@ from training.engine.found import At
 from training.intervals import central_interval, resampled_means
 from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.noise.crossing import crossing
-from training.noise.gap import Distances, as_record, measure, measure_inverse, open_pairs, solve
+from training.noise.gap import Distances, GapError, as_record, measure, measure_inverse, open_pairs, solve
 from training.noise.sweep import KINDS, SIGMAS, Noise
 from training.random_numbers import generator
 
@@ -254,3 +254,13 @@ def test_mistakes_end_in_one_line(run, rooms, pixel_04, tmp_path):
     ):
         fails_in_one_line(command("train", "gap", run, "--data", *words), message)
     assert [path.name for path in (run / "evaluations").iterdir()] == ["val-final.json"]
+
+
+def test_depth_that_lost_its_scale_has_no_gap(tmp_path, monkeypatch):
+    """Maps that were stretched to 0 to 255 one by one: their values mean something else in every image."""
+    data = pairs(tmp_path / "pairs", lambda z, rng: z, count=2)
+    assert open_pairs(str(data), "real")
+    stretched = shards.Provenance(kind="filled", scale_lost=True)
+    monkeypatch.setattr(shards.ShardIndex, "provenance", lambda index, field: stretched)
+    with pytest.raises(GapError, match="'pseudo' depth was stretched image by image"):
+        open_pairs(str(data), "real")

@@ -29,6 +29,12 @@ def matrix(
         SelectChoice | None, typer.Option("--select", help="best-on-val (default) or best-on-test.")
     ] = None,
     settings: Settings = None,
+    real: Annotated[
+        str, typer.Option("--real", metavar="FIELD", help="Which depth field stands for real: raw, exact, your own.")
+    ] = "real",
+    pseudo: Annotated[
+        str, typer.Option("--pseudo", metavar="FIELD", help="Which stands for pseudo: one that `add` wrote, your own.")
+    ] = "pseudo",
     multi_scale: Annotated[
         bool, typer.Option("--multi-scale", help="Test with the recipe's scales and mirrors, as the authors do.")
     ] = False,
@@ -55,7 +61,7 @@ def matrix(
     from training.tasks.segmentation.table3 import Recipe, fine_tuned, rows_of, tables
 
     files.check_writable(out / "matrix.json")
-    recipe = Recipe(preset, head, select, settings or [])
+    recipe = Recipe(preset, head, select, settings or [], {"real": real, "pseudo": pseudo})
     finished = fine_tuned(runs, data, out, recipe, console)
 
     def evaluated(run: Path, depth: str) -> "SegmentationEvaluation":
@@ -64,8 +70,8 @@ def matrix(
         assert done is not None and isinstance(done.record, records.SegmentationEvaluation)
         return done.record
 
-    rows = rows_of(finished, data, evaluated, multi_scale)
-    result = training.tasks.segmentation.matrix.matrix(rows, data)
+    rows = rows_of(finished, data, recipe.fields, evaluated, multi_scale)
+    result = training.tasks.segmentation.matrix.matrix(rows, data, recipe.fields)
     for table in tables(result):
         print_table(console, table)
     written(write_json(out, "matrix.json", result))

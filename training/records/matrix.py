@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
+from pipeline.shards import DepthName
 from training.records.fields import (
     SCHEMA_VERSION,
     Amount,
@@ -85,6 +86,8 @@ class Matrix(Record):
     num_images: Annotated[int, Field(ge=2, le=10**12)]
     num_classes: Some
     multi_scale: bool
+    # which fields of the shards stood for them; a matrix of version 5 knew no others
+    fields: dict[Literal["real", "pseudo"], DepthName] = {"real": "real", "pseudo": "pseudo"}
     cells: list[MatrixCell] = Field(min_length=1)
     differences: list[MatrixDifference]
 

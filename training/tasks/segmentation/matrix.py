@@ -42,8 +42,11 @@ _COMPARED = (
 )
 
 
-def matrix(rows: Sequence[MatrixRow], data: str) -> Matrix:
-    """The record of these rows, all of one test split; MatrixError where they are not."""
+def matrix(rows: Sequence[MatrixRow], data: str, fields: Mapping[Depth, str] | None = None) -> Matrix:
+    """The record of these rows, all of one test split; MatrixError where they are not.
+
+    `fields`: which fields of the shards stand for real and for pseudo, by default those of that name.
+    """
     first = next(iter(rows[0].cells.values()))
     for row in rows:
         for cell in row.cells.values():
@@ -100,6 +103,7 @@ def matrix(rows: Sequence[MatrixRow], data: str) -> Matrix:
         num_images=first.num_samples,
         num_classes=len(first.classes),
         multi_scale=multi,
+        fields=dict(fields or {depth: depth for depth in DEPTHS}),
         cells=cells,
         differences=differences,
     )

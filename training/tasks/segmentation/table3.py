@@ -1,8 +1,8 @@
 """`train matrix`: which fine-tunings there must be, their evaluations, and the table for people."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,16 @@ Evaluate = Callable[[Path, str], SegmentationEvaluation]  # of a run with a dept
 
 @dataclass(frozen=True)
 class Recipe:
-    """How what is pre-trained alone is fine-tuned."""
+    """How what is pre-trained alone is fine-tuned, and the fields of the shards that stand for real and for pseudo."""
 
     preset: str
     head: str | None
     rule: str | None
     settings: Sequence[str]
+    fields: Mapping[Depth, str] = field(default_factory=lambda: {depth: depth for depth in DEPTHS})
+
+    def stands_for(self, name: str) -> Depth | None:
+        return next((depth for depth, own in self.fields.items() if own == name), None)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Tuned:
     name: str  # of what it began with, where that was a run
     model: str
     seed: int
-    depth: str
+    depth: Depth
     like: str  # what a row's two runs must have in common
     to_train: FineTuning | None
 
@@ -62,10 +66,7 @@ def fine_tuned(runs: Sequence[Path], data: str, out: Path, recipe: Recipe, conso
         raise MatrixError("train matrix is one process: fine-tune under torchrun first, then give it the finished runs")
     if blocked := next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None):
         raise MatrixError(f"--out {blocked} is a file: choose a folder")
-    for depth in DEPTHS:
-        for split in shards.SPLITS:
-            if depth not in (have := open_labelled(data, split).index.depth):
-                raise MatrixError(f"{data} must have real and pseudo depth, it has {', '.join(have)} ({split})")
+    _refuse_fields(data, recipe.fields)
     planned = [tuned for run in runs for tuned in _planned(run, data, out, recipe, console.print)]
     _refuse_clashes(planned)
     for tuned in planned:
@@ -74,20 +75,36 @@ def fine_tuned(runs: Sequence[Path], data: str, out: Path, recipe: Recipe, conso
     return planned
 
 
+def _refuse_fields(data: str, fields: Mapping[Depth, str]) -> None:
+    """MatrixError where the shards have not both, or one is not what it stands for."""
+    if fields["real"] == fields["pseudo"]:
+        raise MatrixError(f"--real and --pseudo must be two depth fields, got {fields['real']} twice")
+    for depth, name in fields.items():
+        for split in shards.SPLITS:
+            index = open_labelled(data, split).index
+            if name not in index.depth:
+                raise MatrixError(
+                    f"{data} must have {' and '.join(fields.values())} depth, it has {', '.join(index.depth)} "
+                    f"({split}): --real and --pseudo name other fields"
+                )
+            if index.provenance(name).kind == "estimated" and depth == "real":
+                raise MatrixError(f"--real {name}: a teacher estimated it: name depth that was measured or rendered")
+
+
 def _planned(run: Path, data: str, out: Path, recipe: Recipe, say: Callable[[str], None]) -> list[Tuned]:
     record = parse(RunRecord, run / "run.json")
     if record.task == KIND:
-        _refuse_unfit(run, record)
+        depth = _stands_for(run, record, recipe)
         name = (record.started_from or {}).get("run", record.name)
         like = _likeness(brought_up(record.config), record.init_sha256)
-        return [Tuned(run, name, record.model, record.seed, record.shards.depth_field, like, None)]
+        return [Tuned(run, name, record.model, record.seed, depth, like, None)]
     planned = []
     for depth in DEPTHS[:1] if record.model == NO_DEPTH else DEPTHS:
-        target = out / f"{run.name}-{depth}"
+        target = out / f"{run.name}-{recipe.fields[depth]}"
         files.refuse_links(out, target.name)
         more = {"head": recipe.head, "rule": recipe.rule}
         task = FineTuning.of(
-            Asked(data, target, recipe.preset, None, str(run), depth, recipe.settings, True, more), say
+            Asked(data, target, recipe.preset, None, str(run), recipe.fields[depth], recipe.settings, True, more), say
         )  # fmt: skip
         config, start = task.config, task.start
         begun = parse(RunRecord, target / "run.json").init_sha256 if (target / "run.json").exists() else None
@@ -121,18 +138,23 @@ def _refuse_clashes(planned: Sequence[Tuned]) -> None:
         known[tuned.row].append(tuned)
 
 
-def _refuse_unfit(run: Path, record: RunRecord) -> None:
+def _stands_for(run: Path, record: RunRecord, recipe: Recipe) -> Depth:
+    """What the depth of a fine-tuned run stands for; MatrixError where it is not finished, or that is neither."""
     lines = read_metrics(run / "metrics.jsonl")
     if not lines or not isinstance(lines[-1], EndLine):
         raise MatrixError(f"{run} is not finished: go on with train finetune ... --resume")
-    if record.shards.depth_field not in DEPTHS:
+    depth = recipe.stands_for(record.shards.depth_field)
+    if depth is None:
         raise MatrixError(
-            f"{run} must have been trained with {' or '.join(DEPTHS)} depth, got {record.shards.depth_field}: leave it "
-            "out"
+            f"{run} must have been trained with {' or '.join(recipe.fields.values())} depth, got "
+            f"{record.shards.depth_field}: leave it out"
         )
+    return depth
 
 
-def rows_of(tuned: Sequence[Tuned], data: str, evaluate: Evaluate, multi_scale: bool) -> list[MatrixRow]:
+def rows_of(
+    tuned: Sequence[Tuned], data: str, fields: Mapping[Depth, str], evaluate: Evaluate, multi_scale: bool
+) -> list[MatrixRow]:
     """Rows of one model, name and seed, in the order given, tested on `data`."""
     fingerprint = open_labelled(data, "val").index.fingerprint
     grouped: dict[tuple[str, str, int], list[Tuned]] = {}
@@ -142,7 +164,7 @@ def rows_of(tuned: Sequence[Tuned], data: str, evaluate: Evaluate, multi_scale: 
         MatrixRow(
             *row,
             {
-                (each.depth, tested): _evaluation(each.folder, tested, fingerprint, evaluate, multi_scale)
+                (each.depth, tested): _evaluation(each.folder, fields[tested], fingerprint, evaluate, multi_scale)
                 for each in group
                 for tested in DEPTHS
             },
@@ -171,8 +193,10 @@ def tables(result: Matrix) -> list[Table]:
     paper = data_manifests.load("paper")["table3"]
     how = "scales and mirrors summed" if result.multi_scale else "images as they are"
     rules = " and ".join(sorted({cell.selection for cell in result.cells}))
+    named = [f"{depth} is {own}" for depth, own in result.fields.items() if own != depth]
+    which = f"; {', '.join(named)}" if named else ""
     main = Table(
-        title=f"mIoU, %, {result.num_images:,} images, {result.num_classes} classes, {how}; checkpoints: {rules}"
+        title=f"mIoU, %, {result.num_images:,} images, {result.num_classes} classes, {how}; checkpoints: {rules}{which}"
     )
     columns: list[tuple[Depth, Depth]] = [(a, b) for a in DEPTHS for b in (a, *(d for d in DEPTHS if d != a))]
     for name in ("model", *(f"{trained} → {tested}" for trained, tested in columns)):  # train → test
