@@ -198,8 +198,8 @@ def model_order(model: str) -> tuple[int, str]:
     return MODELS.index(model) if model in MODELS else len(MODELS), model
 
 
-def depth_order(field: str) -> int:
-    """`none` first, then as in DEPTH_FIELDS."""
+def depth_order(field: str) -> tuple[int, str]:
+    """`none` first, then as in DEPTH_FIELDS, then whatever else there is by name."""
     if field == "none":
-        return -1
-    return DEPTH_FIELDS.index(field) if field in DEPTH_FIELDS else len(DEPTH_FIELDS)
+        return -1, field
+    return DEPTH_FIELDS.index(field) if field in DEPTH_FIELDS else len(DEPTH_FIELDS), field

@@ -164,5 +164,5 @@ def _refuse_duplicates(runs: list[Run]) -> None:
         known[key] = run
 
 
-def _run_order(run: Run) -> tuple[tuple[int, str], int, int]:
+def _run_order(run: Run) -> tuple[tuple[int, str], tuple[int, str], int]:
     return model_order(run.record.model), depth_order(depth_of(run)), run.record.seed

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.accuracy import advantages
-from analysis.load import BASELINE, DEPTH_FIELDS, Given, model_order
+from analysis.load import BASELINE, Given, depth_order, model_order
 from analysis.style import COLUMN, look_of, new_figure, settings
 from analysis.tables import groups, outcomes
 
@@ -20,7 +20,7 @@ def depth_figure(study: Given) -> tuple[Figure, pd.DataFrame]:
         for (model, depth), gap in advantages(study).items()
     ]
     frame = pd.DataFrame(rows, columns=["depth", "model", "gap", "low", "high", "p", "seeds_of"])
-    depths = [depth for depth in DEPTH_FIELDS if depth in set(frame["depth"])]
+    depths = sorted(set(frame["depth"]), key=depth_order)
     models = sorted(set(frame["model"]), key=model_order)
     heights, ticks, bottom = _heights(frame, depths)
     with settings():

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from analysis.load import DEPTH_FIELDS, depth_of, model_order
+from analysis.load import depth_of, depth_order, model_order
 from analysis.style import PAGE, look_of, new_figure, settings
 from training.records import EvalLine, Run
 
@@ -19,7 +19,7 @@ def training_curves(runs: list[Run]) -> tuple[Figure, pd.DataFrame]:
         for e in run.lines(EvalLine)
     ]
     frame = pd.DataFrame(rows, columns=["model", "depth", "seed", "epoch", "top1"])
-    depths = [depth for depth in DEPTH_FIELDS if depth in set(frame["depth"])] or ["none"]
+    depths = sorted(set(frame["depth"]) - {"none"}, key=depth_order) or ["none"]
     with settings():
         figure = new_figure(PAGE, 1.9)
         panels = np.atleast_1d(figure.subplots(1, len(depths), sharey=True))

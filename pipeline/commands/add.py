@@ -68,6 +68,10 @@ def add(
     resized: Annotated[
         bool, typer.Option("--resized", rich_help_panel=_MAPS, help="Maps show the same view in other pixels.")
     ] = False,
+    scale_lost: Annotated[
+        bool,
+        typer.Option("--scale-lost", rich_help_panel=_MAPS, help="Each map was stretched for itself, as to 0 to 255."),
+    ] = False,
     by: Annotated[
         str, typer.Option("--by", show_default="the folder's name", rich_help_panel=_MAPS, help="Who made the maps.")
     ] = "",
@@ -101,18 +105,21 @@ def add(
         )
     data = shards.open_store(out)
     if depth_from is None:
-        if format or files or kind or polarity or by:
-            raise JobError("--format, --files, --kind, --polarity and --by describe maps: add --depth-from DIR")
+        if format or files or kind or polarity or by or scale_lost:
+            raise JobError("--format, --files, --kind, --polarity and the like describe maps: add --depth-from DIR")
         if job.teacher == "none":
             raise JobError("--teacher none adds nothing: name a depth model, or give --depth-from DIR")
         source, teacher = FinishedShards(data), DEFAULT_TEACHER if job.teacher == "auto" else job.teacher
     else:
         if job.teacher not in ("auto", "none"):
             raise JobError("--teacher and --depth-from exclude each other: give one")
+        if scale_lost and kind == "metres":
+            raise JobError("--scale-lost and --kind metres contradict each other: say --kind relative")
         says = _values(format, kind, polarity, scale, invalid, resized)
         ending = _ENDINGS.get(kind_of(says), kind_of(says))
         where = files or f"{{key}}.{ending}"
-        source, teacher = Maps(data, name, depth_from, where, says, by or depth_from.resolve().name), "none"
+        who = by or depth_from.resolve().name
+        source, teacher = Maps(data, name, depth_from, where, says, who, scale_lost), "none"
     for split in source.splits_by_name.values():
         if name in split.own.depth:
             raise JobError(f"{split.store} has {name} depth of its own: give another name with --as")

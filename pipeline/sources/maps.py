@@ -28,7 +28,9 @@ class Maps(FinishedShards):
     its ending). A sample without a map, or with one of another size, is a reject.
     """
 
-    def __init__(self, data: Store, field: str, root: Path, files: str, says: Values, by: str) -> None:
+    def __init__(
+        self, data: Store, field: str, root: Path, files: str, says: Values, by: str, scale_lost: bool = False
+    ) -> None:
         super().__init__(data)
         if not root.is_dir():
             what = "is a file" if root.exists() else "does not exist"
@@ -44,7 +46,7 @@ class Maps(FinishedShards):
                 f"--files must name {{key}}, {{source}} or {{source_stem}}, else all share a file: {files!r}"
             )
         self.field, self.root, self.says = field, root, says
-        self.depth_fields: Mapping[str, DepthField] = {field: says.field("estimated", by)}
+        self.depth_fields: Mapping[str, DepthField] = {field: says.field("estimated", by, scale_lost)}
 
     def listing(self, ledger: Ledger) -> Iterator[Listed]:
         """As bytes of a shard those of its maps, so that a map that changes, comes or goes is noticed."""

@@ -4,10 +4,12 @@ import json
 import shutil
 import signal
 import tarfile
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzzing import hostile_values
 from running import BIN, begin, command, contents, fails_in_one_line
 from test_job import as_version
 
@@ -323,8 +325,9 @@ def test_maps_of_another_size_or_of_none_are_rejects(labelled, maps):
     fails_in_one_line(done, "3 of 12 images were rejected")
     assert f"rejected {gone}: no map {gone}.npy in {maps}" in done.stdout and "--resized says so" in done.stdout
     assert shards.open_split(labelled, "val").index.depth["mine"].polarity == "closer_is_larger"
-    line = ("--as", "resized", *line[2:], "--resized", "--max-rejects", 0.2)
+    line = ("--as", "resized", *line[2:], "--resized", "--scale-lost", "--max-rejects", 0.2)
     assert add(labelled, *line).returncode == 0
+    assert shards.open_split(labelled, "val").index.provenance("resized").scale_lost
     assert [s.sidecars["resized"].num_rejects for s in shards.splits_of(labelled)] == [1, 0]
 
 
@@ -334,6 +337,7 @@ MISTAKES = {
     "no kind": (("--format", "npy"), "--depth-from needs --kind"),
     "no such hole": (("--format", "npy", "--kind", "metres", "--files", "{kye}.npy"), "--files may name key"),
     "one file for all": (("--format", "npy", "--kind", "metres", "--files", "a.npy"), "else all share a file"),
+    "metres without scale": (("--format", "npy", "--kind", "metres", "--scale-lost"), "contradict each other"),
     "a teacher too": (("--format", "npy", "--kind", "metres", "--teacher", "toy"), "exclude each other"),
 }
 
@@ -360,6 +364,38 @@ def test_mistakes_about_names_and_folders_are_one_line(labelled, random_teacher,
     done = add(labelled, *line, "da3", "--dry-run")
     assert done.returncode == 0 and "note: val is not finished: run this line again" in done.stdout
     assert not (labelled / "sidecars").exists()
+
+
+def test_shards_at_a_url_get_the_same_bytes(labelled_once, added_once, random_teacher):
+    import fsspec
+
+    fs = fsspec.filesystem("memory")
+    try:
+        for path in labelled_once.rglob("*"):
+            if path.is_file():
+                fs.pipe_file(f"/added/{path.relative_to(labelled_once)}", path.read_bytes())
+        assert add("memory://added", "--teacher", random_teacher, "--as", "da3").returncode == 0
+        for name, data in contents(added_once).items():
+            assert fs.cat_file(f"/added/{name}") == data, name
+        assert command("precompute-depth", "verify", "memory://added").returncode == 0
+        assert "da3" in shards.open_split("memory://added", "val").read(0)
+    finally:
+        fs.store.clear()
+
+
+def test_a_stranger_s_index_of_a_field_ends_in_a_field_or_in_one_line(added):
+    path = added / "val" / "da3" / "index.json"
+    instance = json.loads(path.read_text())
+    offered = refused = 0
+    for what, changed in islice(hostile_values(shards.SidecarIndex, instance), 0, None, 40):
+        path.write_text(json.dumps(changed))
+        split = shards.open_split(added, "val")
+        assert ("da3" in split.index.depth) != ("da3" in split.unusable), what
+        assert "\n" not in split.unusable.get("da3", ""), what
+        offered += "da3" in split.index.depth
+        refused += "da3" in split.unusable
+        assert split.read(0, ("rgb", "pseudo"))["pseudo"].size
+    assert offered and refused > 20
 
 
 def test_a_tar_is_deterministic_and_plain(added_once):

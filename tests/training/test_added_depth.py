@@ -77,6 +77,20 @@ def test_every_command_reads_it(run, twice, tmp_path):
     assert {each.get("pseudo_field") or each["depth_field"] for each in found} == {"mine"}
 
 
+def test_its_runs_have_their_place_in_figures(run, twice, tmp_path):
+    """A name that no source writes: figures by depth show it after those that they know."""
+    import analysis
+    from analysis.figures.headline import depth_figure
+    from analysis.figures.training import training_curves
+
+    assert command("train", *arguments(twice, tmp_path / "m3ch", "m3ch", FAST)).returncode == 0
+    study = analysis.load([run, tmp_path / "m3ch"])
+    figure, frame = depth_figure(study)
+    assert frame["depth"].tolist() == ["mine"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["mine"]
+    assert [axes.get_title() for axes in training_curves(study.runs)[0].axes] == ["mine depth"]
+
+
 def test_a_changed_or_unfinished_field_is_noticed(run, twice, tmp_path):
     out, data = tmp_path / "run", tmp_path / "shards"
     shutil.copytree(twice, data)
