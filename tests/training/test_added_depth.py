@@ -128,3 +128,34 @@ def test_it_is_streamed_from_a_url_with_its_rgb(twice):
             list(islice(batches, 20))
     finally:
         fs.store.clear()
+
+
+@pytest.mark.slow
+def test_a_matrix_takes_an_added_field_for_pseudo_and_notices_that_it_was_made_anew(run, twice, tmp_path):
+    shutil.copytree(twice.parent, tmp_path / "twice")
+    data, out = tmp_path / "twice" / "shards", tmp_path / "table3"
+    settings = (
+        "augment.crop=[48,48]", "optim.epochs=1", "optim.steps_per_epoch=2", "optim.batch_size=4", "select.every=1",
+        "head.channels=8", "head.width=8", "head.rank=4", "runtime.workers=0",
+    )  # fmt: skip
+    words = ["--preset", "tiny", "--data", data, "--pseudo", "mine", *(w for s in settings for w in ("--set", s))]
+    done = command("train", "matrix", run, *words, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in out.glob("run-*")} == {"run-real", "run-mine"}
+    assert json.loads((out / "matrix.json").read_text())["fields"] == {"real": "real", "pseudo": "mine"}
+
+    def tested() -> dict[str, str]:
+        found = [json.loads(p.read_text()) for p in (out / "run-real" / "evaluations").glob("*.json")]
+        return {e["depth_field"]: e["depth_fingerprint"] for e in found}
+
+    before = tested()
+    assert before["real"] == "" and len(before["mine"]) == 64
+    for name in shards.SPLITS:
+        shutil.rmtree(data / name / "mine")
+    shutil.rmtree(data / "sidecars" / "mine")
+    shutil.rmtree(tmp_path / "twice" / "maps")
+    add(tmp_path / "twice", 3.0)
+    done = command("train", "matrix", out / "run-real", *words, "--out", tmp_path / "again")
+    assert done.returncode == 0, done.stderr
+    assert tested()["mine"] == shards.open_split(data, "val").depth_fingerprint("mine") != before["mine"]
+    fails_in_one_line(command("train", "matrix", run, *words, "--out", out), "mine")

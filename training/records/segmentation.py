@@ -66,6 +66,7 @@ class SegmentationEvaluation(Record):
     split: SplitName
     fingerprint: Hash
     depth_field: DepthName
+    depth_fingerprint: Hash = ""  # of the depth, where it lies in tars of its own beside the shards'
     inputs: Word | None = (
         None  # how RGB and depth were prepared: z, dformer-greys, dformer-linear; None: an older record
     )

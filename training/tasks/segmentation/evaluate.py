@@ -183,6 +183,7 @@ def as_evaluation(
         split=split.index.split,
         fingerprint=split.index.fingerprint,
         depth_field=depth_field,
+        depth_fingerprint=split.depth_fingerprint(depth_field) if depth_field in split.sidecars else "",
         inputs=config.model.input_convention,
         num_samples=len(split),
         keys=[split.key(position) for position in range(len(split))],

@@ -156,7 +156,7 @@ def rows_of(
     tuned: Sequence[Tuned], data: str, fields: Mapping[Depth, str], evaluate: Evaluate, multi_scale: bool
 ) -> list[MatrixRow]:
     """Rows of one model, name and seed, in the order given, tested on `data`."""
-    fingerprint = open_labelled(data, "val").index.fingerprint
+    split = open_labelled(data, "val")
     grouped: dict[tuple[str, str, int], list[Tuned]] = {}
     for each in tuned:
         grouped.setdefault(each.row, []).append(each)
@@ -164,7 +164,7 @@ def rows_of(
         MatrixRow(
             *row,
             {
-                (each.depth, tested): _evaluation(each.folder, fields[tested], fingerprint, evaluate, multi_scale)
+                (each.depth, tested): _evaluation(each.folder, fields[tested], split, evaluate, multi_scale)
                 for each in group
                 for tested in DEPTHS
             },
@@ -174,16 +174,18 @@ def rows_of(
 
 
 def _evaluation(
-    run: Path, tested: str, fingerprint: str, evaluate: Evaluate, multi_scale: bool
+    run: Path, tested: str, split: shards.Split, evaluate: Evaluate, multi_scale: bool
 ) -> SegmentationEvaluation:
     """One that is there, if it is of these images, this depth and the best checkpoint, or a new one."""
     best = checkpoint.read_info(checkpoint.find(run, "best")).sha256
-    wanted = (fingerprint, tested, best, multi_scale)
+    depth = split.depth_fingerprint(tested) if tested in split.sidecars else ""
+    wanted = (split.index.fingerprint, depth, tested, best, multi_scale)
     for path in files.listed(run / "evaluations", ".json"):
         found = read_evaluation(path)
         if not isinstance(found, SegmentationEvaluation):
             continue
-        if (found.fingerprint, found.depth_field, found.checkpoint_sha256, found.multi is not None) == wanted:
+        of = (found.fingerprint, found.depth_fingerprint, found.depth_field, found.checkpoint_sha256)
+        if (*of, found.multi is not None) == wanted:
             return found
     return evaluate(run, tested)
 
