@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rich.console import Console
 
 from pipeline import files, shards
-from pipeline.depth_field import PSEUDO
+from pipeline.depth_field import PSEUDO, DepthField
 from pipeline.errors import UserError
 from pipeline.label import Depths, Labeller
 from pipeline.output import Output
@@ -43,11 +44,16 @@ def parse_stats(stats: str) -> tuple[float, float] | None:
     return mean, std
 
 
-def borrowed(location: str, teacher: Mapping[str, Any] | None, estimated: str = PSEUDO) -> Constants:
+def borrowed(
+    location: str,
+    teacher: Mapping[str, Any] | None,
+    estimated: str = PSEUDO,
+    own: Mapping[str, DepthField] = MappingProxyType({}),
+) -> Constants:
     """Constants of another data set's index (a data set, a split's folder or its index.json), by depth field.
 
     Those of the field that `teacher` makes, `estimated`, can only be borrowed from one of a teacher with the same
-    weights: other estimates, other constants.
+    weights: other estimates, other constants. Those of the source's `own` fields, from ones of their unit and polarity.
     """
     if not location:
         return {}
@@ -69,19 +75,42 @@ def borrowed(location: str, teacher: Mapping[str, Any] | None, estimated: str = 
             f"--stats-from {location} has no {estimated} depth, it has {', '.join(index.depth)}: leave it out, or name "
             "shards to which it was added"
         )
+    for name, field in own.items():
+        if name in index.depth:
+            _refuse_other_kind(location, name, field, index)
     return {name: depth.standardisation for name, depth in index.depth.items()}
+
+
+def _refuse_other_kind(location: str, name: str, field: DepthField, index: shards.ShardIndex) -> None:
+    """CalibrationError where a field's numbers mean something else there, so that its constants do not fit."""
+    theirs, provenance = index.depth[name], index.provenance(name)
+    facts = [("unit", field.unit, theirs.unit), ("polarity", field.polarity, theirs.polarity)]
+    if "estimated" in (field.kind, provenance.kind):
+        facts += [("kind", field.kind, provenance.kind), ("teacher", field.by, provenance.by)]
+    for fact, ours, other in facts:
+        if ours != other:
+            raise CalibrationError(
+                f"--stats-from {location}: the {fact} of its {name} depth is {other or 'not known'}, here it is "
+                f"{ours or 'not known'}: leave it out, or name shards whose {name} depth means the same"
+            )
 
 
 def _told(field: str) -> str:
     return "pseudo-depth" if field == PSEUDO else f"{field} depth"
 
 
-def refuse_others(output: Output, constants: Constants, location: str, teacher: Mapping[str, Any] | None) -> None:
+def refuse_others(
+    output: Output,
+    constants: Constants,
+    location: str,
+    teacher: Mapping[str, Any] | None,
+    own: Mapping[str, DepthField],
+) -> None:
     """Raise CalibrationError where --stats-from names other constants than a data set began with."""
     if not location:
         return
     try:
-        known = borrowed(location, teacher, output.estimated)
+        known = borrowed(location, teacher, output.estimated, own)
     except (shards.ShardError, OSError):
         return  # gone since: its constants are settled
     if differing := [name for name in constants if name in known and known[name] != constants[name]]:
@@ -109,8 +138,11 @@ def calibrate(
     teacher, own = labeller.teacher, labeller.source.depth_fields
     fields = [*own] if teacher is None else [labeller.estimated, *own]
     by_hand = {name: given for name in fields if name == labeller.estimated or teacher is None} if given else {}
-    # Fields in metres share the constants of the filled sensor depth, so that their z can be compared.
+    # What is in metres and not there takes the constants of what is.
     metric = [name for name, field in own.items() if field.is_metric]
+    if lent := next((known[name] for name in metric if name in known), None):
+        known = dict.fromkeys(metric, lent) | known
+    # Fields in metres share the constants of the filled sensor depth, so that their z can be compared.
     leading = "real" if "real" in metric else (metric[0] if metric else "")
     moments: dict[str, Moments] = {}
     num_images = 0
@@ -126,6 +158,11 @@ def calibrate(
             constants[name], origin[name] = known[name], f"the index of {printable(known_from)}"
         else:
             measured = moments[leading if name in metric else name]
+            if not measured.std:
+                raise CalibrationError(
+                    f"{name} depth is {measured.mean:.6g} in every pixel of {num_images} {split} images, and constant "
+                    "depth cannot be standardised: look at its files and the description's scale and clip_m"
+                )
             constants[name] = Standardisation(measured.mean, measured.std, polarity)
             origin[name] = f"calibration over {num_images} {split} images"
     return constants, origin

@@ -35,9 +35,11 @@ def estimate(
     source: Source, teacher: Teacher | None, output: Output, options: Options, rank: Rank, console: Console
 ) -> None:
     """Print shards, samples, size and time of the job that `options` describe."""
-    check_options(source, teacher, options)
+    check_options(source, teacher, options, output.estimated)
     refuse_foreign(output)
-    calibrate.borrowed(options.stats_from, teacher.identity() if teacher else None, output.estimated)
+    calibrate.borrowed(
+        options.stats_from, teacher.identity() if teacher else None, output.estimated, source.depth_fields
+    )
     table = Table("split", "images", "shards", "size", "images/s a process", f"time with {rank.world_size} process(es)")
     with tempfile.TemporaryDirectory(prefix="pseudodepth-") as scratch:
         store = LocalStore(Path(scratch))

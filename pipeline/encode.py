@@ -86,7 +86,11 @@ def _add_depths(
         try:
             data = depth_codec.encode(constants[name].apply(depth), fields[name].step_z(constants[name]))
         except depth_codec.CodecError as error:
-            fix = "; a larger step_m reaches farther" if name in photo.files and fields[name].step else ""
+            fix = (
+                "; is its scale right, or is one value a hole? Else a larger step_m reaches farther"
+                if name in photo.files and fields[name].step
+                else ""
+            )
             return Reject(source=photo.facts["source"], reason=f"{name} depth cannot be stored: {error}{fix}")
         sample.members[f"{name}.{depth_codec.EXTENSION}"] = data
         sample.moments[name] = Moments.of(depth)

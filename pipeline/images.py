@@ -101,6 +101,16 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def is_turned(data: bytes) -> bool:
+    """Whether a photograph's EXIF says that its pixels are not upright; not where they cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _orientation(Image.open(io.BytesIO(data), formats=_FORMATS)) in _UPRIGHT
+    except Exception:
+        return False
+
+
 # --- grey values ---------------------------------------------------------------------------------------------------
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF's tags

@@ -67,13 +67,15 @@ def run(
     Raises JobError, SourceError, CalibrationError.
     """
     console = console or make_console()
-    check_options(source, teacher, options)
     output = out if isinstance(out, Output) else Output(shards.open_store(out))
+    check_options(source, teacher, options, output.estimated)
     store = output.job
     refuse_foreign(output)
     teacher_facts = teacher.identity() if teacher else None
     settled = shards.exists(store, "stats.json")
-    known = {} if settled else calibrate.borrowed(options.stats_from, teacher_facts, output.estimated)
+    known = (
+        {} if settled else calibrate.borrowed(options.stats_from, teacher_facts, output.estimated, source.depth_fields)
+    )
     output.make()
 
     def waiting() -> None:
@@ -111,7 +113,7 @@ def run(
             constants, origin = calibrate.read(store)
             if constants.keys() != labeller.fields.keys():
                 raise calibrate.damaged(store)
-            calibrate.refuse_others(output, constants, options.stats_from, teacher_facts)
+            calibrate.refuse_others(output, constants, options.stats_from, teacher_facts, source.depth_fields)
             config = read_config(store)
             summaries = []
             for split, planned in plans.items():
@@ -204,7 +206,9 @@ def complaint(summaries: Sequence[SplitSummary], max_rejects: float) -> str | No
 # --- prepare -------------------------------------------------------------------------------------------------------
 
 
-def check_options(source: Source, teacher: Teacher | None, options: Options) -> None:
+def check_options(
+    source: Source, teacher: Teacher | None, options: Options, estimated: str = depth_field.PSEUDO
+) -> None:
     """Raise JobError for options that no job can run with."""
     counts = {
         "--samples-per-shard": options.samples_per_shard,
@@ -217,6 +221,11 @@ def check_options(source: Source, teacher: Teacher | None, options: Options) -> 
             raise JobError(f"{name} must be at least 1, got {count}")
     if not 0 <= options.max_rejects <= 1:
         raise JobError(f"--max-rejects is a share between 0 and 1, got {options.max_rejects}")
+    if teacher is not None and estimated in source.depth_fields:
+        raise JobError(
+            f"source '{source.name}' brings {estimated} depth of its own, which is what the teacher's is called: add "
+            "--teacher none, or give that field another name"
+        )
     if teacher is None and not source.depth_fields:
         raise JobError(f"source '{source.name}' has no depth of its own: it needs a --teacher")
     if options.stats != "auto" and options.stats_from:
@@ -293,7 +302,12 @@ def _open_plans(
     if not plans[leading].num_units:
         message = f"source '{source.name}' has no image for split '{leading}'"
         total = sum(p.num_units for p in plans.values())
-        raise SourceError(f"{message}, all {total} are in another: lower --val-fraction" if total else message)
+        if total:
+            by_share = (facts[leading]["source"] or {}).get("val_fraction")
+            fix = "lower --val-fraction" if by_share else "see the description's split"
+            raise SourceError(f"{message}, all {total} are in another: {fix}")
+        reasons = told(plan.left_out(facts[leading]) or [])
+        raise SourceError("; ".join([message, *reasons[:2]]))
     classes = ", ".join(source.class_names[:3]) + (", ..." if len(source.class_names) > 3 else "")
     counted = f"{len(source.class_names):,} classes ({classes})" if source.class_names else "no classes"
     console.print(f"source: {source.name}, {counted}", highlight=False, markup=False)

@@ -77,7 +77,7 @@ class Survey:
         lines = []
         for name, described in self.fields.items():
             median = self.median(name) if described.unit == "m" else None
-            if median is not None and not _LEAST_M <= median <= _MOST_M:
+            if median is not None and median > 0 and not _LEAST_M <= median <= _MOST_M:
                 factor = 10.0 ** -round(math.log10(median / 2))
                 lines.append(
                     f"note: {name} depth has a median of {median:.4g} m over {self.num_images} images, and scenes have "

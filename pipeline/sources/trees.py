@@ -210,7 +210,8 @@ def refuse_modalities(root: Path, below: str, folders: Sequence[str]) -> None:
     raise SourceError(
         f"source folder {printable(str(root / below))} looks like an RGB-D data set, with "
         f"{', '.join(map(printable, sorted([*others, *beside])[:4]))} beside each other, and photographs alone are "
-        f"wanted: give {example} instead of it, or rename the folders where they are classes"
+        f"wanted: label both together with precompute-depth rgbd (--list), give {example} instead of it, or rename the "
+        "folders where they are classes"
     )
 
 

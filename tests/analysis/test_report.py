@@ -353,6 +353,7 @@ def test_manifest_can_be_followed(page: Path) -> None:
         assert word in section
     assert "--checkpoint epoch-1 --depth pseudo --images 40 --raw 0 --patch-depth mean" in section
     assert "analyze report " in section
+    assert "the depth is" in section  # measured, filled, rendered or estimated, and by whom
 
 
 def test_commands_name_everything_that_was_measured(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from pipeline import shards
 
 LABEL = ("--teacher", "toy", "--device", "cpu", "--samples-per-shard", 2, "--batch-size", 2, "--max-rejects", 1)
 
+ALONE = ("--teacher", "none")
+
 
 def read_all(out: Path) -> dict[str, tuple[shards.Split, int]]:
     """source -> where the sample is."""
@@ -87,7 +89,7 @@ def test_the_shards_verify_and_say_what_their_depth_is(labelled):
 
 def test_dry_run_and_inspect_tell_range_share_and_median(labelled):
     name, root, _ = labelled
-    done = command("precompute-depth", "rgbd", name, root / "src", root / "dry", *LABEL, "--dry-run")
+    done = command("precompute-depth", "rgbd", name, root / "src", root / "dry", *LABEL, *ALONE, "--dry-run")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "median" in done.stdout and not (root / "dry").exists()
     assert ("relative depth" if name == "dformer" else " m ") in done.stdout
@@ -98,6 +100,8 @@ def test_dry_run_and_inspect_tell_range_share_and_median(labelled):
 
 def test_a_second_run_finds_all_done_and_another_rank_makes_the_same_bytes(labelled):
     name, root, _ = labelled
+    if name not in ("sunrgbd", "dformer", "tum"):  # a reader of its own, lists, times; others are found as these are
+        return
     before = {p.name: p.read_bytes() for p in (root / "out" / "train").glob("*.tar")}
     done = command("precompute-depth", "rgbd", name, root / "src", root / "out", *LABEL)
     assert done.returncode == 0 and "done before" in done.stdout

@@ -3,12 +3,15 @@
 import io
 import json
 import math
+import struct
+import zlib
 from pathlib import Path
 
 import h5py
 import numpy as np
 import OpenEXR
 import pytest
+from PIL import Image
 from rgbd_sets import encoded, labels, pfm, photo, put, ramp
 from running import command, fails_in_one_line
 
@@ -134,7 +137,7 @@ def test_every_format_gives_the_numbers_that_were_written(kind, tmp_path):
         (encoded(photo(0)), "png8", "colour map"),
         (encoded(ramp(0))[:100], "png16", "does not decode"),
         (b"", "npy", "does not decode"),
-        (npy(np.array([{}], object)), "npy", "does not decode"),  # pickles are never opened
+        (npy(np.array([{}], object)), "npy", "must hold numbers"),  # pickles are never opened
         (npy(np.zeros((3, 4, 5))), "npy", "(height, width)"),
         (npy(np.zeros((0, 5))), "npy", "(height, width)"),
         (npz(other=ramp(0)), "npz:depth", "it has other"),
@@ -149,6 +152,47 @@ def test_every_format_gives_the_numbers_that_were_written(kind, tmp_path):
 def test_a_file_of_another_kind_or_damaged_is_a_reject(data, form, words):
     with pytest.raises(UnreadableImage, match=words.replace("(", r"\(").replace(")", r"\)")):
         read_values(data, form)
+
+
+def test_greys_of_few_bits_are_the_numbers_of_the_file_not_stretched():
+    """Optimisers (optipng, oxipng) write them; Pillow stretches them to 255."""
+    for bits, most in ((1, 1), (2, 3), (4, 15)):
+        few = (ramp(0) % (most + 1)).astype(np.uint8)
+        rows = np.packbits(
+            np.unpackbits(few[..., None], axis=-1)[..., -bits:].reshape(len(few), -1), axis=1
+        )  # each row's bits, packed
+        raw = b"".join(b"\0" + row.tobytes() for row in rows)
+        header = struct.pack(">IIBBBBB", 32, 24, bits, 0, 0, 0, 0)
+        chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
+        data = b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in chunks
+        )
+        assert np.array_equal(read_values(data, "png8"), few)
+
+
+def test_colours_of_sixteen_bits_are_no_grey_of_eight():
+    deep = np.repeat(ramp(0)[..., None], 3, 2)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 32, 24, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    ]  # fmt: skip
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    with pytest.raises(UnreadableImage, match="colours of 16 bits"):
+        read_values(data, "png8")
+
+
+def test_a_header_that_claims_more_than_there_is_costs_nothing():
+    head = npy(np.zeros((24, 32)))
+    huge = head.replace(b"(24, 32)", b"(99999999, 99999999)".ljust(8))
+    with pytest.raises(UnreadableImage):
+        read_values(huge, "npy")
+    with pytest.raises(UnreadableImage, match="cut off"):
+        read_values(head[:-8], "npy")
+    with pytest.raises(UnreadableImage, match="does not decode"):
+        read_values(npz(depth=ramp(0)), "npy")
 
 
 # --- meaning -------------------------------------------------------------------------------------------------------
@@ -357,6 +401,90 @@ def test_a_changed_description_is_another_job(own):
     assert label(own).returncode == 0
 
 
+def test_a_photograph_that_is_to_be_turned_is_a_reject(own):
+    """By EXIF: its depth does not say whether it is turned already."""
+    text = OWN.replace("rgb/{frame}.png", "rgb/{frame}.jpg")
+    for scene in "abc":
+        for frame in range(4):
+            exif = Image.Exif()
+            exif[0x0112] = 3 if (scene, frame) == ("a", 0) else 1
+            buffer = io.BytesIO()
+            Image.fromarray(photo(frame)).save(buffer, "JPEG", exif=exif)
+            put(own / "src" / scene / "rgb" / f"{frame}.jpg", buffer.getvalue())
+    assert label(own, text, "--max-rejects", 1).returncode == 0
+    [reject] = shards.open_split(own / "out", "train").index.rejects
+    assert reject.source == "a/rgb/0.jpg" and "EXIF" in reject.reason
+
+
+def test_another_aspect_is_not_the_same_view(own):
+    for scene in "abc":
+        put(own / "src" / scene / "depth" / "0.png", encoded(ramp(0, 32, 24)))
+    done = label(own, OWN + 'size = "same_view_resize"\n', "--max-rejects", 1)
+    assert done.returncode == 0
+    index = shards.open_split(own / "out", "train").index
+    assert [r.reason for r in index.rejects] == ["real depth is 24x32 and the photograph 32x24: of another aspect"] * 2
+
+
+def test_a_photograph_is_one_sample_however_lists_write_it(own):
+    put(own / "src" / "train.txt", b"a/rgb/0.png 1\n./a/rgb/0.png 1\na//rgb/0.png 1\n")
+    put(own / "src" / "test.txt", b"c/rgb/1.png 1\n/a/rgb/0.png 2\n")
+    text = OWN[: OWN.index("[samples]")] + '[samples]\nlists = { train = "train.txt", val = "test.txt" }\n'
+    text += 'line = ["{rgb} {n}"]\n[depth.real]\npath = "a/depth/0.png"\nformat = "png16"\nscale = 0.001\n'
+    assert label(own, text).returncode == 0
+    assert [len(shards.open_split(own / "out", split)) for split in ("train", "val")] == [1, 1]
+    [entry] = shards.open_split(own / "out", "val").index.left_out
+    assert (entry.reason, entry.count) == ("its photograph is that of another sample", 3)
+
+
+def test_depth_that_changes_between_runs_is_another_source(own):
+    assert label(own).returncode == 0
+    put(own / "src" / "a" / "depth" / "0.png", encoded(ramp(0) % 7))
+    (own / "out" / "train" / "shard-000000.json").unlink()
+    fails_in_one_line(label(own), "the source's files (names or sizes) have changed")
+
+
+def test_constants_of_depth_that_means_something_else_are_refused(own):
+    with_estimates(own)
+    disparity = OWN.replace("scale = 0.001", 'kind = "disparity"')
+    done = command("precompute-depth", "rgbd", *_written(own, "d.toml", disparity), own / "disparity", *WORDS)
+    assert done.returncode == 0, done.stderr
+    fails_in_one_line(
+        label(own, OWN, "--stats-from", own / "disparity"), "the unit of its real depth is disparity, here"
+    )
+    other = OWN + PSEUDO.replace("MiDaS 3.1", "DPT")
+    done = command("precompute-depth", "rgbd", *_written(own, "p.toml", other), own / "dpt", *WORDS)
+    assert done.returncode == 0, done.stderr
+    fails_in_one_line(label(own, OWN + PSEUDO, "--stats-from", own / "dpt"), "teacher of its pseudo depth is DPT")
+    assert label(own, OWN, "--stats-from", own / "dpt").returncode == 0
+
+
+def _written(root: Path, name: str, text: str) -> tuple[Path, Path]:
+    put(root / name, text.encode())
+    return root / name, root / "src"
+
+
+def test_a_teacher_beside_pseudo_depth_of_that_name_is_refused(own):
+    with_estimates(own)
+    put(own / "own.toml", (OWN + PSEUDO).encode())
+    done = command("precompute-depth", "rgbd", own / "own.toml", own / "src", own / "out", "--teacher", "toy")
+    fails_in_one_line(done, "brings pseudo depth of its own", "--teacher none")
+
+
+def test_constant_depth_cannot_be_standardised(own):
+    for scene in "abc":
+        for frame in range(4):
+            put(own / "src" / scene / "depth" / f"{frame}.png", encoded(np.full((24, 32), 1500, np.uint16)))
+    fails_in_one_line(label(own), "real depth is 1.5 in every pixel of 8 train images", "clip_m")
+
+
+def test_where_nothing_fits_the_reasons_are_told(own):
+    fails_in_one_line(
+        label(own, OWN.replace("/depth/", "/depths/")), "no image for split 'train'", "its real depth is not"
+    )
+    text = OWN.replace('train = ["a", "b"]', 'train = ["x"]')
+    fails_in_one_line(label(own, text), "all 4 are in another: see the description's split")
+
+
 # --- mistakes ------------------------------------------------------------------------------------------------------
 
 
@@ -378,6 +506,8 @@ def test_a_changed_description_is_another_job(own):
         (("[depth.real]", "[depth.rgb]"), ("rgb",)),
         (("about", "abut"), ("did you mean about?",)),
         (('"a sensor', '"a "sensor'), ("no TOML",)),
+        (('val = ["c"]', 'val = ["b"]'), ("'b' is a value of train and of val",)),
+        (("[depth.real]", "[depth.pseudo]"), ("role = 'pseudo'",)),
     ],
 )
 def test_a_mistake_in_a_description_is_one_line_with_the_fix(own, change, words):

@@ -5,7 +5,9 @@ its bytes in either order and its `maxval` is no scale. Nothing is turned, paste
 """
 
 import io
-from typing import Any
+import math
+import zipfile
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,8 @@ from pipeline.images import MAX_PIXELS, UnreadableImage
 from pipeline.sources.rgbd.description import Intrinsics, Values
 
 _PILLOW = {"png16": ["PNG"], "png8": ["PNG"], "tiff": ["TIFF"], "pfm": ["PPM"]}
+_GREY, _RGB = 0, 2  # kinds of colour in a PNG's header
+_ORIENTATION, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 262, 339  # TIFF's tags
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -30,10 +34,11 @@ def read_values(data: bytes, file_format: str, byte_order: str = "big") -> NDArr
         elif kind == "pgm":
             values = _of_pgm(data, byte_order)
         elif kind == "npy":
-            values = np.load(io.BytesIO(data), allow_pickle=False)
+            values = _of_npy(io.BytesIO(data))
         elif kind == "npz":
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                values = _member(arrays, key, list(arrays))
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                _check_holds([name.removesuffix(".npy") for name in archive.namelist()], key)
+                values = _of_npy(archive.open(f"{key}.npy"))
         elif kind == "h5":
             values = _of_hdf5(data, key)
         else:
@@ -58,18 +63,57 @@ def _of_picture(data: bytes, kind: str) -> NDArray[Any]:
         raise UnreadableImage(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
     if kind == "png16" and image.mode not in (*_SIXTEEN, "I"):
         raise UnreadableImage(f"must be a grey PNG of 16 bits, got one of mode {image.mode}")
-    if kind == "png8" and image.mode not in ("L", "RGB"):
+    if kind == "png8" and image.mode not in ("1", "L", "RGB"):
         raise UnreadableImage(f"must be a grey PNG of 8 bits, got one of mode {image.mode}")
     if kind == "pfm" and image.mode != "F":
         raise UnreadableImage(f"must be a grey PFM (it begins with Pf), got mode {image.mode}")
     if kind == "tiff" and image.mode not in (*_SIXTEEN, "I", "F", "L"):
         raise UnreadableImage(f"must be a grey TIFF, got one of mode {image.mode}")
     values = np.asarray(image)
+    if kind.startswith("png"):
+        values = _unstretched(values, data)
+    if kind == "tiff":
+        values = _of_tiff(values, image)
     if values.ndim == 3:
         if not (values[..., :1] == values).all():
             raise UnreadableImage("must be grey, got colours: was it drawn with a colour map?")
         values = values[..., 0]
     return values
+
+
+def _unstretched(values: NDArray[Any], data: bytes) -> NDArray[Any]:
+    """A PNG's numbers as its file has them: Pillow stretches greys of 2 and 4 bits to 255, and cuts colours of 16."""
+    bits, colour = data[24], data[25]  # of the header, which every PNG begins with
+    if colour == _RGB and bits != 8:
+        raise UnreadableImage(f"must be a grey PNG, got colours of {bits} bits")
+    if colour == _GREY and bits in (2, 4):
+        return values // (255 // (2**bits - 1))
+    return values
+
+
+def _of_tiff(values: NDArray[Any], image: Image.Image) -> NDArray[Any]:
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_ORIENTATION, 1) != 1 or tags.get(_PHOTOMETRIC, 1) == 0:
+        raise UnreadableImage("is turned, or white where it is zero, by a tag of its TIFF: save it without")
+    if image.mode == "I" and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1:  # Pillow reads unsigned ones as signed
+        return values.astype(np.int32).view(np.uint32)
+    return values
+
+
+def _of_npy(stream: IO[bytes]) -> NDArray[Any]:
+    """What its header claims is looked at before memory is given to it; pickles are not opened."""
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read_header(stream)
+    if dtype.kind not in "uifb":
+        raise UnreadableImage(f"must hold numbers, got {dtype}")
+    if math.prod(shape) > MAX_PIXELS:
+        raise UnreadableImage(f"has {math.prod(shape):,} values, more than {MAX_PIXELS:,}")
+    wanted = math.prod(shape) * dtype.itemsize
+    data = stream.read(wanted)
+    if len(data) != wanted:
+        raise UnreadableImage(f"is cut off: {len(data):,} of {wanted:,} bytes are there")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _of_pgm(data: bytes, byte_order: str) -> NDArray[np.uint16]:
@@ -130,13 +174,13 @@ def _of_exr(data: bytes, key: str) -> NDArray[Any]:
             if windows[0] != windows[1]:
                 raise UnreadableImage("its data window is not its display window: save the whole image")
             channels = opened.channels()
-            return np.array(_member(channels, key, list(channels), lambda channel: channel.pixels))
+            _check_holds(list(channels), key)
+            return np.array(channels[key].pixels)
 
 
-def _member(held: Any, key: str, names: list[str], read: Any = lambda value: value) -> Any:
+def _check_holds(names: list[str], key: str) -> None:
     if key not in names:
         raise UnreadableImage(f"must hold {key!r}, it has {', '.join(names) or 'nothing'}")
-    return read(held[key])
 
 
 # --- meaning -------------------------------------------------------------------------------------------------------

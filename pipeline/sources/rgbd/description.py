@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.depth_field import DepthField
+from pipeline.depth_field import PSEUDO, DepthField
 from pipeline.files import ReadError, read_bytes
 from pipeline.shards import DepthName
 from pipeline.sources import SourceError, printable
@@ -111,7 +111,7 @@ class Split(Part):
 
     of: Path_ | None = None
     train: list[Name] = ["train", "training"]
-    val: list[Name] = ["val", "validation", "test", "testing"]
+    val: list[Name] = ["val", "validation"]
     lists: ByList | None = None  # of values of `of`, one a line
     fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
 
@@ -121,14 +121,16 @@ class Split(Part):
             raise ValueError("a split is by `of` (with values or lists of them) or by `fraction`: give one")
         if self.lists and not self.of:
             raise ValueError("lists need `of`, the variable whose values they hold")
+        if both := {*self.train} & {*self.val}:
+            raise ValueError(f"{min(both)!r} is a value of train and of val: name it once")
         return self
 
 
 class Intrinsics(Part):
     """Of the depth map, in its own pixels; the middle of the map where no centre is given."""
 
-    fx: PositiveFloat
-    fy: PositiveFloat
+    fx: Annotated[float, Field(gt=0.01, le=1e6)]
+    fy: Annotated[float, Field(gt=0.01, le=1e6)]
     cx: FiniteFloat | None = None
     cy: FiniteFloat | None = None
 
@@ -199,7 +201,7 @@ class Values(Part):
         polarity = self.polarity or ("farther_is_larger" if metres else "closer_is_larger")
         if self.kind == "relative" and polarity == "closer_is_larger":
             unit = "relative inverse depth"
-        step = (self.step_m or DepthField("measured").step) if metres and kind != "estimated" else None
+        step = (self.step_m or (None if kind == "estimated" else DepthField("measured").step)) if metres else None
         return DepthField(kind, by, unit, polarity, step, scale_lost)
 
 
@@ -229,14 +231,14 @@ class Depth(Values):
 
 
 class Seg(Part):
-    """Labels of pixels: value + offset is the class, after `mapping` where there is one; the rest is void."""
+    """Labels of pixels: the class is value + offset; or what `mapping` says of the value, and without a word, void."""
 
     path: Path_ | None = None  # None: from the samples' reader
     format: Format = "png8"
     size: Literal["aligned", "same_view_resize"] = "aligned"  # as of depth
     void: list[int] = []  # stored values without a class
     offset: int = 0
-    mapping: dict[str, int] | None = None  # stored value -> class; what it does not name is void
+    mapping: dict[str, int] | None = None  # stored value -> class
     names: list[Name] = []
     names_file: Path_ | None = None  # a name a line
 
@@ -246,8 +248,11 @@ class Seg(Part):
             raise ValueError("labels need names, a list, or names_file, a name a line: give one")
         if not len(self.names) <= 255:
             raise ValueError(f"labels of pixels have at most 255 names, got {len(self.names)}")
-        if self.mapping and any(not key.lstrip("-").isdecimal() for key in self.mapping):
-            raise ValueError("mapping is of stored whole numbers to classes, such as { 7 = 0 }")
+        for value, index in (self.mapping or {}).items():
+            if not re.fullmatch(r"-?\d{1,10}", value) or index < 0:
+                raise ValueError(f"mapping is of stored whole numbers to classes, such as 7 = 0, got {value} = {index}")
+        if self.mapping is not None and self.offset:
+            raise ValueError("mapping and offset exclude each other: mapping tells the class itself")
         return self
 
 
@@ -309,6 +314,10 @@ class Description(Part):
             )
         if self.split and self.split.fraction and not self.samples.scene:
             raise ValueError("a split by fraction needs samples.scene, which it must not tear apart ({frame} for none)")
+        if (pseudo := self.depth.get(PSEUDO)) and pseudo.role != "pseudo":
+            raise ValueError(
+                f"depth.{PSEUDO} is what a teacher's estimate is called: say role = 'pseudo', or rename it"
+            )
         if self.labels.seg and not self.labels.seg.path and not self.samples.reader:
             raise ValueError("labels.seg needs a path")
         if known := self._variables():
@@ -354,7 +363,7 @@ def ready() -> list[str]:
 
 def load(name: str) -> Description:
     """A ready description by its name, or one's own by its path; SourceError with what is wrong in it."""
-    if re.fullmatch(r"[a-z0-9_-]+", name) and not Path(name).is_file():
+    if re.fullmatch(r"[a-z0-9_-]+", name) and (name in ready() or not Path(name).is_file()):
         if name not in ready():
             raise SourceError(
                 f"description {printable(name)!r} is no file and none that comes with the project"
@@ -363,7 +372,7 @@ def load(name: str) -> Description:
         text = (_READY / f"{name}.toml").read_text()
     else:
         try:
-            text = read_bytes(Path(name), _MOST_BYTES).decode()
+            text = read_bytes(Path(name), _MOST_BYTES).decode("utf-8-sig")
         except FileNotFoundError:
             raise SourceError(
                 f"description {printable(name)} does not exist: give a path, or see precompute-depth rgbd --list"
@@ -372,6 +381,8 @@ def load(name: str) -> Description:
             raise SourceError(f"description {printable(name)} cannot be read as text ({error}): mend it") from None
     try:
         return Description.model_validate(tomllib.loads(text))
+    except RecursionError:
+        raise SourceError(f"description {printable(name)} is nested too deeply: mend it") from None
     except tomllib.TOMLDecodeError as error:
         raise SourceError(f"description {printable(name)} is no TOML ({error}): mend it") from None
     except ValidationError as error:

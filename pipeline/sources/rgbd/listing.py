@@ -3,9 +3,10 @@
 import bisect
 import csv
 import io
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
 from pipeline import files
@@ -188,18 +189,30 @@ class ByTime:
         path = self.root / folder / name
         form = Template(name)
         if "seconds" in form.names:
-            names = [(form.read(entry.name), entry.name) for entry in files.listed(path.parent)]
-            return sorted((float(read["seconds"]), entry) for read, entry in names if read)
+            below = PurePosixPath(name).parent
+            entries = [(below / entry.name).as_posix() for entry in files.listed(path.parent)]
+            read = [(form.read(entry), entry) for entry in entries]
+            return sorted((_seconds(known["seconds"], path.parent), entry) for known, entry in read if known)
         if not path.is_file():
             return []
         found = []
         for line in lines_of(path):
             stamp, _, name = line.partition(" ")
-            try:
-                found.append((float(stamp), name.split(" ")[0]))
-            except ValueError:
-                raise SourceError(f"{path} must hold lines 'seconds name', got {line[:80]!r}: mend it") from None
+            if not name:
+                raise SourceError(f"{path} must hold lines 'seconds name', got {line[:80]!r}: mend it")
+            found.append((_seconds(stamp, path), name.split(" ")[0]))
         return sorted(found)
+
+
+def _seconds(text: str, where: Path) -> float:
+    """A time; SourceError where it is none, as NaN would spoil the order of all."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise SourceError(f"{where}: a time must be a number of seconds, got {text[:40]!r}: mend it")
+    return seconds
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
@@ -212,20 +225,31 @@ class Rows:
         path = root / table.file
         text = read_text(path)
         columns, self._values = Template(table.columns), Template(table.values)
-        rows = csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ",")
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        rows = csv.DictReader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+        self.file = table.file
         self._rows: dict[str, Mapping[str, str]] = {}
         for row in rows:
-            known = {key.strip().lower().replace(" ", "_"): value or "" for key, value in row.items() if key}
+            known = {key.strip().lower().replace(" ", "_"): (value or "").strip() for key, value in row.items() if key}
             try:
-                self._rows[columns.fill(known)] = known
+                of = columns.fill(known)
             except KeyError as error:
                 raise SourceError(f"{path} must have a column {error}, it has {', '.join(known)}") from None
+            if self._rows.setdefault(of, known) != known:
+                raise SourceError(f"{path} has two rows for {of!r} that differ: remove one")
 
-    def of(self, variables: Variables) -> Variables:
+    def of(self, variables: Variables) -> Variables | None:
+        """A sample's row; None where it has none."""
         try:
-            return dict(self._rows.get(self._values.fill(variables), {}))
+            row = self._rows.get(self._values.fill(variables))
         except KeyError as error:
             raise SourceError(f"the description's tables.values names {error}, which no sample has: mend it") from None
+        if row and (both := next((name for name in row if row[name] != variables.get(name, row[name])), None)):
+            raise SourceError(
+                f"{self.file} has a column {both!r} and samples have a variable of that name, with other values: "
+                "rename the variable in the description"
+            )
+        return dict(row) if row is not None else None
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -255,6 +279,12 @@ def _walk(root: Path, ledger: Ledger) -> Iterator[str]:
     """Files by their path below `root`, in the order of their names; hidden ones and litter are left out."""
     seen: set[tuple[int, int]] = set()
 
+    def is_folder(entry: os.DirEntry[str]) -> bool:
+        try:
+            return entry.is_dir()
+        except OSError:  # a link that leads to itself
+            return False
+
     def inside(folder: Path, below: str) -> Iterator[str]:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -265,7 +295,7 @@ def _walk(root: Path, ledger: Ledger) -> Iterator[str]:
             if entry.name.startswith(".") or files.is_litter(entry.name):
                 ledger.seen += 1
                 ledger.leave_out(HIDDEN, name + ("/" if entry.is_dir() else ""))
-            elif entry.is_dir():
+            elif is_folder(entry):
                 status = entry.stat()
                 if (status.st_dev, status.st_ino) in seen:
                     ledger.seen += 1

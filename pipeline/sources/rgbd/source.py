@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.depth_field import DepthField
-from pipeline.images import JPEG_QUALITY, UnreadableImage, open_rgb, read_file, shrink, stored_jpeg
+from pipeline.images import JPEG_QUALITY, UnreadableImage, is_turned, open_rgb, read_file, shrink, stored_jpeg
 from pipeline.shards import png_bytes
-from pipeline.sources import DepthFile, Photograph, SourceError, printable
+from pipeline.sources import DepthFile, Photograph, SourceError, name_bytes, printable
 from pipeline.sources.folder import hashed_key
 from pipeline.sources.ledger import Ledger, Listed
 from pipeline.sources.rgbd import labels
@@ -23,6 +24,7 @@ from pipeline.sources.rgbd.listing import ByLines, ByPath, ByTime, Finder, Rows,
 from pipeline.sources.rgbd.sunrgbd import SunRgbd
 from pipeline.sources.rgbd.template import Template
 
+_ASPECTS = 1.05  # two aspects that differ by less are one, rounded to pixels
 _LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")
 
 
@@ -57,18 +59,26 @@ class Rgbd:
 
     def listing(self, ledger: Ledger) -> Iterator[Listed]:
         scenes: dict[str, set[bytes]] = {split: set() for split in self.splits}
+        photographs: set[bytes] = set()
         for found in self._finder.found(ledger):
-            variables = self._with_tables(found.variables)
+            variables, rowless = self._looked_up(found.variables)
+            if rowless:
+                ledger.leave_out(f"no row of it in {rowless}", found.unit)
+                continue
             rgb = self._rgb_of(variables)
             split = found.split or self._split(variables)
-            lost = self._lost(variables) if split else "in neither split"
+            lost, num_bytes = self._look(variables) if split else ("in neither split", 0)
             lost = lost or self._classless(variables)
+            photograph = hashlib.blake2b(name_bytes(str(PurePosixPath(rgb))), digest_size=8).digest()
+            if not lost and photograph in photographs:
+                lost = "its photograph is that of another sample"
             if lost:
                 ledger.leave_out(lost, rgb)
                 continue
+            photographs.add(photograph)
             if scene := self.description.samples.scene:
                 scenes[split].add(hashlib.blake2b(Template(scene).fill(variables).encode(), digest_size=8).digest())
-            yield Listed(split, found.unit, (self.root / rgb).stat().st_size)
+            yield Listed(split, found.unit, num_bytes)
         if both := scenes.get("train", set()) & scenes.get("val", set()):
             self.notes = [
                 f"{len(both):,} scene{'s are' if len(both) > 1 else ' is'} in train and in val by the data set's own "
@@ -110,8 +120,8 @@ class Rgbd:
         share = int(hashlib.sha256(scene.encode("utf-8", "surrogateescape")).hexdigest()[:13], 16) / 16**13
         return "val" if share < (split.fraction or 0) else "train"
 
-    def _lost(self, variables: Variables) -> str:
-        """Which of a sample's files is not there, or leads out of the source; nothing where all are."""
+    def _look(self, variables: Variables) -> tuple[str, int]:
+        """Which of a sample's files is not there, or leads out of the source, "" where all are; and their bytes."""
         wanted = {"the photograph": self.description.samples.photograph}
         for name, depth in self.description.depth.items():
             wanted[f"its {name} depth"] = depth.path
@@ -122,13 +132,19 @@ class Rgbd:
             wanted["its labels"] = seg.path
         if cls and cls.file:
             wanted["the file of its class"] = cls.file
+        num_bytes = 0
         for what, template in wanted.items():
             name = self._filled(template, variables)
             if ".." in PurePosixPath(name).parts:
-                return f"{what} lies outside the source"
-            if not (self.root / name).is_file():
-                return f"{what} is not there"
-        return ""
+                return f"{what} lies outside the source", 0
+            try:
+                status = (self.root / name).stat()
+            except (OSError, ValueError):  # also of a name too long, or with a NUL
+                return f"{what} is not there", 0
+            if not stat.S_ISREG(status.st_mode):
+                return f"{what} is no file", 0
+            num_bytes += status.st_size
+        return "", num_bytes
 
     # --- a sample --------------------------------------------------------------------------------------------------
 
@@ -136,13 +152,17 @@ class Rgbd:
         return [unit]
 
     def key(self, split: str, item: str) -> str:
-        variables = self._with_tables(self._finder.variables(item))
+        variables, _ = self._looked_up(self._finder.variables(item))
         return hashed_key(self._rgb_of(variables).rpartition(".")[0][-60:].strip("/"), item)
 
     def load(self, split: str, item: str) -> Photograph:
-        variables = self._with_tables(self._finder.variables(item))
+        variables, _ = self._looked_up(self._finder.variables(item))
         name = self._rgb_of(variables)
         data = read_file(self.root / name)
+        if is_turned(data):
+            raise UnreadableImage(
+                "says by EXIF that it is to be turned, and its depth does not say whether it is: save both upright"
+            )
         stored, extension, rgb, (width, height) = self._stored(name, data)
         size = (rgb.shape[0], rgb.shape[1])
         depth, origin = {}, {}
@@ -166,10 +186,9 @@ class Rgbd:
         """The description itself, whatever its file is called, and what it reads for all samples together."""
         lists = self.description.samples.lists
         names = [*whole_files(self.description), *(lists.files().values() if lists else ())]
-        paths = [self.root / name for name in names]
         if isinstance(self._finder, SunRgbd):
-            paths = [*paths, *self._finder.files[:2]]
-        content = {path.name: hashlib.sha256(read_file(path)).hexdigest() for path in paths}
+            names += [str(path.relative_to(self.root)) for path in self._finder.files[:2]]
+        content = {name: hashlib.sha256(read_file(self.root / name)).hexdigest() for name in names}
         return {
             "name": self.name,
             "short_side": self.short_side,
@@ -177,10 +196,14 @@ class Rgbd:
             "lists_sha256": content,
         }
 
-    def _with_tables(self, variables: Variables) -> Variables:
+    def _looked_up(self, variables: Variables) -> tuple[Variables, str]:
+        """A sample's variables with the columns of its rows, and the first table that has none of it."""
         for rows in self._tables:
-            variables = variables | rows.of(variables)
-        return variables
+            row = rows.of(variables)
+            if row is None:
+                return variables, rows.file
+            variables = variables | row
+        return variables, ""
 
     def _filled(self, template: str, variables: Variables) -> str:
         try:
@@ -233,6 +256,7 @@ class Rgbd:
                 f"{field} depth is {_told(values.shape)}, the photograph {_told(original)}: where both show the same "
                 'view, size = "same_view_resize" says so'
             )
+        _refuse_other_aspect(f"{field} depth is", values.shape, original)
         depth = to_depth(values, says, valid, size)
         if not np.isfinite(depth).any():
             raise UnreadableImage(f"{field} depth has no valid pixel")
@@ -254,6 +278,7 @@ class Rgbd:
             raise UnreadableImage(f"labels: {error}") from error
         if found.shape != original and seg.size == "aligned":
             raise UnreadableImage(f"labels are {_told(found.shape)}, the photograph {_told(original)}")
+        _refuse_other_aspect("labels are", found.shape, original)
         return found if found.shape == size else nearest_pixels(found, *size)
 
     def _classless(self, variables: Variables) -> str:
@@ -271,6 +296,13 @@ class Rgbd:
         if cls.of is not None:
             return cls.index(self._filled(cls.of, variables))
         return cls.index(labels.text_of(self.root / self._filled(cls.file or "", variables)))
+
+
+def _refuse_other_aspect(what: str, shape: tuple[int, ...], original: tuple[int, int]) -> None:
+    """UnreadableImage where a map cannot show the photograph's view: 640x480 beside 1296x968 can."""
+    ratio = shape[1] / shape[0] * original[0] / original[1]
+    if not 1 / _ASPECTS <= ratio <= _ASPECTS:
+        raise UnreadableImage(f"{what} {_told(shape)} and the photograph {_told(original)}: of another aspect")
 
 
 def _told(shape: tuple[int, ...]) -> str:
