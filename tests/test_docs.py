@@ -152,6 +152,8 @@ def test_blocks(page: Path, place: Path) -> None:
         if block.language == "toml" and block.text.startswith("[depth."):  # a part of the page's description
             whole = (place / "my-sensor.toml").read_text() + block.text
             description.load(str(written(place / "with-block.toml", whole)))
+        elif block.language == "toml" and block.text.startswith("name = "):
+            description.load(str(written(place / "whole.toml", block.text)))
         elif block.language == "toml":
             config.read(written(place / "block.toml", block.text))
         elif block.language == "text":

@@ -213,6 +213,11 @@ def test_numbers_become_metres_by_hand():
                       [pytest.approx(57.599), pytest.approx(65.535), pytest.approx(0.375)]]  # fmt: skip
     kinect = metres(reciprocal={"numerator": 351.3, "offset": 1092.5})
     assert kinect[0][2] == pytest.approx(351.3 / 92.5) and kinect[1] == [nan, nan, nan]  # behind the camera
+    stereo = metres(reciprocal={"numerator": -480.0})  # focal length 800 px, baseline 0.6 m
+    assert stereo == [
+        [nan, 480.0, pytest.approx(0.48)],
+        [pytest.approx(480 / 2047), pytest.approx(480 / 65535), pytest.approx(0.16)],
+    ]
 
 
 def test_a_distance_along_the_ray_becomes_z():
@@ -234,6 +239,45 @@ def test_disparity_and_relative_depth_keep_their_own_polarity():
 def test_the_nearest_pixel_is_the_one_the_middle_lies_in():
     assert nearest_pixels(np.arange(3)[None], 1, 6).tolist() == [[0, 0, 1, 1, 2, 2]]
     assert nearest_pixels(np.arange(640)[None], 1, 224)[0].tolist() == [int((k + 0.5) * 640 / 224) for k in range(224)]
+
+
+def test_streams_are_matched_in_the_folders_that_the_path_names_and_others_are_told(own):
+    for folder in ("lab/a", "lab/b", "lab/deep/er"):
+        for k in range(2):
+            put(own / "streams" / folder / "rgb" / f"{10 + k}.5.png", encoded(photo(k)))
+            put(own / "streams" / folder / "depth" / f"{10 + k}.51.png", encoded(ramp(k)))
+    text = (
+        OWN[: OWN.index("[samples]")]
+        + """
+[samples]
+path = "lab/{room}"
+nearest = { rgb = "rgb/{seconds}.png", depth = "depth/{seconds}.png" }
+rgb = "{folder}/{rgb}"
+[split]
+of = "{room}"
+train = ["a"]
+val = ["b"]
+[depth.raw]
+path = "{folder}/{depth}"
+format = "png16"
+scale = 0.001
+"""
+    )
+    done = command("precompute-depth", "rgbd", *_written(own, "s.toml", text)[:1], own / "streams", own / "out", *WORDS)
+    assert done.returncode == 0, done.stderr
+    split = shards.open_split(own / "out", "train")
+    assert len(split) == 2 and split.read(0, ("json",))["json"]["source"].startswith("lab/a/rgb/1")
+    [entry] = split.index.left_out
+    assert (entry.reason, entry.names) == ("its folder is not as samples.path says", ["lab/deep/er/"])
+    put(own / "streams" / "lab" / "a" / "depth" / "nan.png", encoded(ramp(0)))
+    done = command("precompute-depth", "rgbd", own / "s.toml", own / "streams", own / "again", *WORDS)
+    fails_in_one_line(done, "a time must be a number of seconds, got 'nan'")
+
+
+def test_a_line_that_is_a_name_may_hold_blanks():
+    assert Template("{name}").read_words("my photo 1.jpg") == {"name": "my photo 1.jpg"}
+    assert Template("{rgb} {depth}").read_words("a b") == {"rgb": "a", "depth": "b"}
+    assert Template("{rgb} {depth}").read_words("a b c") is None
 
 
 def test_a_template_reads_what_it_fills():

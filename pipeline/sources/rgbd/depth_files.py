@@ -217,7 +217,7 @@ def to_depth(
         holes |= ~valid
     if says.reciprocal is not None:
         below = says.reciprocal.offset - numbers
-        holes |= below <= 0
+        holes |= (below == 0) | (np.sign(below) != np.sign(says.reciprocal.numerator))  # behind the camera
         numbers = says.reciprocal.numerator / np.where(holes, 1.0, below)
     depth = numbers * says.scale
     if says.kind == "metres":

@@ -136,10 +136,13 @@ class Intrinsics(Part):
 
 
 class Reciprocal(Part):
-    """metres = numerator / (offset - value), as of the first Kinect's raw disparity."""
+    """metres = numerator / (offset - value), as of the first Kinect's raw disparity.
 
-    numerator: PositiveFloat
-    offset: FiniteFloat
+    A stereo camera's metres = focal length * baseline / disparity are a numerator of minus that product, and offset 0.
+    """
+
+    numerator: FiniteFloat
+    offset: FiniteFloat = 0.0
 
 
 _FORMATS = ("png16", "png8", "pgm", "npy", "npz", "h5", "exr", "pfm", "tiff")

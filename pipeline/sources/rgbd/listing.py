@@ -135,11 +135,18 @@ class ByTime:
 
     def found(self, ledger: Ledger) -> Iterator[Found]:
         any_folder = False
-        for folder in self._folders():
+        for path, folders, _ in os.walk(self.root):
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and not files.is_litter(name))
+            folder = Path(path).relative_to(self.root).as_posix()
             rgb, depth = self._stamped(folder, self.lists.rgb), self._stamped(folder, self.lists.depth)
-            if rgb and depth:
-                any_folder = True
-                yield from self._in(folder, rgb, depth, ledger)
+            if not (rgb and depth):
+                continue
+            if self._folder.read(folder) is None:
+                ledger.seen += 1
+                ledger.leave_out("its folder is not as samples.path says", f"{folder}/")
+                continue
+            any_folder = True
+            yield from self._in(folder, rgb, depth, ledger)
         if not any_folder:
             raise SourceError(
                 f"{self.root} must hold folders {self._folder.text} with {self.lists.rgb} and {self.lists.depth}, got "
@@ -149,16 +156,6 @@ class ByTime:
     def variables(self, unit: str) -> Variables:
         folder, rgb, depth = unit.rsplit(" ", 2)
         return {"folder": folder, "rgb": rgb, "depth": depth, **(self._folder.read(folder) or {})}
-
-    def _folders(self) -> Iterator[str]:
-        if not self._folder.names:
-            yield self._folder.text
-            return
-        depth = self._folder.text.count("/") + 1
-        for path in sorted(self.root.glob("/".join("*" * depth))):
-            name = path.relative_to(self.root).as_posix()
-            if path.is_dir() and self._folder.read(name) is not None:
-                yield name
 
     def _in(
         self, folder: str, rgb: list[tuple[float, str]], depth: list[tuple[float, str]], ledger: Ledger

@@ -38,7 +38,7 @@ class Template:
         return found.groupdict() if found else None
 
     def read_words(self, text: str) -> dict[str, str] | None:
-        """The same for a line of words: a hole holds no blank, but may hold slashes."""
+        """The same for a line of words: a hole may hold slashes, and no blank unless it is the whole line."""
         found = self._of_words.fullmatch(text)
         return found.groupdict() if found else None
 
@@ -48,7 +48,8 @@ class Template:
 
     @cached_property
     def _of_words(self) -> re.Pattern[str]:
-        return self._pattern(r"\S+")
+        whole = len(_HOLE.findall(self.text)) == 1 and " " not in self.text
+        return self._pattern(".+" if whole else r"\S+")
 
     def _pattern(self, hole: str) -> re.Pattern[str]:
         seen: set[str] = set()
