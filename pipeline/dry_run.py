@@ -81,16 +81,17 @@ def _try(
         labeller = Labeller(source, teacher, options.batch_size, pool, ahead, output.estimated)
 
         def label(items: Iterable[str]) -> tuple[list[int], dict[int, Reject]]:
-            sizes = []
+            encoding = {}
 
             def done(slot: int, depths: Depths, photo: Photograph) -> None:
                 constants = {name: _own_constants(depth) for name, depth in depths.items()}
-                sizes.append(pool.submit(output.encode, "key", depths, photo, constants, labeller.fields))
+                encoding[slot] = pool.submit(output.encode, "key", depths, photo, constants, labeller.fields)
 
             rejects = labeller.label(labeller.loaded(split, items), done)
-            encoded = [s.result() for s in sizes]
+            encoded = {slot: future.result() for slot, future in encoding.items()}
+            rejects |= {slot: found for slot, found in encoded.items() if isinstance(found, Reject)}
             return [
-                sum(len(m) + _TAR_BYTES for m in e.members.values()) for e in encoded if isinstance(e, Encoded)
+                sum(len(m) + _TAR_BYTES for m in e.members.values()) for e in encoded.values() if isinstance(e, Encoded)
             ], rejects
 
         _, rejects = label(warm)

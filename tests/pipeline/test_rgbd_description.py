@@ -362,6 +362,14 @@ def test_a_wrong_scale_draws_a_note_with_the_factor(own):
     assert "note" not in label(own, OWN, "--dry-run").stdout
 
 
+def test_a_hole_that_is_taken_for_a_distance_shows_in_the_dry_run(own):
+    far = ramp(0)
+    far[0, 0] = 65535
+    put(own / "src" / "a" / "depth" / "0.png", encoded(far))
+    said = label(own, OWN, "--dry-run").stdout
+    assert "would reject a/rgb/0.png: real depth cannot be stored" in said and "is one value a hole?" in said
+
+
 def test_maps_stretched_one_by_one_are_marked(own):
     with_estimates(own)
     text = OWN + PSEUDO.replace('teacher = "MiDaS 3.1"', 'teacher = "MiDaS 3.1"\nscale_lost = true')
