@@ -8,13 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from pipeline import depth_codec
 from pipeline.depth_field import DepthField
 from pipeline.errors import UserError
-from pipeline.standardize import SIGN
+from pipeline.standardize import SIGN, Moments
 
 IMAGES = 16
 _LEAST_M, _MOST_M = 0.05, 100.0  # a median depth beyond them is no room and no street
 _CONTRADICTS = -0.5  # rank correlation
+_FEW_STEPS = 32
 _PIXELS = 4096  # of each image, for the rank correlation
 
 
@@ -32,6 +34,8 @@ class Survey:
     _high: dict[str, float] = field(default_factory=dict)
     _valid: dict[str, list[float]] = field(default_factory=dict)
     _medians: dict[str, list[float]] = field(default_factory=dict)
+    _middles: dict[str, list[float]] = field(default_factory=dict)  # 5th to 95th percentile, an image each
+    _moments: dict[str, Moments] = field(default_factory=dict)
     _ranks: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
     def add(self, depths: Mapping[str, NDArray[np.floating]]) -> None:
@@ -44,6 +48,9 @@ class Survey:
                 self._low[name] = min(self._low.get(name, math.inf), float(valid.min()))
                 self._high[name] = max(self._high.get(name, -math.inf), float(valid.max()))
                 self._medians.setdefault(name, []).append(float(np.median(valid)))
+                low, high = np.percentile(valid, (5, 95))
+                self._middles.setdefault(name, []).append(float(high - low))
+                self._moments[name] = self._moments.get(name, Moments()).merge(Moments.of(valid))
         names = sorted(depths)
         for place, one in enumerate(names):
             for other in names[place + 1 :]:
@@ -83,6 +90,15 @@ class Survey:
                     f"note: {name} depth has a median of {median:.4g} m over {self.num_images} images, and scenes have "
                     f"{_LEAST_M:g} to {_MOST_M:g} m: is its scale {factor:g} times what the description says?"
                 )
+            if described.step is None and self._middles.get(name):
+                step = depth_codec.PSEUDO_STEP * self._moments[name].std
+                steps = float(np.median(self._middles[name])) / step if step else 0.0
+                if steps < _FEW_STEPS:
+                    lines.append(
+                        f"note: {name} depth is stored in steps of a 256th of its standard deviation, "
+                        f"{self._moments[name].std:.4g}, and 90 % of an image's pixels lie within {steps:.0f} of them: "
+                        "are the largest values holes?"
+                    )
         return lines
 
     def contradiction(self) -> str | None:

@@ -370,6 +370,18 @@ def test_a_hole_that_is_taken_for_a_distance_shows_in_the_dry_run(own):
     assert "would reject a/rgb/0.png: real depth cannot be stored" in said and "is one value a hole?" in said
 
 
+def test_values_far_away_that_spoil_the_steps_draw_a_note(own):
+    with_estimates(own)
+    assert "note" not in label(own, OWN + PSEUDO, "--dry-run").stdout
+    for scene in "abc":
+        for frame in range(4):
+            inverse = 1000 / ramp(frame).astype(np.float32)
+            inverse[0, 0] = 1e6
+            put(own / "src" / scene / "midas" / f"{frame}.pfm", pfm(inverse))
+    done = label(own, OWN + PSEUDO, "--dry-run")
+    assert done.returncode == 0 and "within 0 of them: are the largest values holes?" in done.stdout
+
+
 def test_maps_stretched_one_by_one_are_marked(own):
     with_estimates(own)
     text = OWN + PSEUDO.replace('teacher = "MiDaS 3.1"', 'teacher = "MiDaS 3.1"\nscale_lost = true')
