@@ -135,8 +135,7 @@ def _runs(study: Given) -> pd.DataFrame:
                 "config": record.study_hash[:12],
                 "code": code,
                 "shards (train, val)": f"{record.shards.train_fingerprint[:10]}, {record.shards.val_fingerprint[:10]}",
-                "teacher": record.shards.teacher or "none",
-                "the depth is": str(record.shards.provenance or "not known"),
+                "the depth is": str(record.shards.provenance or record.shards.teacher or "not known"),
                 "machine": f"{record.machine.get('device', '?')}, {record.machine.get('cores', '?')} cores",
                 "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
             }

@@ -95,7 +95,7 @@ class Provenance(_Record):
 
     kind: Literal["measured", "filled", "rendered", "estimated"]
     by: Text = ""  # which sensor, renderer or teacher, where that is known
-    weights_sha256: Hash = ""  # of the teacher that ran here
+    weights_sha256: Text = ""  # of the teacher that ran here, as its identity says
     files_sha256: Hash = ""  # the sum of the hashes of the files that hold it, where each sample has one of its own
     scale_lost: bool = False  # each image was stretched for itself: order and shape are left, not size
 
