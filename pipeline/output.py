@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline import files, shards
-from pipeline.depth_field import PSEUDO, DepthField
+from pipeline.depth_field import PSEUDO
 from pipeline.encode import Encoded, encode_beside, encode_nothing, encode_sample
-from pipeline.label import Depths
 from pipeline.shards import Reject, Split, Store
-from pipeline.sources import Photograph
-from pipeline.standardize import Standardisation
 
 SIDECARS = "sidecars"  # OUT/sidecars/<field> holds the job of a field that was added
 
@@ -23,6 +20,7 @@ class Output:
     estimated = PSEUDO  # what the teacher's estimates are called
     shuffled = True  # whether shards take the listing's units in an order drawn by the seed
     elsewhere = "choose another folder"
+    encode = staticmethod(encode_sample)
 
     def __init__(self, data: Store) -> None:
         self.data = self.job = data
@@ -47,16 +45,6 @@ class Output:
         """Of a job's configuration: which of its options decide bytes."""
         return {"options": {k: v for k, v in options.items() if k not in ("workers", "max_rejects", "accept_polarity")}}
 
-    def encode(
-        self,
-        key: str,
-        depths: Depths,
-        photo: Photograph,
-        constants: Mapping[str, Standardisation],
-        fields: Mapping[str, DepthField],
-    ) -> Encoded | Reject:
-        return encode_sample(key, depths, photo, constants, fields)
-
     def in_place_of(self, reject: Reject, split: str, shard: int, slot: int) -> tuple[Reject, Encoded | None]:
         """How a reject is listed, and the sample that the shard holds in its place, if any."""
         return reject, None
@@ -78,6 +66,7 @@ class Sidecar(Output):
 
     shuffled = False
     elsewhere = "give another name with --as"
+    encode = staticmethod(encode_beside)
 
     def __init__(self, data: Store, field: str, splits: Mapping[str, Split]) -> None:
         self.data, self.estimated, self.splits = data, field, splits
@@ -97,16 +86,6 @@ class Sidecar(Output):
             "field": self.estimated,
             "options": {k: v for k, v in decides.items() if k not in ("samples_per_shard", "seed")},
         }
-
-    def encode(
-        self,
-        key: str,
-        depths: Depths,
-        photo: Photograph,
-        constants: Mapping[str, Standardisation],
-        fields: Mapping[str, DepthField],
-    ) -> Encoded | Reject:
-        return encode_beside(key, depths, photo, constants, fields)
 
     def in_place_of(self, reject: Reject, split: str, shard: int, slot: int) -> tuple[Reject, Encoded | None]:
         """By its key, with a map of its RGB's size in which nothing is valid."""

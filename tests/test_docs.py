@@ -20,7 +20,7 @@ import typer
 from running import ROOT, command
 from typer.core import TyperCommand, TyperGroup
 
-from pipeline.sources.rgbd import description
+from pipeline.sources.rgbd import reading
 from training.study import config
 
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -151,9 +151,9 @@ def test_blocks(page: Path, place: Path) -> None:
         print(f"{block.page}:{block.line}")
         if block.language == "toml" and block.text.startswith("[depth."):  # a part of the page's description
             whole = (place / "my-sensor.toml").read_text() + block.text
-            description.load(str(written(place / "with-block.toml", whole)))
+            reading.load(str(written(place / "with-block.toml", whole)))
         elif block.language == "toml" and block.text.startswith("name = "):
-            description.load(str(written(place / "whole.toml", block.text)))
+            reading.load(str(written(place / "whole.toml", block.text)))
         elif block.language == "toml":
             config.read(written(place / "block.toml", block.text))
         elif block.language == "text":

@@ -17,12 +17,12 @@ def _list(wanted: bool) -> None:
         return
     from rich.table import Table
 
-    from pipeline.sources.rgbd import description
+    from pipeline.sources.rgbd import reading
     from pipeline.terminal import print_table
 
     table = Table("name", "depth", "labels", "what it is")
-    for name in description.ready():
-        found = description.load(name)
+    for name in reading.ready():
+        found = reading.load(name)
         seg, cls = found.labels.seg, found.labels.cls
         labels = [f"{len(seg.names)} classes of pixels" if seg and seg.names else "pixels" if seg else ""]
         labels.append(f"{len(cls.classes)} classes" if cls else "")
@@ -66,7 +66,7 @@ def rgbd(
 
         precompute-depth rgbd my-sensor.toml /data/recordings recordings-rgbd --stats-from imagenet-rgbd
     """
-    from pipeline.sources.rgbd.description import load
+    from pipeline.sources.rgbd.reading import load
     from pipeline.sources.rgbd.source import Rgbd
 
     says = load(description)

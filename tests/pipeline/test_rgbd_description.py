@@ -19,7 +19,8 @@ from pipeline import shards
 from pipeline.images import UnreadableImage
 from pipeline.sources import SourceError
 from pipeline.sources.rgbd.depth_files import nearest_pixels, read_values, to_depth
-from pipeline.sources.rgbd.description import Values, load
+from pipeline.sources.rgbd.description import Values
+from pipeline.sources.rgbd.reading import load
 from pipeline.sources.rgbd.template import Template
 
 OWN = """

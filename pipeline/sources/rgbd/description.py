@@ -5,11 +5,8 @@ A TOML file; the ready ones are in data_manifests/rgbd/. Every path is a `Templa
 
 import difflib
 import re
-import tomllib
 from collections.abc import Mapping
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -18,18 +15,17 @@ from pydantic import (
     Field,
     FiniteFloat,
     PositiveFloat,
-    ValidationError,
     model_validator,
 )
 
 from pipeline.depth_field import PSEUDO, DepthField
-from pipeline.files import ReadError, read_bytes
 from pipeline.shards import DepthName
-from pipeline.sources import SourceError, printable
 from pipeline.sources.rgbd.template import Template
 
-_MOST_BYTES = 1 << 22
-_READY = resources.files("data_manifests") / "rgbd"
+
+def nearest(word: str, known: "list[str] | tuple[str, ...] | Mapping[str, Any]") -> str:
+    close = difflib.get_close_matches(word, known, 1, 0.6)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _checked(text: str) -> str:
@@ -37,7 +33,7 @@ def _checked(text: str) -> str:
     return text
 
 
-Path_ = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_checked)]
+Place = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_checked)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Short = Annotated[str, Field(max_length=2000)]
 
@@ -49,8 +45,8 @@ class Part(BaseModel):
 class ByList(Part):
     """A file for each split."""
 
-    train: Path_
-    val: Path_ | None = None
+    train: Place
+    val: Place | None = None
 
     def files(self) -> dict[str, str]:
         return {"train": self.train, **({"val": self.val} if self.val else {})}
@@ -62,21 +58,21 @@ class Nearest(Part):
     Each is a list, `seconds name` a line, or a template of file names with {seconds}.
     """
 
-    rgb: Path_
-    depth: Path_
+    rgb: Place
+    depth: Place
     within_s: PositiveFloat = 0.02  # the official script of TUM RGB-D
 
 
 class Samples(Part):
     """Which samples there are: files that match `path`, lines of `lists`, pairs of `nearest`, or what `reader` says."""
 
-    path: Path_ | None = None  # a sample is a file of such a name; gives its variables
-    rgb: Path_ | None = None  # the photograph; by default `path`, or {rgb}
+    path: Place | None = None  # a sample is a file of such a name; gives its variables
+    rgb: Place | None = None  # the photograph; by default `path`, or {rgb}
     lists: ByList | None = None  # a sample is a line
-    line: list[Path_] = []  # what a line may hold, such as "{rgb} {label}", words parted by blanks; the first that fits
+    line: list[Place] = []  # what a line may hold, such as "{rgb} {label}", words parted by blanks; the first that fits
     nearest: Nearest | None = None
     reader: Literal["sunrgbd"] | None = None  # a file whose format is a data set's own
-    scene: Path_ | None = None  # what must not be torn apart by a split
+    scene: Place | None = None  # what must not be torn apart by a split
 
     @model_validator(mode="after")
     def _one_way(self) -> "Samples":
@@ -101,15 +97,15 @@ class Samples(Part):
 class Table(Part):
     """A CSV or TSV: the row whose `columns` are the sample's `values` adds its columns to the sample's variables."""
 
-    file: Path_
-    columns: Path_
-    values: Path_
+    file: Place
+    columns: Place
+    values: Place
 
 
 class Split(Part):
     """Which samples are val: by a variable's value, by lists of such values, or a share of the scenes."""
 
-    of: Path_ | None = None
+    of: Place | None = None
     train: list[Name] = ["train", "training"]
     val: list[Name] = ["val", "validation"]
     lists: ByList | None = None  # of values of `of`, one a line
@@ -152,7 +148,7 @@ _KEYED = ("npz", "h5", "exr")  # take what to read after a colon: h5:dataset
 def _known_format(text: str) -> str:
     kind, _, key = text.partition(":")
     if kind not in _FORMATS:
-        raise ValueError(f"must be one of {', '.join(_FORMATS)}, got {text!r}{_nearest(kind, _FORMATS)}")
+        raise ValueError(f"must be one of {', '.join(_FORMATS)}, got {text!r}{nearest(kind, _FORMATS)}")
     if (kind in _KEYED) != bool(key):
         example = "h5:dataset, exr:Y or npz:depth" if kind in _KEYED else kind
         raise ValueError(f"must be written as {example}, got {text!r}")
@@ -211,13 +207,13 @@ class Values(Part):
 class Depth(Values):
     """A depth field."""
 
-    path: Path_
+    path: Place
     role: Literal["sensor", "rendered", "pseudo"] = "sensor"
     filled: bool = False  # the sensor's holes were filled
     sensor: Short = ""  # or renderer
     teacher: Name | None = None  # of role = "pseudo": who estimated it
     scale_lost: bool = False  # each map was stretched for itself, as to 0 to 255
-    valid: Path_ | None = None  # a file that is not zero where depth is valid
+    valid: Place | None = None  # a file that is not zero where depth is valid
     valid_format: Format = "png8"
 
     @model_validator(mode="after")
@@ -236,14 +232,14 @@ class Depth(Values):
 class Seg(Part):
     """Labels of pixels: the class is value + offset; or what `mapping` says of the value, and without a word, void."""
 
-    path: Path_ | None = None  # None: from the samples' reader
+    path: Place | None = None  # None: from the samples' reader
     format: Format = "png8"
     size: Literal["aligned", "same_view_resize"] = "aligned"  # as of depth
     void: list[int] = []  # stored values without a class
     offset: int = 0
     mapping: dict[str, int] | None = None  # stored value -> class
     names: list[Name] = []
-    names_file: Path_ | None = None  # a name a line
+    names_file: Place | None = None  # a name a line
 
     @model_validator(mode="after")
     def _named(self) -> "Seg":
@@ -262,8 +258,8 @@ class Seg(Part):
 class Cls(Part):
     """The class of a photograph: a variable's value, or a file's text; `groups` may join several into one."""
 
-    of: Path_ | None = None
-    file: Path_ | None = None
+    of: Place | None = None
+    file: Place | None = None
     groups: dict[str, list[Name]] = {}  # class -> what belongs to it
     names: list[Name] = []  # by default those of groups; what is none of them is left out
 
@@ -327,7 +323,7 @@ class Description(Part):
             for where, text in self._templates():
                 if unknown := [name for name in Template(text).names if name not in known]:
                     raise ValueError(
-                        f"{where} has {{{unknown[0]}}}, which no sample has{_nearest(unknown[0], sorted(known))}; it "
+                        f"{where} has {{{unknown[0]}}}, which no sample has{nearest(unknown[0], sorted(known))}; it "
                         f"has {', '.join(sorted(known))}"
                     )
         return self
@@ -354,83 +350,3 @@ class Description(Part):
         if self.labels.cls:
             found += [("labels.cls.of", self.labels.cls.of), ("labels.cls.file", self.labels.cls.file)]
         return [(where, text) for where, text in found if text]
-
-
-# --- reading -------------------------------------------------------------------------------------------------------
-
-
-def ready() -> list[str]:
-    """The names of those that come with the project."""
-    return sorted(entry.name.removesuffix(".toml") for entry in _READY.iterdir() if entry.name.endswith(".toml"))
-
-
-def load(name: str) -> Description:
-    """A ready description by its name, or one's own by its path; SourceError with what is wrong in it."""
-    if re.fullmatch(r"[a-z0-9_-]+", name) and (name in ready() or not Path(name).is_file()):
-        if name not in ready():
-            raise SourceError(
-                f"description {printable(name)!r} is no file and none that comes with the project"
-                f"{_nearest(name, ready())}: give a path, or see precompute-depth rgbd --list"
-            )
-        text = (_READY / f"{name}.toml").read_text()
-    else:
-        try:
-            text = read_bytes(Path(name), _MOST_BYTES).decode("utf-8-sig")
-        except FileNotFoundError:
-            raise SourceError(
-                f"description {printable(name)} does not exist: give a path, or see precompute-depth rgbd --list"
-            ) from None
-        except (OSError, ReadError, UnicodeDecodeError) as error:
-            raise SourceError(f"description {printable(name)} cannot be read as text ({error}): mend it") from None
-    try:
-        return Description.model_validate(tomllib.loads(text))
-    except RecursionError:
-        raise SourceError(f"description {printable(name)} is nested too deeply: mend it") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SourceError(f"description {printable(name)} is no TOML ({error}): mend it") from None
-    except ValidationError as error:
-        raise SourceError(f"description {printable(name)}: {_told(error)}") from None
-
-
-def _told(error: ValidationError) -> str:
-    errors = error.errors()
-    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])  # a typo leaves a gap too
-    where = ".".join(str(part) for part in first["loc"])
-    match first["type"]:
-        case "extra_forbidden":
-            key = str(first["loc"][-1])
-            return f"unknown key {where}{_nearest(key, _siblings(first['loc']))}"
-        case "missing":
-            return f"{where} is missing: add it"
-        case "value_error":
-            text = str(first["ctx"]["error"])
-            return f"{where}: {text}" if where else text
-    message = first["msg"]
-    return f"{where} {message[:1].lower()}{message[1:]}, got {first['input']!r:.60}"
-
-
-def _siblings(place: tuple[int | str, ...]) -> list[str]:
-    """The keys that may stand where the last of `place` does."""
-    model: Any = Description
-    for part in place[:-1]:
-        if isinstance(part, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
-            continue
-        if part not in model.model_fields:
-            continue
-        model = _model_of(model.model_fields[part].annotation)
-    return [*model.model_fields] if isinstance(model, type) and issubclass(model, BaseModel) else []
-
-
-def _model_of(annotation: Any) -> Any:
-    """The model within `dict[..., Model]`, `list[Model]` or `Model | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in get_args(annotation):
-        if (found := _model_of(inner)) is not None:
-            return found
-    return None
-
-
-def _nearest(word: str, known: "list[str] | tuple[str, ...] | Mapping[str, Any]") -> str:
-    close = difflib.get_close_matches(word, known, 1, 0.6)
-    return f"; did you mean {close[0]}?" if close else ""
