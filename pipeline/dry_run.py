@@ -58,7 +58,8 @@ def estimate(
                 _duration(images / rate / rank.world_size) if rate else "-",
             )  # fmt: skip
             if source.depth_fields:
-                found = look(source, split, planned)
+                with ThreadPoolExecutor(options.workers) as pool:
+                    found = look(source, split, planned, pool)
                 console.print(f"depth of {found.num_images} {split} images:", highlight=False)
                 print_table(console, found.table())
                 for note in found.check(options.accept_polarity):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 from PIL.Image import Transpose
 
@@ -65,8 +64,11 @@ def _reads_heif() -> bool:
     return True
 
 
-def open_rgb(data: bytes) -> tuple[Image.Image, bool]:
-    """Decode any image to upright 8-bit RGB; also tell whether `data` is a JPEG that can be stored as it is."""
+def open_rgb(data: bytes, beside_depth: bool = False) -> tuple[Image.Image, bool]:
+    """Decode any image to upright 8-bit RGB; also tell whether `data` is a JPEG that can be stored as it is.
+
+    `beside_depth`: refuse one that EXIF says is to be turned, as nothing says whether its depth is.
+    """
     if not data:
         raise UnreadableImage("empty file")
     formats = [*_FORMATS, "HEIF"] if _reads_heif() else _FORMATS
@@ -81,6 +83,10 @@ def open_rgb(data: bytes) -> tuple[Image.Image, bool]:
             bits = _bits(image, data)
             image.load()
             orientation = _orientation(image)
+            if beside_depth and orientation in _UPRIGHT:
+                raise UnreadableImage(
+                    "says by EXIF that it is to be turned, and its depth does not say whether it is: save both upright"
+                )
             keepable = image.format == "JPEG" and image.mode in ("RGB", "L") and orientation == 1
             rgb = _to_rgb(image, bits)
             return (rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb), keepable
@@ -99,16 +105,6 @@ def _orientation(image: Image.Image) -> int:
         return image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:
         return 1
-
-
-def is_turned(data: bytes) -> bool:
-    """Whether a photograph's EXIF says that its pixels are not upright; not where they cannot be read."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _orientation(Image.open(io.BytesIO(data), formats=_FORMATS)) in _UPRIGHT
-    except Exception:
-        return False
 
 
 # --- grey values ---------------------------------------------------------------------------------------------------
@@ -201,16 +197,24 @@ def shrink(image: Image.Image, short_side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
-def stored_jpeg(data: bytes, short_side: int) -> tuple[bytes, NDArray[np.uint8], tuple[int, int]]:
-    """JPEG bytes to store, the pixels a reader will decode from them, and the original (width, height)."""
-    image, keepable = open_rgb(data)
+def stored_jpeg(data: bytes, short_side: int, beside_depth: bool = False) -> tuple[bytes, Image.Image, tuple[int, int]]:
+    """JPEG bytes to store, the RGB image a reader will decode from them, and the original (width, height).
+
+    Pillow decodes that image when its pixels are asked for: without a teacher nobody asks. `beside_depth` is as in
+    `open_rgb`.
+    """
+    image, keepable = open_rgb(data, beside_depth)
     small = shrink(image, short_side)
     if small is image and keepable:
-        return data, np.asarray(image), image.size
+        return data, image, image.size
+    return *as_jpeg(small), image.size
+
+
+def as_jpeg(image: Image.Image) -> tuple[bytes, Image.Image]:
+    """An RGB image as JPEG, and what a reader will decode from that, RGB too."""
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=JPEG_QUALITY, comment=b"")  # a GIF's may be too long for a JPEG
-    stored = buffer.getvalue()
-    return stored, np.asarray(Image.open(io.BytesIO(stored))), image.size  # an RGB image makes an RGB JPEG
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, comment=b"")  # a GIF's may be too long for a JPEG
+    return buffer.getvalue(), Image.open(buffer)
 
 
 # The storage, not the file: writing on would turn an outage into rejects.

@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from pipeline import calibrate, depth_field, files, index, plan, shards, survey
@@ -101,7 +103,7 @@ def run(
             def settle() -> None:
                 if first != shards.SPLITS[0]:
                     console.print(f"{first} is labelled before {shards.SPLITS[0]}: its constants will serve both")
-                for note in look(source, first, plans[first]).check(options.accept_polarity):
+                for note in look(source, first, plans[first], pool).check(options.accept_polarity):
                     console.print(note, markup=False, highlight=False, soft_wrap=True)
                 constants, origin = calibrate.calibrate(
                     labeller, first, plans[first], parse_stats(options.stats), known, options.stats_from,
@@ -126,13 +128,19 @@ def run(
     return summaries
 
 
-def look(source: Source, split: str, planned: Plan) -> Survey:
-    """The depth that comes with a few samples of a split, evenly spaced."""
+def look(source: Source, split: str, planned: Plan, pool: ThreadPoolExecutor) -> Survey:
+    """The depth that comes with a few samples of a split, evenly spaced, read by the threads of `pool`."""
     found = Survey(source.depth_fields)
+
+    def depth_of(item: str) -> Mapping[str, NDArray[np.float32]] | None:
+        with suppress(UnreadableImage):
+            return source.load(split, item).depth
+        return None
+
     if source.depth_fields:
-        for item in calibrate.spread(source, planned, survey.IMAGES)[: survey.IMAGES]:
-            with suppress(UnreadableImage):
-                found.add(source.load(split, item).depth)
+        for depth in pool.map(depth_of, calibrate.spread(source, planned, survey.IMAGES)[: survey.IMAGES]):
+            if depth is not None:
+                found.add(depth)
     return found
 
 

@@ -98,7 +98,7 @@ class Labeller:
     def _infer(self, group: list[tuple[int, Loaded]], rejects: dict[int, Reject], done: Callable[..., None]) -> None:
         assert self.teacher is not None
         start = time.perf_counter()
-        sizes = [item.photo.rgb.shape[:2] for _, item in group]
+        sizes = [item.photo.size for _, item in group]
         maps = self.teacher.estimate([item.pixels for _, item in group], sizes)
         self.teacher_seconds += time.perf_counter() - start
         for (slot, item), depth in zip(group, maps, strict=True):

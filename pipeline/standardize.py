@@ -24,7 +24,9 @@ class Moments:
         if finite.size == 0:
             return cls()
         mean = float(finite.mean())
-        return cls(int(finite.size), mean, float(((finite - mean) ** 2).sum()))
+        finite -= mean  # in place, as memory is what this costs
+        finite *= finite
+        return cls(int(finite.size), mean, float(finite.sum()))
 
     def merge(self, other: "Moments") -> "Moments":
         count = self.count + other.count
@@ -63,7 +65,11 @@ class Standardisation:
 
     def apply(self, depth: NDArray[Any]) -> NDArray[np.float32]:
         """Native depth to z, any shape; NaN stays NaN."""
-        return (self.sign * (depth.astype(np.float64) - self.mean) / self.std).astype(np.float32)
+        z = depth.astype(np.float64)
+        z -= self.mean  # in place, as memory is what this costs
+        z *= self.sign
+        z /= self.std
+        return z.astype(np.float32)
 
     def invert(self, z: NDArray[Any]) -> NDArray[np.float32]:
         """z back to the native unit and polarity."""

@@ -346,8 +346,8 @@ def depth_statistics(depth: NDArray[np.floating], moments: Moments) -> dict[str,
     if moments.count == 0:
         return {"valid_fraction": 0.0}
     return {
-        "min": float(np.nanmin(depth)),
-        "max": float(np.nanmax(depth)),
+        "min": float(np.fmin.reduce(depth, axis=None)),  # passes over NaN
+        "max": float(np.fmax.reduce(depth, axis=None)),
         "mean": moments.mean,
         "std": moments.std,
         "valid_fraction": moments.count / depth.size,

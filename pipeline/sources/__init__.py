@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.depth_field import DepthField
 from pipeline.errors import UserError
@@ -34,7 +35,7 @@ class DepthFile(NamedTuple):
 class Photograph:
     """One sample before its pseudo-depth is known."""
 
-    rgb: NDArray[np.uint8]  # (height, width, 3), exactly what a reader will decode from `rgb_bytes`
+    image: Image.Image  # RGB, exactly what a reader will decode from `rgb_bytes`; perhaps decoded when it is asked for
     rgb_bytes: bytes
     rgb_extension: str  # "rgb.jpg" | "rgb.png"
     facts: Mapping[str, Any]  # goes into the sample's json
@@ -42,6 +43,16 @@ class Photograph:
     files: Mapping[str, "DepthFile"] = field(default_factory=dict)  # depth field -> the file that it was read from
     cls: int | None = None
     seg: NDArray[np.uint8] | None = None  # (height, width), 255 = void
+
+    @property
+    def rgb(self) -> NDArray[np.uint8]:
+        """The pixels of `image`, (height, width, 3)."""
+        return np.asarray(self.image)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.image.height, self.image.width
 
 
 class SourceError(UserError):

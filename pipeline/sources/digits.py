@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from PIL import Image
+
 from pipeline import digits, scenes, shards
 from pipeline.depth_field import FILLED, MEASURED, RENDERED, DepthField
 from pipeline.sources import Photograph, SourceError
@@ -48,7 +50,7 @@ class Digits:
         stack = digits.render(seed, int(item), replace(self.picture, split=split))
         top, below = stack.digits
         return Photograph(
-            rgb=stack.rgb,
+            image=Image.fromarray(stack.rgb),
             rgb_bytes=shards.png_bytes(stack.rgb),
             rgb_extension="rgb.png",
             facts={

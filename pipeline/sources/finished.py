@@ -7,6 +7,8 @@ sees is what a reader decodes: the stored photograph, shrunk where that was.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from PIL import Image
+
 from pipeline import shards
 from pipeline.depth_field import DepthField
 from pipeline.shards import Split, Store
@@ -56,7 +58,7 @@ class FinishedShards:
     def load(self, split: str, item: str) -> Photograph:
         members = self.splits_by_name[split].members(self.position(item), ("rgb",))
         extension, data = members.data["rgb"]
-        return Photograph(members.decode("rgb"), data, extension, {"source": members.key})
+        return Photograph(Image.fromarray(members.decode("rgb")), data, extension, {"source": members.key})
 
     def position(self, item: str) -> int:
         """Of a sample in its split's own order."""

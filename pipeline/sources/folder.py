@@ -104,9 +104,9 @@ class Folder:
 
     def load(self, split: str, item: str) -> Photograph:
         data = read_file(self.root / item)
-        stored, rgb, (width, height) = stored_jpeg(data, self.short_side)
+        stored, image, (width, height) = stored_jpeg(data, self.short_side)
         return Photograph(
-            rgb=rgb,
+            image=image,
             rgb_bytes=stored,
             rgb_extension="rgb.jpg",
             facts={"source": printable(item), "original_width": width, "original_height": height},

@@ -70,7 +70,7 @@ class Maps(FinishedShards):
             depth = to_depth(read_values(data, self.says.format, self.says.byte_order), self.says)
         except UnreadableImage as error:
             raise UnreadableImage(f"{name} {error}") from error
-        height, width = photo.rgb.shape[:2]
+        height, width = photo.size
         if depth.shape != (height, width):
             if self.says.size == "aligned":
                 raise UnreadableImage(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 import data_manifests
 from pipeline.depth_field import FILLED, MEASURED, DepthField
@@ -80,7 +81,7 @@ class Nyu:
                 f"{self._download}"
             )
         return Photograph(
-            rgb=rgb,
+            image=Image.fromarray(rgb),
             rgb_bytes=png_bytes(rgb),
             rgb_extension="rgb.png",
             facts={

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from PIL import Image
+
 from pipeline import scenes
 from pipeline.depth_field import FILLED, MEASURED, RENDERED, DepthField
 from pipeline.shards import png_bytes
@@ -48,7 +50,7 @@ class ToyRooms:
         seed = self.seed + (_VAL_STREAM if split == "val" else 0)
         scene = scenes.render(seed, int(item), self.scene)
         return Photograph(
-            rgb=scene.rgb,
+            image=Image.fromarray(scene.rgb),
             rgb_bytes=png_bytes(scene.rgb),
             rgb_extension="rgb.png",
             facts={"source": f"toyrooms seed {seed} scene {int(item)}"},

@@ -80,6 +80,10 @@ def decode(path: Path) -> NDArray[np.uint8]:
     return np.asarray(shrink(open_rgb(path.read_bytes())[0], SHORT_SIDE))
 
 
+def store(path: Path) -> NDArray[np.uint8]:
+    return np.asarray(stored_jpeg(path.read_bytes(), SHORT_SIDE)[1])
+
+
 def load(teacher: Teacher, path: Path) -> Prepared:
     rgb = decode(path)
     return rgb.shape[:2], teacher.prepare(rgb)
@@ -229,7 +233,7 @@ def stages(teacher: Teacher, folder: Path, stats: str) -> dict[str, int]:
             [partial(write_encoded, LocalStore(Path(out)), "shard-000000", "", encoded, [], {"pseudo": constants}, 1)]
         )
     decoding = cpu_us([partial(decode, path) for path in paths])
-    storing = cpu_us([partial(stored_jpeg, path.read_bytes(), SHORT_SIDE) for path in paths])
+    storing = cpu_us([partial(store, path) for path in paths])
     hashing = cpu_us([partial(hashlib.sha256, data) for data in members])
     total_us = {
         "read, decode, shrink": decoding,

@@ -75,9 +75,9 @@ class ImageNet:
 
     def load(self, split: str, item: str) -> Photograph:
         data, label, where = self._layout.read(item)
-        stored, rgb, (width, height) = stored_jpeg(data, self.short_side)
+        stored, image, (width, height) = stored_jpeg(data, self.short_side)
         return Photograph(
-            rgb=rgb,
+            image=image,
             rgb_bytes=stored,
             rgb_extension="rgb.jpg",
             facts={"source": printable(where), "original_width": width, "original_height": height},

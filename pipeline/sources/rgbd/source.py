@@ -1,7 +1,7 @@
 """RGB-D data by a description, as a source of samples like any other."""
 
 import hashlib
-import io
+import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.depth_field import DepthField
-from pipeline.images import JPEG_QUALITY, UnreadableImage, is_turned, open_rgb, read_file, shrink, stored_jpeg
+from pipeline.images import UnreadableImage, as_jpeg, open_rgb, read_file, shrink, stored_jpeg
 from pipeline.shards import png_bytes
 from pipeline.sources import DepthFile, Photograph, SourceError, name_bytes, printable
 from pipeline.sources.folder import hashed_key
@@ -22,7 +22,7 @@ from pipeline.sources.rgbd.depth_files import nearest_pixels, read_values, to_de
 from pipeline.sources.rgbd.description import Depth, Description
 from pipeline.sources.rgbd.listing import ByLines, ByPath, ByTime, Finder, Rows, Variables, lines_of, whole_files
 from pipeline.sources.rgbd.sunrgbd import SunRgbd
-from pipeline.sources.rgbd.template import Template
+from pipeline.sources.rgbd.template import Template, of_text
 
 _ASPECTS = 1.05  # two aspects that differ by less are one, rounded to pixels
 _LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")
@@ -135,10 +135,10 @@ class Rgbd:
         num_bytes = 0
         for what, template in wanted.items():
             name = self._filled(template, variables)
-            if ".." in PurePosixPath(name).parts:
+            if ".." in name.split("/"):
                 return f"{what} lies outside the source", 0
             try:
-                status = (self.root / name).stat()
+                status = os.stat(f"{self.root}/{name}")
             except (OSError, ValueError):  # also of a name too long, or with a NUL
                 return f"{what} is not there", 0
             if not stat.S_ISREG(status.st_mode):
@@ -158,13 +158,8 @@ class Rgbd:
     def load(self, split: str, item: str) -> Photograph:
         variables, _ = self._looked_up(self._finder.variables(item))
         name = self._rgb_of(variables)
-        data = read_file(self.root / name)
-        if is_turned(data):
-            raise UnreadableImage(
-                "says by EXIF that it is to be turned, and its depth does not say whether it is: save both upright"
-            )
-        stored, extension, rgb, (width, height) = self._stored(name, data)
-        size = (rgb.shape[0], rgb.shape[1])
+        stored, extension, image, (width, height) = self._stored(name, read_file(self.root / name))
+        size = (image.height, image.width)
         depth, origin = {}, {}
         for field, says in self.description.depth.items():
             depth[field], origin[field] = self._depth(field, says, variables, (height, width), size)
@@ -172,7 +167,7 @@ class Rgbd:
         if scene := self.description.samples.scene:
             facts["scene"] = printable(self._filled(scene, variables))
         return Photograph(
-            rgb=rgb,
+            image=image,
             rgb_bytes=stored,
             rgb_extension=extension,
             facts=facts,
@@ -207,7 +202,7 @@ class Rgbd:
 
     def _filled(self, template: str, variables: Variables) -> str:
         try:
-            return Template(template).fill(variables).lstrip("/")  # some lists begin their paths so
+            return of_text(template).fill(variables).lstrip("/")  # some lists begin their paths so
         except KeyError as error:
             raise SourceError(
                 f"description {self.name}: {template!r} names {error}, which a sample has not; it has "
@@ -217,23 +212,20 @@ class Rgbd:
     def _rgb_of(self, variables: Variables) -> str:
         return self._filled(self.description.samples.photograph, variables)
 
-    def _stored(self, name: str, data: bytes) -> tuple[bytes, str, NDArray[np.uint8], tuple[int, int]]:
-        """Bytes to store, their extension, the pixels a reader decodes from them, the original (width, height).
+    def _stored(self, name: str, data: bytes) -> tuple[bytes, str, Image.Image, tuple[int, int]]:
+        """Bytes to store, their extension, the image a reader decodes from them, the original (width, height).
 
         What came without loss and keeps its size is stored without loss.
         """
         if not name.lower().endswith(_LOSSLESS):
-            stored, rgb, size = stored_jpeg(data, self.short_side)
-            return stored, "rgb.jpg", rgb, size
-        image, _ = open_rgb(data)
+            stored, seen, size = stored_jpeg(data, self.short_side, beside_depth=True)
+            return stored, "rgb.jpg", seen, size
+        image, _ = open_rgb(data, beside_depth=True)
         small = shrink(image, self.short_side)
         if small is image:
-            rgb = np.asarray(image)
-            return png_bytes(rgb), "rgb.png", rgb, image.size
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=JPEG_QUALITY)
-        rgb = np.asarray(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB"))
-        return buffer.getvalue(), "rgb.jpg", rgb, image.size
+            return png_bytes(np.asarray(image)), "rgb.png", image, image.size
+        stored, seen = as_jpeg(small)
+        return stored, "rgb.jpg", seen, image.size
 
     def _depth(
         self, field: str, says: Depth, variables: Variables, original: tuple[int, int], size: tuple[int, int]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 _HOLE = re.compile(r"\{([a-z][a-z0-9_]*)(:d)?\}")
 
@@ -61,3 +61,6 @@ class Template:
             seen.add(name)
             end = found.end()
         return re.compile(pattern + re.escape(self.text[end:]))
+
+
+of_text = lru_cache(1000)(Template)  # for what is filled once a sample
