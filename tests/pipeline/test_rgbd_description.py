@@ -102,6 +102,8 @@ def pgm(values: np.ndarray, order: str, comment: bytes = b"") -> bytes:
         "exr",
         "pfm",
         "pfm-big",
+        "pfm-windows",
+        "pfm-words",
         "tiff16",
         "tiff32",
     ],
@@ -123,6 +125,8 @@ def test_every_format_gives_the_numbers_that_were_written(kind, tmp_path):
         "exr": (exr(tmp_path, "depth.V", floats), "exr:depth.V", floats),
         "pfm": (pfm(floats), "pfm", floats),
         "pfm-big": (pfm(floats, ">"), "pfm", floats),
+        "pfm-windows": (pfm(floats).replace(b"\n", b"\r\n", 3), "pfm", floats),
+        "pfm-words": (pfm(floats).replace(b"\n", b" ", 3), "pfm", floats),
         "tiff16": (encoded(whole, "TIFF"), "tiff", whole),
         "tiff32": (encoded(floats, "TIFF"), "tiff", floats),
     }[kind]
@@ -148,6 +152,8 @@ def test_every_format_gives_the_numbers_that_were_written(kind, tmp_path):
         (b"P6 32 24 65535\n" + bytes(768), "pgm", "P5"),
         (b"P5 32 24 99999999999999\n", "pgm", "P5"),
         (encoded(photo(0), "PPM"), "pfm", "PFM"),
+        (pfm(np.ones((4, 5), np.float32))[:-1], "pfm", "5x4 pixels of 32 bits need 80 bytes, got 79"),
+        (pfm(np.ones((4, 5), np.float32)) + b"\0" * 4, "pfm", "need 80 bytes, got 84"),
     ],
 )
 def test_a_file_of_another_kind_or_damaged_is_a_reject(data, form, words):

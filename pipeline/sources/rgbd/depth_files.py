@@ -6,6 +6,7 @@ its bytes in either order and its `maxval` is no scale. Nothing is turned, paste
 
 import io
 import math
+import re
 import zipfile
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ from pipeline.sources.rgbd.description import Intrinsics, Values
 _PILLOW = {"png16": ["PNG"], "png8": ["PNG"], "tiff": ["TIFF"], "pfm": ["PPM"]}
 _GREY, _RGB = 0, 2  # kinds of colour in a PNG's header
 _ORIENTATION, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 262, 339  # TIFF's tags
+_PFM = re.compile(rb"Pf\s+(\d{1,9})\s+(\d{1,9})\s+([-+.\deE]+)\s")
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -58,7 +60,7 @@ def read_values(data: bytes, file_format: str, byte_order: str = "big") -> NDArr
 
 
 def _of_picture(data: bytes, kind: str) -> NDArray[Any]:
-    image = Image.open(io.BytesIO(data), formats=_PILLOW[kind])
+    image = Image.open(io.BytesIO(_plain_pfm(data) if kind == "pfm" else data), formats=_PILLOW[kind])
     if image.width * image.height > MAX_PIXELS:
         raise UnreadableImage(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
     if kind == "png16" and image.mode not in (*_SIXTEEN, "I"):
@@ -79,6 +81,25 @@ def _of_picture(data: bytes, kind: str) -> NDArray[Any]:
             raise UnreadableImage("must be grey, got colours: was it drawn with a colour map?")
         values = values[..., 0]
     return values
+
+
+def _plain_pfm(data: bytes) -> bytes:
+    """A PFM whose header ends in one newline. Where Windows wrote two signs, Pillow takes one for a pixel's first byte.
+
+    What Pillow would read though bytes are missing or left over is refused.
+    """
+    found = _PFM.match(data)
+    if found is None:
+        return data  # Pillow says what it is
+    pixels = data[found.end() :]
+    wanted = 4 * int(found[1]) * int(found[2])
+    if found[0].endswith(b"\r") and len(pixels) == wanted + 1:
+        pixels = pixels.removeprefix(b"\n")
+    if len(pixels) != wanted:
+        raise UnreadableImage(
+            f"{int(found[1])}x{int(found[2])} pixels of 32 bits need {wanted:,} bytes, got {len(pixels):,}"
+        )
+    return b"Pf\n%s %s\n%s\n" % found.groups() + pixels
 
 
 def _unstretched(values: NDArray[Any], data: bytes) -> NDArray[Any]:
