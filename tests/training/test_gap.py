@@ -38,7 +38,7 @@ def pairs(out: Path, real: Real, unit: str = "m", count: int = 80, side: int = S
             coarse = torch.from_numpy(rng.normal(size=(1, 1, 4, 4)))
             z = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic")[0, 0].numpy().astype(np.float32)
             key = f"{split}-{place:03d}"
-            both = {"pseudo": z, "real": real(z, key).astype(np.float32)}
+            both = dict.fromkeys(constants, real(z, key).astype(np.float32)) | {"pseudo": z}
             members = {"rgb.png": shards.png_bytes(rgb), "json": b"{}"}
             for name in constants:
                 members[f"{name}.{depth_codec.EXTENSION}"] = depth_codec.encode(both[name], 1e-3)
@@ -264,3 +264,12 @@ def test_depth_that_lost_its_scale_has_no_gap(tmp_path, monkeypatch):
     monkeypatch.setattr(shards.ShardIndex, "provenance", lambda index, field: stretched)
     with pytest.raises(GapError, match="'pseudo' depth was stretched image by image"):
         open_pairs(str(data), "real")
+
+
+def test_any_depth_of_the_scene_itself_in_metres_will_do(tmp_path, monkeypatch):
+    data = pairs(tmp_path / "pairs", lambda z, rng: z, count=2, pseudo=TEACHER, exact=METRES)
+    assert open_pairs(str(data), "exact")
+    of_teacher = shards.Provenance(kind="estimated")
+    monkeypatch.setattr(shards.ShardIndex, "provenance", lambda index, field: of_teacher)
+    with pytest.raises(GapError, match="'exact' depth is a teacher's: the gap is to depth of the scene itself"):
+        open_pairs(str(data), "exact")

@@ -9,7 +9,6 @@ from pipeline.terminal import print_table
 from training.commands.options import (
     CheckpointName,
     NoiseSeed,
-    RealChoice,
     ResultOut,
     RunFolder,
     Sigmas,
@@ -27,10 +26,16 @@ if TYPE_CHECKING:
 def gap(
     run: RunFolder,
     data: Annotated[
-        str, typer.Option("--data", help="Shards with pseudo and sensor depth (precompute-depth nyu): a folder or URL.")
+        str,
+        typer.Option(
+            "--data", help="Shards with pseudo-depth and depth in metres (precompute-depth nyu, rgbd): a folder or URL."
+        ),
     ],
     checkpoint: CheckpointName = "latest",
-    real: Annotated[RealChoice, typer.Option("--real", help="real (holes filled) or raw (as measured).")] = "real",
+    real: Annotated[
+        str,
+        typer.Option("--real", help="real (holes filled), raw (as measured), or another field of the scene in metres."),
+    ] = "real",
     sigma: Sigmas = None,
     noise_seed: NoiseSeed = 0,
     out: ResultOut = None,

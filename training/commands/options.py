@@ -24,7 +24,6 @@ TaskChoice = Literal["segmentation", "classification"]
 HeadChoice = Literal["linear", "pyramid", "ham"]
 SelectChoice = Literal["best-on-val", "best-on-test"]
 SplitChoice = Literal["train", "val"]
-RealChoice = Literal["real", "raw"]
 PatchDepthChoice = Literal["mean", "center4"]
 
 

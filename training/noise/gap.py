@@ -132,9 +132,7 @@ def pseudo_of(data: str, field: str) -> str:
 
 
 def open_pairs(data: str, real: str, pseudo: str = "pseudo") -> list[shards.Split]:
-    """Every split of shards that have `pseudo` depth and `real` depth in metres."""
-    if real not in SENSOR:
-        raise GapError(f"--real must be real (holes filled) or raw (as measured), got {real!r}")
+    """Every split of shards that have `pseudo` depth and `real` depth, of the scene itself, in metres."""
     splits = shards.splits_of(data)
     for split in splits:
         have = split.index.depth
@@ -143,10 +141,12 @@ def open_pairs(data: str, real: str, pseudo: str = "pseudo") -> list[shards.Spli
             if wanted not in have:
                 raise GapError(
                     f"{split.store} has no '{wanted}' depth, it has {', '.join(have)}: the gap needs pseudo-depth and "
-                    "sensor depth of the same images, as precompute-depth nyu writes them"
+                    "depth in metres of the same images, as precompute-depth nyu writes them"
                 )
         if have[real].unit != "m":
             raise GapError(f"{split.store}: '{real}' depth must be in m, got {have[real].unit!r}")
+        if split.index.provenance(real).kind == "estimated":
+            raise GapError(f"{split.store}: '{real}' depth is a teacher's: the gap is to depth of the scene itself")
         if lost := [field for field in (pseudo, real) if split.index.provenance(field).scale_lost]:
             raise GapError(
                 f"{split.store}: '{lost[0]}' depth was stretched image by image and lost its scale: the gap compares "
