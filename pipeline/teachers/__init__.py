@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,18 +69,24 @@ class Teacher(Protocol):
         """
 
 
+class TeacherOptions(TypedDict, total=False):
+    """What `hub.HubTeacher` and `packaged.Packaged` take, with the defaults that stand there."""
+
+    size: int | None
+    aspect: str
+    dtype: str
+    compile: bool
+    revision: str | None
+    threads: int | None
+
+
 def open_teacher(
     name: str,
     device: str = "auto",
     *,
-    size: int | None = None,
-    aspect: str = "keep",
-    dtype: str = "auto",
-    compile: bool = False,
-    revision: str | None = None,
-    threads: int | None = None,
     fov: float | None = None,
     typed: bool = False,
+    **options: Unpack[TeacherOptions],
 ) -> Teacher:
     """The teacher of that name: `toy`, a hub id, a folder of `transformers`, or a finished run that trained one; one of
     PACKAGED, with `=` and a folder, file or hub id where its weights are not to come from their authors.
@@ -96,17 +102,11 @@ def open_teacher(
                 f"teacher {name} is code of somebody's own, which runs only where precompute-depth --teacher names it: "
                 "label with it, and train on the shards"
             )
-        return open_elsewhere(name, {
-            "device": device, "size": size, "aspect": aspect, "dtype": dtype, "compile": compile, "revision": revision,
-            "threads": threads, "fov": fov,
-        })  # fmt: skip
+        return open_elsewhere(name, {"device": device, "fov": fov, **options})
     if packaged := _packaged(name):
         from pipeline.teachers.packaged import open_packaged
 
-        return open_packaged(
-            packaged, device, size=size, aspect=aspect, dtype=dtype, compile=compile, revision=revision,
-            threads=threads, fov=fov,
-        )  # fmt: skip
+        return open_packaged(packaged, device, fov=fov, **options)
     if fov is not None:
         raise TeacherError(f"teacher {name!r} asks for no field of view: leave out --teacher-fov")
     if ":" in name and not Path(name).exists():
@@ -116,10 +116,7 @@ def open_teacher(
         )
     from pipeline.teachers.hub import HubTeacher  # torch and transformers take seconds
 
-    return HubTeacher(
-        _of_run(name), device, size=size, aspect=aspect, dtype=dtype, compile=compile, revision=revision,
-        threads=threads,
-    )  # fmt: skip
+    return HubTeacher(_of_run(name), device, **options)
 
 
 def placed(name: str) -> str:

@@ -46,7 +46,7 @@ def names_code(word: str) -> bool:
 
 
 def open_elsewhere(name: str, options: Mapping[str, Any]) -> "Elsewhere":
-    """The teacher that the code of that name makes. `options`: the values of OPTIONS.
+    """The teacher that the code of that name makes. `options`: values of OPTIONS, where they are not its defaults.
 
     Its factory is given, by keyword, those that its signature names (all, where it takes **options). One that was asked
     for and that it does not take is refused. Raises TeacherError.
@@ -56,7 +56,7 @@ def open_elsewhere(name: str, options: Mapping[str, Any]) -> "Elsewhere":
         raise TeacherError(
             f"teacher {name}: a factory must be a function or class that makes a teacher, got {factory!r}"
         )
-    given = _taken(name, factory, options)
+    given = _taken(name, factory, {option: default for option, (default, _) in OPTIONS.items()} | dict(options))
     try:
         teacher = factory(**given)
     except UserError:

@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.ranks import usable_cpus
-from pipeline.teachers import PACKAGED, TeacherError, UnfitImage
+from pipeline.teachers import PACKAGED, TeacherError, TeacherOptions, UnfitImage
 from pipeline.teachers.device import (
     check_threads,
     device_name,
@@ -219,9 +219,11 @@ def _sky_filled(depth: Tensor, sky: Tensor) -> Tensor:
     return torch.where(sky, torch.quantile(rest, _SKY_QUANTILE), depth)
 
 
-def open_packaged(name: str, device: str = "auto", **options: Any) -> Packaged:
+def open_packaged(
+    name: str, device: str = "auto", *, fov: float | None = None, **options: Unpack[TeacherOptions]
+) -> Packaged:
     """The teacher of that name: one of PACKAGED, or `NAME=WHERE`. Raises TeacherError."""
     from pipeline.teachers.moge import MoGe2  # which is made of Packaged
 
     family = PACKAGED[name.partition("=")[0]]["family"]
-    return {"da3": DepthAnything3, "moge": MoGe2}[family](name, device, **options)
+    return {"da3": DepthAnything3, "moge": MoGe2}[family](name, device, fov=fov, **options)
