@@ -5,7 +5,8 @@ that is named by a part of its source.
 """
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -119,28 +120,39 @@ def sunrgbd(root: Path) -> Expected:
     )  # fmt: skip
 
 
+def sunrgbd_scenes(root: Path) -> Expected:
+    """The same folders; one kind of scene is none of the 19."""
+    expected = sunrgbd(root)
+    return replace(
+        expected, val=1, labels={}, classes={"NYU0001": "bedroom", "img_0063": "office", "000065": "corridor"},
+        pixels={where: metres for where, metres in expected.pixels.items() if where[1] == "real"},
+        left_out={"in neither split": 1, "its class is none of the description's": 1},
+    )  # fmt: skip
+
+
 # --- DFormer -------------------------------------------------------------------------------------------------------
 
 
-def dformer(root: Path) -> Expected:
+def dformer(root: Path, classes: int = 40) -> Expected:
     """A line without a file, a depth map that is missing, one of 16 bits beside those of 8, a label above the list."""
     for number in range(8):
         put(root / "RGB" / f"{number}.jpg", encoded(photo(number), "JPEG"))
         eight = (255 * (ramp(number) - 1000.0) / 3000).astype(np.uint8)
         if number != 5:
             put(root / "Depth" / f"{number}.png", encoded(ramp(number) if number == 6 else eight))
-        label = labels(number, 40)
+        label = labels(number, classes)
         if number == 7:
-            label[3, 3] = 41
+            label[3, 3] = classes + 1
         put(root / "Label" / f"{number}.png", encoded(label))
     put(root / "train.txt", b"".join(b"RGB/%d.jpg Label/%d.png\n" % (k, k) for k in (0, 1, 2, 5, 6, 7, 99)))
     put(root / "test.txt", b"RGB/3.jpg Label/3.png\r\nRGB/4.jpg Label/4.png\r\n")
+    last = {37: (16, 20), 40: (20, 0)}[classes]
     return Expected(
         train=3, val=2,
         pixels={("RGB/0.jpg", "real", 23, 31): 127.0, ("RGB/0.jpg", "real", 0, 0): 0.0},
-        labels={("RGB/0.jpg", 0, 0): 255, ("RGB/0.jpg", 0, 4): 0, ("RGB/0.jpg", 20, 0): 39},
+        labels={("RGB/0.jpg", 0, 0): 255, ("RGB/0.jpg", 0, 4): 0, ("RGB/0.jpg", *last): classes - 1},
         left_out={"the photograph is not there": 1, "its real depth is not there": 1},
-        rejects={"RGB/6.jpg": "8 bits", "RGB/7.jpg": "label 41"},
+        rejects={"RGB/6.jpg": "8 bits", "RGB/7.jpg": f"label {classes + 1}"},
     )  # fmt: skip
 
 
@@ -289,7 +301,9 @@ def hypersim(root: Path) -> Expected:
     x = np.arange(width) - 511.5
     y = np.arange(height) - 383.5
     ray = np.sqrt(1 + (x[None] / 886.81) ** 2 + (y[:, None] / 886.81) ** 2)
-    for scene, split in (("ai_001_001", "train"), ("ai_001_002", "train"), ("ai_002_001", "val"), ("ai_003_001", "")):
+    train, val = ("ai_001_001", "ai_001_002"), ("ai_002_001", "ai_002_002")
+    for scene in (*train, *val, "ai_003_001"):
+        split = "train" if scene in train else "val" if scene in val else ""
         images = root / scene / "images"
         put(images / "scene_cam_00_final_preview" / "frame.0000.tonemap.jpg", encoded(photo(1, height, width), "JPEG"))
         distance = (5 * ray).astype(np.float16)
@@ -304,7 +318,7 @@ def hypersim(root: Path) -> Expected:
         rows.append(f"{scene},cam_00,0,{'True' if split else 'False'},,{split}")
     put(root / "metadata_images_split_scene_v1.csv", "\n".join(rows).encode())
     return Expected(
-        train=2, val=1,
+        train=2, val=2,
         pixels={
             ("ai_001_001", "exact", 0, 0): NAN, ("ai_001_001", "exact", 0, 1): NAN,
             ("ai_001_001", "exact", 384, 512): 5.0, ("ai_001_001", "exact", 767, 1023): 5.0,
@@ -372,8 +386,9 @@ def void(root: Path) -> Expected:
 
 
 SETS = {
-    "sunrgbd": sunrgbd, "dformer": dformer, "nyu-raw": nyu_raw, "nyu-lists": nyu_lists, "scannet": scannet, "tum": tum,
-    "kitti": kitti, "hypersim": hypersim, "diode": diode, "void": void,
+    "sunrgbd": sunrgbd, "sunrgbd-scenes": sunrgbd_scenes, "dformer": dformer,
+    "dformer-sunrgbd": partial(dformer, classes=37), "nyu-raw": nyu_raw, "nyu-lists": nyu_lists, "scannet": scannet,
+    "tum": tum, "kitti": kitti, "hypersim": hypersim, "diode": diode, "void": void,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from rgbd_sets import SETS, Expected
 from running import command
 
 from pipeline import shards
+from pipeline.sources.rgbd.reading import ready
 
 LABEL = ("--teacher", "toy", "--device", "cpu", "--samples-per-shard", 2, "--batch-size", 2, "--max-rejects", 1)
 
@@ -59,6 +60,9 @@ def test_a_published_layout_is_read_to_the_millimetre(labelled):
     for (source, row, column), value in expected.labels.items():
         [(split, place)] = [at for known, at in found.items() if source in known]
         assert split.read(place, ("seg",))["seg"][row, column] == value, (source, row, column)
+    for source, name in expected.classes.items():
+        [(split, place)] = [at for known, at in found.items() if source in known]
+        assert split.index.class_names[split.read(place, ("cls",))["cls"]] == name, source
 
 
 def test_what_is_listed_is_kept_rejected_or_left_out_with_its_reason(labelled):
@@ -92,7 +96,7 @@ def test_dry_run_and_inspect_tell_range_share_and_median(labelled):
     done = command("precompute-depth", "rgbd", name, root / "src", root / "dry", *LABEL, *ALONE, "--dry-run")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "median" in done.stdout and not (root / "dry").exists()
-    assert ("relative depth" if name == "dformer" else " m ") in done.stdout
+    assert ("relative depth" if name.startswith("dformer") else " m ") in done.stdout
     done = command("precompute-depth", "inspect", root / "out", "--samples", 2)
     assert done.returncode == 0 and "median" in done.stdout and "estimated by toy" in done.stdout
     assert (root / "out" / "contact-sheet.png").is_file()
@@ -112,8 +116,9 @@ def test_a_second_run_finds_all_done_and_another_rank_makes_the_same_bytes(label
     assert {p.name: p.read_bytes() for p in (root / "two" / "train").glob("*.tar")} == before
 
 
-def test_ready_descriptions_are_listed():
+def test_ready_descriptions_are_listed_and_each_is_read_here():
     done = command("precompute-depth", "rgbd", "--list")
     assert done.returncode == 0
+    assert {*SETS} == {*ready()}
     for name in SETS:
         assert name in done.stdout
