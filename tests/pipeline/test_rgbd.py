@@ -102,7 +102,7 @@ def test_dry_run_and_inspect_tell_range_share_and_median(labelled):
     assert (root / "out" / "contact-sheet.png").is_file()
 
 
-def test_a_second_run_finds_all_done_and_another_rank_makes_the_same_bytes(labelled):
+def test_a_second_run_finds_all_done_and_ranks_and_repairs_make_the_same_bytes(labelled):
     name, root, _ = labelled
     if name not in ("sunrgbd", "dformer", "tum"):  # a reader of its own, lists, times; others are found as these are
         return
@@ -113,6 +113,11 @@ def test_a_second_run_finds_all_done_and_another_rank_makes_the_same_bytes(label
         where = ("--rank", rank, "--world-size", 2)
         done = command("precompute-depth", "rgbd", name, root / "src", root / "two", *LABEL, *where)
         assert done.returncode == 0, done.stdout + done.stderr
+    assert {p.name: p.read_bytes() for p in (root / "two" / "train").glob("*.tar")} == before
+    shard = root / "two" / "train" / "shard-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-600])
+    done = command("precompute-depth", "verify", root / "two", "--repair", "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
     assert {p.name: p.read_bytes() for p in (root / "two" / "train").glob("*.tar")} == before
 
 
