@@ -46,7 +46,7 @@ class SparseNetwork(nn.Module, ABC):
 
     config: Any  # a NetworkConfig
     multiple: int  # of both sides of an image, in px
-    encoder: nn.Module  # what published weights start
+    encoder: Any  # a module; what published weights start
 
     def forward(self, images: Tensor, queries: Tensor | None = None) -> Tensor:
         """Metres (batch, queries) at `queries`; without them of every pixel, (batch, height, width).
