@@ -1,5 +1,6 @@
 """Teachers: what the labelling job asks of a depth estimator, and opening one by its name. Imports no torch.
 
+`sparse_teacher` has those that `train depth` leaves, whose networks are `spd_v15` and `spd_v13`, made of `sparse`;
 `hub` has the depth models of `transformers`, `view` at what sizes each class of them sees a photograph, `device` where
 they run; `packaged` has Depth Anything 3, `moge` MoGe-2; `weights` loads theirs; `elsewhere` opens what is code of
 somebody's own; `toy/` holds the weights of the embedded one.
@@ -23,6 +24,7 @@ _FACTS = data_manifests.load("teachers")
 DEFAULT_TEACHER: str = _FACTS["default"]
 THESIS_STATS: tuple[float, float] = (_FACTS["thesis"]["mean"], _FACTS["thesis"]["std"])  # of DEFAULT_TEACHER at 224 px
 PACKAGED: dict[str, dict[str, Any]] = _FACTS["packaged"]  # by name: Depth Anything 3, MoGe-2
+SPARSE = ("spd-v15", "spd-v13")  # model types of networks that are asked for depth, trained by `train depth`
 _RUN, _ITS_TEACHER = "run.json", "teacher"  # a training run's first file, and the folder that it ends with
 
 
@@ -65,7 +67,10 @@ class Teacher(Protocol):
 
         One that training may ask too (`data.depth=online`) has `online(device)`: a function from RGB as the models see
         it, (batch, 3, height, width) normalised by ImageNet's mean and std on that device, to depth (batch, height,
-        width) in `unit` and `polarity`; TeacherError where its network does not do that.
+        width) in `unit` and `polarity`; TeacherError where its network does not do that. One that answers where it is
+        asked has `online_at(device)` besides: of such RGB and of queries (queries, 2), u to the right and v down in its
+        pixels, depth (batch, queries). `stats` of one that knows the mean and std of the depth that it was trained on
+        take the place of constants that nobody measured.
         """
 
 
@@ -88,8 +93,11 @@ def open_teacher(
     typed: bool = False,
     **options: Unpack[TeacherOptions],
 ) -> Teacher:
-    """The teacher of that name: `toy`, a hub id, a folder of `transformers`, or a finished run that trained one; one of
-    PACKAGED, with `=` and a folder, file or hub id where its weights are not to come from their authors.
+    """The teacher of that name.
+
+    `toy`; a hub id; a folder of `transformers`; the folder that `train depth` or `train teacher` leaves, or the
+    finished run; one of PACKAGED, with `=` and a folder, file or hub id where its weights are not to come from their
+    authors.
 
     The options are those of `hub.HubTeacher`. With `typed`, whoever runs this typed the name themselves, and it may be
     code to import: `entry-point:NAME` or `package.module:factory` (see `elsewhere`). Raises TeacherError.
@@ -114,9 +122,14 @@ def open_teacher(
             f"teacher {name!r} is no folder, and no name of code either: that is package.module:factory, or "
             "entry-point:NAME"
         )
+    folder = _of_run(name)
+    if _said(Path(folder), "model_type") in SPARSE:
+        from pipeline.teachers.sparse_teacher import SparseTeacher
+
+        return SparseTeacher(folder, device, **options)
     from pipeline.teachers.hub import HubTeacher  # torch and transformers take seconds
 
-    return HubTeacher(_of_run(name), device, **options)
+    return HubTeacher(folder, device, **options)
 
 
 def placed(name: str) -> str:
@@ -138,7 +151,7 @@ def _packaged(name: str) -> str | None:
         if name == facts["hub"]:
             return known
     is_here = Path(name).exists()
-    said = _model_name(Path(name)) if is_here else name
+    said = _said(Path(name), "model_name") if is_here else name  # as Depth Anything 3's authors write it
     if is_here and said in PACKAGED:
         return f"{said}={name}"
     if re.match(r"(depth-anything/)?da3|(ruicheng/)?moge", said, re.IGNORECASE):
@@ -147,10 +160,10 @@ def _packaged(name: str) -> str | None:
     return None
 
 
-def _model_name(folder: Path) -> str:
-    """As Depth Anything 3's authors write it beside their weights."""
+def _said(folder: Path, key: str) -> str:
+    """What the config.json of a folder of weights says of itself, if it does."""
     try:
-        return str(json.loads((folder / "config.json").read_text("utf-8")).get("model_name"))
+        return str(json.loads((folder / "config.json").read_text("utf-8")).get(key))
     except (OSError, ValueError, AttributeError):
         return ""
 

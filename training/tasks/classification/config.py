@@ -27,10 +27,10 @@ class DataConfig(Section):
     """`online` is what the paper did: the teacher sees every augmented and mixed batch, inside the training loop."""
 
     depth: DepthName = "pseudo"  # which depth of the shards the model sees; "online" reads none
-    teacher: str = DEFAULT_TEACHER  # for online: a hub id, a folder, or toy
+    teacher: str = DEFAULT_TEACHER  # for online: a hub id, a folder, a run of train depth, or toy
     teacher_stats: Annotated[
         tuple[Annotated[float, Field(ge=-1e6, le=1e6)], Annotated[float, Field(ge=1e-6, le=1e6)]], Strict(False)
-    ] = THESIS_STATS  # for online: mean, std
+    ] = THESIS_STATS  # for online: mean, std; left as it is, those of its own training where a teacher knows them
 
 
 class ClassificationOptim(OptimConfig):
