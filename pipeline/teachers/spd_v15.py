@@ -131,9 +131,16 @@ class SpdV15(SparseNetwork):
 
     def encode(self, images: Tensor) -> Encoded:
         check_size(images, self.multiple)
-        taps = self.encoder.forward_intermediates(
+        return Encoded(self.fused(self.tapped(images)), (images.shape[2], images.shape[3]))
+
+    def tapped(self, images: Tensor) -> list[Tensor]:
+        """What the encoder's four blocks give, through its last norm: (batch, width, h, w) each."""
+        return self.encoder.forward_intermediates(
             images, indices=list(self.config.taps), norm=True, intermediates_only=True
         )
+
+    def fused(self, taps: list[Tensor]) -> dict[str, Tensor]:
+        """The maps that are asked: neck and global path."""
         level = {name: self.neck[name](tap) for name, tap in zip(("l1", "l2", "l3", "l4"), taps, strict=True)
                  if name in self.neck}  # fmt: skip
         grid = level["l3"].shape[2:]
@@ -141,8 +148,7 @@ class SpdV15(SparseNetwork):
         r4 = self.to_l3(_resized(self.rcu_l4(level.pop("l4")), (grid[0], grid[1])))
         fused = self.rcu_sum(self.rcu_l3(level.pop("l3")) + r4)
         level["s8"] = self.to_s8(_resized(fused, (2 * grid[0], 2 * grid[1])))
-        maps = {name: each.contiguous(memory_format=torch.channels_last) for name, each in level.items()}
-        return Encoded(maps, (images.shape[2], images.shape[3]))
+        return {name: each.contiguous(memory_format=torch.channels_last) for name, each in level.items()}
 
     def at(self, encoded: Encoded, queries: Tensor, size: Size | None = None) -> Tensor:
         maps = encoded.maps

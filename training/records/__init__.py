@@ -3,8 +3,8 @@
     runs/<name>/run.json            RunRecord, written before the first step
     runs/<name>/metrics.jsonl       one JSON object a line, by "kind": TrainLine, ParametersLine, EndLine, and a task's
                                     EvalLine, SegmentationLine or ScoresLine
-    runs/<name>/evaluations/*.json  by "kind": Evaluation (none), SegmentationEvaluation, ScoresEvaluation, NoiseSweep,
-                                    Gap
+    runs/<name>/evaluations/*.json  by "kind": Evaluation (none), SegmentationEvaluation, DepthEvaluation,
+                                    ScoresEvaluation, NoiseSweep, Gap
     runs/<name>/checkpoints/        step-<n>/ (to resume from), best/ and epoch-<n>/ (weights only)
     runs/<name>/dumps/*.zarr        see training/dumps
     matrix.json                     Matrix, in the folder that `train matrix` was given
@@ -14,6 +14,7 @@ leaves; then a file a kind, `kinds` their list, and `read`.
 """
 
 from training.records.classification import EvalLine, Evaluation
+from training.records.depth import DepthErrors, DepthEvaluation, DepthScores, DepthSpread, DepthTime
 from training.records.fields import SCHEMA_VERSION, CheckpointName, RecordError
 from training.records.gap import Gap, GapCrossing, GapCurve
 from training.records.kinds import AnyEvaluation, MetricsLine
@@ -28,6 +29,11 @@ __all__ = [
     "SCHEMA_VERSION",
     "AnyEvaluation",
     "CheckpointName",
+    "DepthErrors",
+    "DepthEvaluation",
+    "DepthScores",
+    "DepthSpread",
+    "DepthTime",
     "EndLine",
     "EvalLine",
     "Evaluation",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline import files
 from training.records.classification import Evaluation
+from training.records.depth import DepthEvaluation
 from training.records.fields import FIRST_OF_MATRIX, MOST_BYTES, SCHEMA_VERSION, RecordError
 from training.records.gap import Gap
 from training.records.kinds import EVALUATIONS, LINES, AnyEvaluation, MetricsLine
@@ -34,6 +35,7 @@ class Run:
     segmentations: list[SegmentationEvaluation] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     scores: list[ScoresEvaluation] = field(default_factory=list)
+    depths: list[DepthEvaluation] = field(default_factory=list)
 
     def lines(self, kind: type[_RecordT]) -> list[_RecordT]:
         return [line for line in self.metrics if isinstance(line, kind)]
@@ -58,6 +60,7 @@ def load_run(folder: Path | str) -> Run:
         segmentations=[each for each in found if isinstance(each, SegmentationEvaluation)],
         gaps=[each for each in found if isinstance(each, Gap)],
         scores=[each for each in found if isinstance(each, ScoresEvaluation)],
+        depths=[each for each in found if isinstance(each, DepthEvaluation)],
     )  # fmt: skip
 
 
