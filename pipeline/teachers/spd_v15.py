@@ -22,7 +22,7 @@ softplus ends the head: a ReLU there can die, and then answers 0 for good. Valid
 depth in metres belongs to a focal length in pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import timm
@@ -50,6 +50,7 @@ from pipeline.teachers.sparse import (
 PATCH_PX = 14
 _RADIUS = 2
 _NEAR = (2 * _RADIUS + 1) ** 2  # tokens that a query sees of a map
+_AT_ONCE = 4096  # cells that the wide layer of a stage sees together: it would else be a fifth of all memory
 _COARSE, _FINE = ("s8", "l2"), ("l1",)  # what stage 1 and stage 2 attend to
 
 Tap = Annotated[int, Field(ge=0, lt=1000)]
@@ -266,17 +267,17 @@ class _Stage(nn.Module):
         """
         query = self._query(found).transpose(1, 2).unflatten(1, (self.heads, -1)).unflatten(-1, grid).contiguous()
 
-        def around(linear: nn.Linear) -> tuple[Tensor, Tensor]:
+        def around(linear: nn.Linear) -> tuple[list[Tensor], Tensor]:
             """Keys or values of all maps, with their borders beyond them, and what the embedding adds to each token."""
-            each = [F.conv2d(one, linear.weight[:, :, None, None], linear.bias) for one in maps]
-            plain = [one.to(query.dtype).contiguous() for one in each]  # not channels last: views of those are slow
-            bordered = [F.pad(one, (_RADIUS * step,) * 4, mode="replicate") for one in plain]
-            of_embedding = F.linear(embedding, linear.weight).to(query.dtype)
-            return torch.stack(bordered, 1).unflatten(2, (self.heads, -1)), of_embedding.unflatten(-1, (self.heads, -1))
+            made = []
+            for one in maps:  # not channels last: shifted views of those are slow
+                projected = F.conv2d(one, linear.weight[:, :, None, None], linear.bias).to(query.dtype).contiguous()
+                made.append(F.pad(projected, (_RADIUS * step,) * 4, mode="replicate").unflatten(1, (self.heads, -1)))
+            return made, F.linear(embedding, linear.weight).to(query.dtype).unflatten(-1, (self.heads, -1))
 
         (keys, of_keys), (values, of_values) = around(self.key), around(self.value)
         bias = torch.einsum("bndhw,tnd->bnthw", query, of_keys)
-        value, weights = _ShiftedAttention.apply(query, keys, values, bias, step)
+        value, weights = _ShiftedAttention.apply(query, bias, step, *keys, *values)
         value = value + torch.einsum("bnthw,tnd->bndhw", weights, of_values)
         return self._end(found, value.flatten(3).flatten(1, 2).transpose(1, 2))
 
@@ -284,55 +285,61 @@ class _Stage(nn.Module):
         return self.query(self.norm(found)) * (found.shape[-1] // self.heads) ** -0.5
 
     def _end(self, found: Tensor, attended: Tensor) -> Tensor:
-        found = found + self.out(attended)
-        return found + self.layer(self.norm_layer(found))
+        parts = (found + self.out(attended)).split(_AT_ONCE, 1)
+        return torch.cat([part + self.layer(self.norm_layer(part)) for part in parts], 1)
 
 
 class _ShiftedAttention(torch.autograd.Function):
     """Attention of every cell to its 5 x 5 neighbours in some maps, by sums over shifted views: no copy of all tokens.
 
-    query (batch, heads, d, h, w); keys and values (batch, maps, heads, d, h + 4 step, w + 4 step), the maps with their
-    borders; bias (batch, heads, tokens, h, w), tokens map by map and row by row. Gives the weighted values (batch,
-    heads, d, h, w), and the weights like bias. Autograd would fill a map with zeros for each view on the way back; here
-    views are added to in place, image by image on a CPU, whose cache holds one: a seventh of the time of training.
+    query (batch, heads, d, h, w); bias (batch, heads, tokens, h, w), tokens map by map and row by row; then the keys of
+    each map with their borders (batch, heads, d, h + 4 step, w + 4 step), and the values alike. Gives the weighted
+    values (batch, heads, d, h, w), and the weights like bias. Autograd would fill a map with zeros for each view on the
+    way back; here views are added to in place, image by image on a CPU, whose cache holds one: a third of the time of
+    training.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, step: int
-    ) -> tuple[Tensor, Tensor]:
-        weights, out, images = bias.clone(), torch.zeros_like(query), _images(query)
+    def forward(ctx: Any, query: Tensor, bias: Tensor, step: int, *maps: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = maps[: len(maps) // 2], maps[len(maps) // 2 :]
+        weights = bias.clone() if any(ctx.needs_input_grad) else bias  # nobody else's, and a quarter of all memory
+        out, images = torch.zeros_like(query), _images(query)
         product = torch.empty_like(query[images[0]])  # to make it anew each time takes eight times as long on a CPU
         for one in images:
-            for token, view in enumerate(_views(keys[one], query, step)):
+            for token, view in enumerate(_views(keys, one, query, step)):
                 weights[one, :, token] += torch.mul(query[one], view, out=product).sum(2)
-            weights[one] = weights[one].softmax(2)
-            for token, view in enumerate(_views(values[one], query, step)):
+            scores = weights[one]  # softmax in place
+            scores.sub_(scores.amax(2, keepdim=True)).exp_()
+            scores.div_(scores.sum(2, keepdim=True))
+            for token, view in enumerate(_views(values, one, query, step)):
                 out[one].addcmul_(weights[one, :, token, None], view)
-        ctx.save_for_backward(query, keys, values, weights)
+        ctx.save_for_backward(query, weights, *maps)
         ctx.step = step
         return out, weights
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, keys, values, weights = ctx.saved_tensors
+        query, weights, *maps = ctx.saved_tensors
         of_out, of_weights = (each.contiguous() for each in gradients)
-        of_query, of_keys, of_values = (torch.zeros_like(each) for each in (query, keys, values))
-        of_scores, images = of_weights.clone(), _images(query)
+        of_query, of_maps, of_scores = torch.zeros_like(query), [torch.zeros_like(m) for m in maps], of_weights.clone()
+        (keys, values), (of_keys, of_values) = (
+            (each[: len(maps) // 2], each[len(maps) // 2 :]) for each in (maps, of_maps)
+        )
+        images = _images(query)
         product = torch.empty_like(query[images[0]])
         for one in images:
-            both = zip(_views(values[one], query, ctx.step), _views(of_values[one], query, ctx.step), strict=True)
+            both = zip(_views(values, one, query, ctx.step), _views(of_values, one, query, ctx.step), strict=True)
             for token, (view, of_view) in enumerate(both):
                 of_scores[one, :, token] += torch.mul(of_out[one], view, out=product).sum(2)
                 of_view.addcmul_(of_out[one], weights[one, :, token, None])
             shares = weights[one]
             of_scores[one] = shares * (of_scores[one] - (shares * of_scores[one]).sum(2, keepdim=True))
-            both = zip(_views(keys[one], query, ctx.step), _views(of_keys[one], query, ctx.step), strict=True)
+            both = zip(_views(keys, one, query, ctx.step), _views(of_keys, one, query, ctx.step), strict=True)
             for token, (view, of_view) in enumerate(both):
                 of_score = of_scores[one, :, token, None]
                 of_query[one].addcmul_(of_score, view)
                 of_view.addcmul_(of_score, query[one])
-        return of_query, of_keys, of_values, of_scores, None
+        return of_query, of_scores, None, *of_maps
 
 
 def _images(batch: Tensor) -> list[slice]:
@@ -340,13 +347,13 @@ def _images(batch: Tensor) -> list[slice]:
     return [slice(place, place + 1) for place in range(len(batch))] if batch.device.type == "cpu" else [slice(None)]
 
 
-def _views(maps: Tensor, query: Tensor, step: int) -> Iterator[Tensor]:
-    """What lies at each of the 5 x 5 places around every cell, map by map: (batch, heads, d, h, w)."""
+def _views(maps: Sequence[Tensor], one: slice, query: Tensor, step: int) -> Iterator[Tensor]:
+    """What lies at each of the 5 x 5 places around every cell of some images, map by map: (images, heads, d, h, w)."""
     h, w = query.shape[3:]
-    for number in range(maps.shape[1]):
+    for each in maps:
         for y in range(0, (2 * _RADIUS + 1) * step, step):
             for x in range(0, (2 * _RADIUS + 1) * step, step):
-                yield maps[:, number, ..., y : y + h, x : x + w]
+                yield each[one, ..., y : y + h, x : x + w]
 
 
 def _level(config: SpdV15Config, resize: nn.Module) -> nn.Sequential:

@@ -193,6 +193,23 @@ def test_trains_every_parameter_of_the_dense_map(decoder):
     assert [name for name, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()] == []
 
 
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_the_dense_map_teaches_what_asking_every_cell_does(decoder):
+    network, batch = tiny(decoder).train(), images(28, 42)
+    encoded = network.encode(batch)
+    weights = torch.rand(2, 8 * 12, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    queries = centres((8, 12), encoded.size, batch)[None].expand(2, -1, -1)
+    taught = []
+    for depth in (network.dense(encoded).flatten(1), network.at(encoded, queries)):
+        network.zero_grad()
+        (depth.log() * weights).sum().backward(retain_graph=True)
+        taught.append({name: each.grad.clone() for name, each in network.named_parameters() if each.grad is not None})
+    for name, gradient in taught[1].items():
+        torch.testing.assert_close(taught[0][name], gradient, rtol=1e-9, atol=1e-12)
+    without = set(taught[0]) - set(taught[1])
+    assert without <= {"stage_1.key.bias", "stage_2.key.bias"}, "which softmax does not see"
+
+
 def test_answers_under_autocast_are_those_without_to_its_precision():
     network, batch = tiny(dtype=torch.float32), images(28, 420, 1, torch.float32)
     queries = torch.tensor([[[400.0, 10.0], [401.0, 10.0], [402.0, 10.0]]])
