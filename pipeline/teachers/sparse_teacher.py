@@ -31,12 +31,13 @@ from pipeline.teachers.device import (
     using_threads,
 )
 from pipeline.teachers.sparse import Encoded, SparseNetwork, whole
+from pipeline.teachers.spd_v13 import SpdV13, SpdV13Config
 from pipeline.teachers.spd_v15 import SpdV15, SpdV15Config
 from pipeline.teachers.view import IMAGENET_MEAN, IMAGENET_STD, check_view
 from pipeline.teachers.weights import digest, one_line
 
-NetworkChoice = SpdV15Config
-NETWORKS: dict[str, Callable[[Any], SparseNetwork]] = {"spd-v15": SpdV15}
+NetworkChoice = Annotated[SpdV15Config | SpdV13Config, Field(discriminator="name")]
+NETWORKS: dict[str, Callable[[Any], SparseNetwork]] = {"spd-v15": SpdV15, "spd-v13": SpdV13}
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 QUERIES_AT_ONCE = 256  # always: with another number of rows matrix kernels give other last bits
 
@@ -59,7 +60,7 @@ class _Folder(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model_type: str
-    network: Annotated[NetworkChoice, Field()]
+    network: NetworkChoice
     short_side_px: Annotated[int, Field(gt=0, le=16384)]  # of the photographs it was trained on
     standardisation: _Constants
 

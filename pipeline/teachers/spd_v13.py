@@ -17,6 +17,9 @@ In the published widths, with w = `width` and R = `routed`:
 | without `encoder` | | 12,075,921 |
 | all | | 39,940,881 |
 
+At 480 x 640 a query costs 24.93 MMAC as the document writes it, and 6.00 here: keys and values of its own tokens need
+not be made, and L2 and L4 become tokens once an image. The answer is the same to rounding.
+
 Both the neck's L3 and the fourth stage read what `attention3` gives. Self-attention is blind to places: what it knows
 of them comes from the convolutions before it.
 
@@ -173,15 +176,39 @@ class Layer(nn.Module):
 
         `pairs` (batch, tokens, 2 * width) holds the tokens' keys, then their values.
         """
-        query = self._split(self.query(self.norm(h)))
-        key, value = (self._split(half) for half in pairs.chunk(2, -1))
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
-        weights = scores.softmax(-1, dtype=h.dtype)
-        h = h + self.out((self.dropout(weights) @ value).transpose(1, 2).flatten(2))
-        return h + self.ffn(h), weights
+        key, value = (half.unflatten(-1, (self.heads, -1)).transpose(1, 2) for half in pairs.chunk(2, -1))
+        weights = (self._query(h).transpose(1, 2) @ key.transpose(2, 3)).softmax(-1, dtype=h.dtype)
+        return self._end(h, (self.dropout(weights) @ value).transpose(1, 2)), weights
 
-    def _split(self, vectors: Tensor) -> Tensor:
-        return vectors.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def _query(self, h: Tensor) -> Tensor:
+        """(batch, queries, heads, width of a head)."""
+        query = self.query(self.norm(h)).unflatten(-1, (self.heads, -1))
+        return query * query.shape[-1] ** -0.5
+
+    def _end(self, h: Tensor, read: Tensor) -> Tensor:
+        h = h + self.out(read.flatten(2))
+        return h + self.ffn(h)
+
+
+class OwnLayer(Layer):
+    """Each query reads tokens of its own.
+
+    `pairs` would make their keys and values, three quarters of what a query costs. They need not be made: q . (W t) is
+    (W^T q) . t, and weights sum W t to W (what they sum of t).
+    """
+
+    def __init__(self, config: SpdV13Config) -> None:
+        super().__init__(config)
+        self.pairs = nn.Linear(config.width, 2 * config.width)
+
+    def forward(self, h: Tensor, tokens: Tensor) -> Tensor:  # type: ignore[override]
+        """h (batch, queries, width), each of which reads `tokens` (batch, queries, tokens, width)."""
+        keys, values = (half.unflatten(0, (self.heads, -1)) for half in self.pairs.weight.chunk(2))
+        query = torch.einsum("bqhd,hdc->bqhc", self._query(h), keys)
+        weights = self.dropout((query @ tokens.transpose(2, 3).to(query.dtype)).softmax(-1, dtype=h.dtype))
+        read = torch.einsum("bqhc,hdc->bqhd", weights @ tokens, values)
+        bias = self.pairs.bias.chunk(2)[1].unflatten(0, (self.heads, -1))  # dropped weights do not sum to 1
+        return self._end(h, read + bias * weights.sum(-1, keepdim=True))
 
 
 class OwnTokens(nn.Module):
@@ -190,15 +217,14 @@ class OwnTokens(nn.Module):
     def __init__(self, config: SpdV13Config, num_layers: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.width)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(num_layers))
-        self.pairs = nn.ModuleList(nn.Linear(config.width, 2 * config.width) for _ in range(num_layers))
+        self.layers = nn.ModuleList(OwnLayer(config) for _ in range(num_layers))
 
     def forward(self, h: Tensor, tokens: Tensor) -> Tensor:
         """h (batch, queries, width) of itself and of tokens (batch, queries, tokens, width)."""
-        one, tokens = h.flatten(0, 1)[:, None], self.norm(tokens).flatten(0, 1)  # each query is a batch's element
-        for layer, pairs in zip(self.layers, self.pairs, strict=True):
-            one, _ = layer(one, pairs(tokens))
-        return one.view(h.shape)
+        tokens = self.norm(tokens)
+        for layer in self.layers:
+            h = layer(h, tokens)
+        return h
 
 
 class ImageTokens(nn.Module):
@@ -255,10 +281,17 @@ class Tokens(nn.Module):
         self.levels = nn.Parameter(nn.init.trunc_normal_(torch.empty(4, width), std=0.02))  # local, L2, L3, L4
         self.cells = nn.Parameter(nn.init.trunc_normal_(torch.empty(25, width), std=0.02))  # L4 has the inner nine
 
+    def projected(self, l2: Tensor, l4: Tensor) -> dict[str, Tensor]:
+        """L2 and L4 at the decoder's width: whole maps once, not 34 tokens a query. It commutes with look-ups."""
+        return {
+            name: _as_map(linear(_cells(level)), _size(level))
+            for name, linear, level in (("l2", self.second, l2), ("l4", self.coarse, l4))
+        }
+
     def forward(self, maps: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
         """Seeds (batch, queries, width) and tokens (batch, queries, tokens, width) at normalised points.
 
-        Tokens are in the order of L1's 24 cells, learned offsets, L2's 25, L3's 25, L4's 9.
+        `maps` are of `projected`. Tokens are in the order of L1's 24 cells, learned offsets, L2's 25, L3's 25, L4's 9.
         """
         l1, l2, l3, l4 = (maps[name] for name in ("l1", "l2", "l3", "l4"))
         with in_full(points):
@@ -275,9 +308,9 @@ class Tokens(nn.Module):
         inner = self.cells.view(5, 5, -1)[1:4, 1:4].flatten(0, 1)
         tokens = [
             local + self.levels[0],
-            self.second(around(l2, points, 2)) + self.levels[1] + self.cells,
+            around(l2, points, 2) + self.levels[1] + self.cells,
             around(l3, points, 2) + self.levels[2] + self.cells,
-            self.coarse(around(l4, points, 1)) + self.levels[3] + inner,
+            around(l4, points, 1) + self.levels[3] + inner,
         ]
         return seed, torch.cat(tokens, 2)
 
@@ -312,7 +345,7 @@ class SpdV13(SparseNetwork):
 
     multiple = 32
 
-    def __init__(self, config: SpdV13Config) -> None:
+    def __init__(self, config: SpdV13Config = SpdV13Config()) -> None:
         super().__init__()
         self.config: SpdV13Config = config
         self.encoder = timm.create_model("convnextv2_tiny", features_only=True, dims=config.dims, depths=config.depths)
@@ -337,11 +370,11 @@ class SpdV13(SparseNetwork):
         return [l1, l2, l3, fourth(l3)]
 
     def encode(self, images: Tensor) -> Encoded:
-        """As SparseNetwork says: `l1` .. `l4`, and what `Once` makes, all in float32 at least."""
+        """As SparseNetwork says: `l1`, `l3`, L2 and L4 as tokens, and what `Once` makes, all in float32 at least."""
         check_size(images, self.multiple)
         l1, l2, l3, l4 = (neck(level) for neck, level in zip(self.neck, self.levels(images), strict=True))
         l4 = self.attention4(l4)
-        maps = {"l1": l1, "l2": l2, "l3": l3, "l4": l4} | self.once(l2, l3, l4)
+        maps = {"l1": l1, "l3": l3} | self.tokens.projected(l2, l4) | self.once(l2, l3, l4)
         full = coordinates_type(images)
         return Encoded({name: made.to(full) for name, made in maps.items()}, _size(images))
 
@@ -378,8 +411,11 @@ class SpdV13(SparseNetwork):
         order = weights.detach().argsort(dim=-1, descending=True, stable=True)
         return points, h, order[..., : self.config.routed]
 
-    def macs_of_query(self, size: Size) -> int:
-        """Multiply-accumulates of matrix products that one query of an image (height, width) costs."""
+    def macs_of_query(self, size: Size, as_written: bool = True) -> int:
+        """Multiply-accumulates of matrix products that one query of an image (height, width) costs.
+
+        `as_written`: with keys and values of all its tokens, as the document counts; else what `at` does, a quarter.
+        """
         config, width = self.config, self.config.width
         fine, second, _, coarse = config.neck
         _, _, n3, n4 = _num_cells(size)
@@ -387,18 +423,20 @@ class SpdV13(SparseNetwork):
         layer = (2 + 2 * _FFN) * width**2  # query, out, FFN
         num_tokens, num_final = num_local + 25 + 25 + 9, 3 + min(config.routed, n4)
 
-        def reads(tokens: int, own: bool) -> int:
-            return layer + 2 * tokens * width + (2 * tokens * width**2 if own else 0)
+        def own(tokens: int) -> int:
+            if as_written:
+                return layer + 2 * tokens * width + 2 * tokens * width**2
+            return layer + 2 * tokens * config.heads * width + 2 * width**2
 
         b1 = (fine + 4 * _PLACE_OCTAVES) * width + fine * 2 * config.num_offsets
-        b1 += (num_local * (fine + 4 * _OFFSET_OCTAVES) + 25 * second + 9 * coarse) * width
-        b2 = config.local_layers * reads(num_tokens, own=True)
-        b3 = config.image_layers * (reads(n3, own=False) + reads(n4, own=False))
-        b5 = config.final_layers * reads(num_final, own=True) + 2 * width**2 + 2 * width
+        b1 += num_local * (fine + 4 * _OFFSET_OCTAVES) * width + as_written * (25 * second + 9 * coarse) * width
+        b2 = config.local_layers * own(num_tokens)
+        b3 = config.image_layers * (2 * layer + 2 * (n3 + n4) * width)
+        b5 = config.final_layers * own(num_final) + 2 * width**2 + 2 * width
         return b1 + b2 + b3 + b5
 
-    def macs_of_image(self, size: Size) -> int:
-        """The same of `encode`, convolutions too."""
+    def macs_of_image(self, size: Size, as_written: bool = True) -> int:
+        """The same of `encode`, convolutions too; as it is done, L2 and L4 become tokens there, once an image."""
         config, width, (_, *neck) = self.config, self.config.width, self.config.neck
         n1, n2, n3, n4 = num_cells = _num_cells(size)
         before = (0, *config.dims[:3])  # the first stage has no downsampling, but the stem's
@@ -409,8 +447,9 @@ class SpdV13(SparseNetwork):
             macs += n * (2 * 2 * last * dim + depth * (7 * 7 * dim + 2 * 4 * dim**2) + dim * channels)
         for n, dim in ((n3, config.dims[2]), (n4, neck[2])):
             macs += config.encoder_layers * (n * (4 + 2 * _FFN) * dim**2 + 2 * n**2 * dim)
-        pairs = 2 * config.image_layers
-        return macs + width * (n2 * neck[0] + n3 * neck[1] * (1 + pairs) + n4 * neck[2] * (2 + pairs))
+        pairs, tokens = 2 * config.image_layers, 0 if as_written else 1
+        each = n2 * neck[0] * (1 + tokens) + n3 * neck[1] * (1 + pairs) + n4 * neck[2] * (2 + pairs + tokens)
+        return macs + width * each
 
 
 def _num_cells(size: Size) -> tuple[int, int, int, int]:

@@ -150,11 +150,12 @@ def test_folders_that_are_not_whole_are_refused_in_one_line(folder, tmp_path, bu
         return change  # fmt: skip
 
     network = json.loads((folder / "config.json").read_text())["network"]
+    wider = {"width": 2 * network["width"]} if network["name"] == "spd-v15" else {"num_offsets": 5}
     other = "spd-v13" if network["name"] == "spd-v15" else "spd-v15"
     cases = {
         "no-weights": (lambda copy: (copy / "model.safetensors").unlink(), "cannot be read"),
         "cut": (lambda copy: (copy / "model.safetensors").write_bytes(b"xx"), "cannot be read"),
-        "wider": (said(network=network | {"width": 2 * network["width"]}), "its weights are not those"),
+        "wider": (said(network=network | wider), "its weights are not those"),
         "other-design": (said(model_type=other), f"model_type '{other}' and a network '{network['name']}'"),
         "infinite": (said(standardisation={"mean": 1.0, "std": 0.0}), "standardisation.std"),
     }
