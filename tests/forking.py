@@ -34,6 +34,7 @@ PRELOADED = (
     "safetensors.torch", "transformers", "transformers.models.auto.modeling_auto", "huggingface_hub",
     "transformers.models.depth_anything.modeling_depth_anything", "transformers.models.dinov2.modeling_dinov2",
     "transformers.models.dpt.image_processing_dpt", "transformers.models.auto.image_processing_auto",
+    "timm", "torchvision.transforms.v2.functional",
 )  # fmt: skip
 OURS = ("training", "pipeline", "analysis", "data_manifests")
 

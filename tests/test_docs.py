@@ -25,7 +25,7 @@ from training.study import config
 
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 OURS = {"precompute-depth": "pipeline", "train": "training", "analyze": "analysis"}
-TRAINS = ("pretrain", "finetune", "teacher", "task", "study")
+TRAINS = ("pretrain", "finetune", "teacher", "depth", "task", "study")
 OTHERS = {"--nproc-per-node", "--ntasks"}  # options of torchrun and srun
 FOLDERS = ("pipeline", "training", "analysis", "data_manifests", "docs", "tests")
 NOTEBOOK = ROOT / "docs" / "study.ipynb"

@@ -7,6 +7,7 @@ import typer
 
 from pipeline import errors
 from pipeline.terminal import add_version
+from training.commands.depth import depth
 from training.commands.dump import dump
 from training.commands.evaluate import evaluate
 from training.commands.export import export
@@ -29,7 +30,7 @@ app = typer.Typer(
 )
 
 add_version(app)
-for command in (pretrain, finetune, evaluate, gap, matrix, dump, export, study, status, teacher, task):
+for command in (pretrain, finetune, evaluate, gap, matrix, dump, export, study, status, teacher, depth, task):
     app.command()(command)
 
 

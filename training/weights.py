@@ -1,10 +1,11 @@
 """Weights from elsewhere, read and told apart: timm's, a file, a run of ours, an exported model of ours."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from training import records
 from training.config import ConfigError
@@ -26,7 +27,7 @@ def initialise(model: VisionTransformer, source: str) -> Report:
 def read(source: str) -> Weights:
     """Find and read `source`; ModelError says in one line why not."""
     if source.startswith("timm:"):
-        return _timm(source.removeprefix("timm:"))
+        return weights_of_timm(fetched(source.removeprefix("timm:")), source)
     path = Path(source)
     if path.is_file():
         return _file(path)
@@ -103,20 +104,28 @@ def _run(folder: Path, name: str) -> Weights:
     )
 
 
-def _timm(name: str) -> Weights:
+def fetched(name: str) -> nn.Module:
+    """timm's model of this name with its weights; ModelError says in one line why not."""
     import timm
 
     where = f"timm:{name}"
     if not timm.is_model(name.split(".")[0]):
         raise ModelError(f"{where}: timm {timm.__version__} has no such model; timm.list_models('vit_*') lists them")
     try:
-        theirs = timm.create_model(name, pretrained=True)
+        return timm.create_model(name, pretrained=True)
     except Exception as error:  # the hub client's, the network library's or timm's own
         raise ModelError(
             f"{where} could not be fetched ({first_line(error)}): "
             "try again with a network, or download the weights and give the file"
         ) from None
-    return weights_of_timm(theirs, where)
+
+
+def sha256_of_state(state: Mapping[str, Tensor]) -> str:
+    """Of names and values."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        digest.update(key.encode() + state[key].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def weights_of_timm(theirs: nn.Module, where: str) -> Weights:
@@ -134,12 +143,9 @@ def weights_of_timm(theirs: nn.Module, where: str) -> Weights:
     eps = getattr(theirs.norm, "eps", None)
     if eps != 1e-6:
         raise ModelError(f"{where} must have LayerNorms with eps 1e-6, got {eps}: choose another model")
-    digest = hashlib.sha256()
     state = theirs.state_dict()
-    for key in sorted(state):
-        digest.update(key.encode() + state[key].detach().cpu().contiguous().numpy().tobytes())
     trained = getattr(theirs, "pretrained_cfg", {})  # a timm registry model has one
     note = ""
     if "mean" in trained:
         note = f"Its images were normalised by mean {trained['mean']} and std {trained['std']}; ours are by ImageNet's."
-    return Weights(where, state, digest.hexdigest(), heads=block.attn.num_heads, note=note)
+    return Weights(where, state, sha256_of_state(state), heads=block.attn.num_heads, note=note)

@@ -10,6 +10,7 @@ An answer depends on its query alone: order, number and company of the queries c
 """
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -144,9 +145,9 @@ def whole(depth: Tensor, size: Size) -> Tensor:
     return F.interpolate(depth[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def in_full(tensor: Tensor) -> torch.autocast:
-    """Where autocast is off: for coordinates, heads, exponents and logarithms."""
-    return torch.autocast(tensor.device.type, enabled=False)
+def in_full(tensor: Tensor) -> AbstractContextManager[object]:
+    """Where autocast is off: for coordinates, heads, exponents and logarithms. On the meta device there is none."""
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
 
 
 class ChannelNorm(nn.LayerNorm):

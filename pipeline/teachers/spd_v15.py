@@ -252,11 +252,14 @@ class _Stage(nn.Module):
         """`found` (batch, queries, width), `tokens` (batch, queries, tokens, width).
 
         Keys and values are never made: q . (W t) is (W^T q) . t, and weights sum W t to W (what they sum of t). A key's
-        bias adds the same to all scores of a query, which softmax does not see.
+        bias adds the same to all scores of a query, which softmax does not see; it is there because training by several
+        ranks waits for the gradient of every weight.
         """
         keys, values = (linear.weight.unflatten(0, (self.heads, -1)) for linear in (self.key, self.value))
-        query = torch.einsum("bkhd,hdc->bkhc", self._query(found).unflatten(-1, (self.heads, -1)), keys)
-        weights = (query @ tokens.transpose(-1, -2).to(query.dtype)).softmax(-1)
+        query = self._query(found).unflatten(-1, (self.heads, -1))
+        of_bias = (query * self.key.bias.unflatten(0, (self.heads, -1))).sum(-1, keepdim=True)
+        query = torch.einsum("bkhd,hdc->bkhc", query, keys)
+        weights = (query @ tokens.transpose(-1, -2).to(query.dtype) + of_bias).softmax(-1)
         attended = torch.einsum("bkhc,hdc->bkhd", weights.to(tokens.dtype) @ tokens, values).flatten(-2)
         return self._end(found, attended + self.value.bias)
 

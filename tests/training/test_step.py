@@ -26,14 +26,14 @@ GOLDEN = {
 }
 
 
-def begun(rooms, moniker, *settings):
+def begun(rooms, moniker, *settings, kind=PreTraining):
     chosen = ("data.depth=raw", "optim.batch_size=32", "optim.epochs=8", "model.width=32", "model.depth=3",
               "runtime.workers=0", "runtime.device=cpu", "augment.rand_augment_ops=2", "augment.mixup_alpha=0.8",
               "augment.cutmix_alpha=1.0", "augment.mix_group=16")  # fmt: skip
     config = resolve("tiny", moniker, [*chosen, *settings], num_classes=6)
     split, share = open_shards(rooms, "train", "raw"), Share.of(config)
     torch.manual_seed(0)
-    task = PreTraining(config)
+    task = kind(config)
     step = TrainingStep(task, task.build(), Machine.here(config), share)
     return step, train_loader(split, config, share, 0, 20)
 
@@ -55,6 +55,48 @@ def test_label_smoothing_spreads_its_share_over_all_classes():
     seen = torch.zeros(2, 1, 1, 1)
     literal = -((0.8 * target + 0.2 / 4) * logits.log_softmax(1)).sum()
     torch.testing.assert_close(task.loss(lambda rgb, depth: logits, seen, seen, target), literal)
+
+
+class Factored(PreTraining):
+    """The first block at a tenth of the rate, and a warm-up of its own length."""
+
+    @property
+    def rate_factors(self):
+        return {"blocks.0": 0.1}
+
+    @property
+    def warmup_epochs(self):
+        return 2.0
+
+
+@pytest.mark.parametrize(
+    ("epoch", "rates"),
+    [(0, (1e-5, 1e-6)), (1, (5.05e-4, 5.05e-5)), (2, (1e-3, 1e-4)), (5, (5.05e-4, 5.5e-5)), (8, (1e-5, 1e-5))],
+)
+def test_a_part_has_its_own_rate_and_the_lowest_is_the_same_for_all(rooms, epoch, rates):
+    """From a hundredth of either peak, 1e-3 and 1e-4, in two epochs; then to 1e-5, at 5 of 8 half way there."""
+    step, loader = begun(rooms, "m3ch", "optim.lr=1e-3", "schedule.min_lr=1e-5", "optim.warmup_epochs=1", kind=Factored)
+    names = {id(weight): name for name, weight in step.model.named_parameters()}
+    step(islice(loader, 1), 0, epoch)
+    found = {names[id(p)]: group["lr"] for group in step.optimizer.param_groups for p in group["params"]}
+    assert found.keys() == set(names.values())
+    for name, rate in found.items():
+        assert rate == pytest.approx(rates[name.startswith("blocks.0.")]), name
+    assert step.lr == pytest.approx(rates[0]), "what metrics tell is the rate of what has no factor"
+    decayed = {names[id(p)] for group in step.optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == {name for name, weight in step.model.named_parameters() if weight.ndim > 1}
+
+
+def test_factors_add_groups_and_nothing_else_to_a_checkpoint(rooms):
+    plain, _ = begun(rooms, "m3ch")
+    torchs = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], fused=True).state_dict()["param_groups"][0]
+    for step, count in ((plain, 2), (begun(rooms, "m3ch", kind=Factored)[0], 4)):
+        groups = step.state()["optimizer"]["param_groups"]
+        assert len(groups) == count
+        assert all(group.keys() == torchs.keys() for group in groups)
+    assert [id(p) for p in plain.optimizer.param_groups[0]["params"]] == [
+        id(p) for p in plain.model.parameters() if p.ndim > 1
+    ], "in the order of the model"
 
 
 def test_averaged_weights_warm_up_and_statistics_are_the_models_own():

@@ -15,8 +15,9 @@ from pipeline import depth_codec, job, scenes, shards, teachers
 from pipeline.sources.toyrooms import ToyRooms
 from training import records
 from training.engine.share import DataError
+from training.loading.metric import open_metric
 from training.tasks.depth import metrics, network
-from training.tasks.depth.data import EvalBatches, open_metric, position_mean, scene
+from training.tasks.depth.data import EvalBatches, position_mean, scene
 from training.tasks.depth.loss import ssi_loss
 
 CONSOLE = Console(quiet=True)

@@ -92,7 +92,7 @@ def train_or_try(
     from training.config import as_toml
     from training.engine.loop import train
 
-    task = kind.of(asked, told)
+    task = kind.of(asked, (lambda note: told(f"# {note}")) if print_config else told)  # a comment of the TOML
     if print_config:
         print(as_toml(task.config), end="")
         return
@@ -141,7 +141,7 @@ def explained(error: Exception) -> Exception | None:
     if not isinstance(error, RuntimeError):
         return None
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
-        trains = sys.argv[1:2] in (["pretrain"], ["finetune"], ["matrix"], ["study"])
+        trains = sys.argv[1:2] in (["pretrain"], ["finetune"], ["depth"], ["matrix"], ["study"])
         fix = (
             "--set runtime.micro_batch lower (gradients are accumulated)"
             if trains

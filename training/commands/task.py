@@ -23,7 +23,7 @@ def task(
 ) -> None:
     """Train a task of your own: a folder in training/tasks, a line in its registry and a preset.
 
-    `train pretrain`, `finetune` and `teacher` are the same with options of their own.
+    `train pretrain`, `finetune`, `teacher` and `depth` are the same with options of their own.
 
     Example:
 

@@ -29,18 +29,18 @@ def train_mode(model: nn.Module, parts: Sequence[str]) -> None:
             module.eval()
 
 
-def is_frozen(name: str, parts: Sequence[str]) -> bool:
+def lies_in(name: str, parts: Sequence[str]) -> bool:
     """Whether a parameter or buffer of this name lies in one of them."""
     return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 def trained(state: dict[str, Tensor], parts: Sequence[str]) -> dict[str, Tensor]:
     """What of a model's state dict a checkpoint holds."""
-    return {name: value for name, value in state.items() if not is_frozen(name, parts)} if parts else state
+    return {name: value for name, value in state.items() if not lies_in(name, parts)} if parts else state
 
 
 def whole(saved: dict[str, Any], model: nn.Module, parts: Sequence[str]) -> dict[str, Any]:
     """What a checkpoint holds, with the frozen parts as `model` has them from their source."""
     if not parts:
         return saved
-    return {name: value for name, value in model.state_dict().items() if is_frozen(name, parts)} | saved
+    return {name: value for name, value in model.state_dict().items() if lies_in(name, parts)} | saved

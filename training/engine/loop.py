@@ -237,8 +237,8 @@ class _Training:
         self.meter.add(summary, seconds)
         self.progress.step(self.step)
         if self.step % self.config.runtime.log_every == 0 or self.step == self.num_steps:
-            batch, lr = self.config.optim.batch_size, self.training.optimizer.param_groups[0]["lr"]
-            line = self.meter.line(self.step, self.epochs.at(self.step), lr, batch)
+            batch = self.config.optim.batch_size
+            line = self.meter.line(self.step, self.epochs.at(self.step), self.training.lr, batch)
             self.log.write(line)
             self.progress.note(self.step, line.loss, line.images_per_s, line.data_wait)
 

@@ -58,7 +58,12 @@ class TrainingStep:
         self.model = model.to(device)
         frozen.train_mode(self.model, task.frozen)
         task.place(device)
-        self.optimizer = build_optimizer(self.model, config.optim)
+        self.optimizer = build_optimizer(self.model, config.optim, task.rate_factors)
+        # Of each group; beside it, so that checkpoints are alike with and without factors.
+        self.rated = [
+            config.optim.model_copy(update={"lr": group["lr"], "warmup_epochs": task.warmup_epochs})
+            for group in self.optimizer.param_groups
+        ]
         decay = config.optim.ema_decay
         self.average = WeightAverage(self.model, decay, task.frozen) if decay else None
         self._parallel: DistributedDataParallel | None = None
@@ -75,8 +80,8 @@ class TrainingStep:
 
     def __call__(self, pieces: Iterable[Any], step: int, epoch: float, stop: bool = False) -> StepSummary:
         """Step number `step` (from 0) at the fractional `epoch`, on the `share.pieces` batches of this rank."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.schedule.rate(self.config.optim, epoch)
+        for group, optim in zip(self.optimizer.param_groups, self.rated, strict=True):
+            group["lr"] = self.config.schedule.rate(optim, epoch)
         self.optimizer.zero_grad(set_to_none=True)
         if self.task.draws:  # so that a resume needs no generator's state, on whatever device
             torch.manual_seed(int(generator(self.config.seed, "step", step, self.ranks.rank).integers(2**62)))
@@ -146,6 +151,11 @@ class TrainingStep:
             f"non-finite {what} at step {step} before the update; samples {', '.join(blamed[:8])}{more}: "
             "look at them with precompute-depth inspect, or lower optim.lr"
         )
+
+    @property
+    def lr(self) -> float:
+        """Of the last step, of what has no factor; where everything has one, of the first that has."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
     @property
     def evaluated(self) -> nn.Module:

@@ -6,7 +6,7 @@ file, `open` does.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +117,16 @@ class Task(ABC, Generic[C, B]):
     @abstractmethod
     def example(self) -> tuple[Tensor, ...]:
         """One sample as the model takes it, of zeros, on the current default device: multiply-accumulates are its."""
+
+    @property
+    def rate_factors(self) -> Mapping[str, float]:
+        """On the learning rate, by the name of a module or parameter; whatever is not named here has 1."""
+        return {}
+
+    @property
+    def warmup_epochs(self) -> float:
+        """How long rates rise, once data are open."""
+        return self.config.optim.warmup_epochs
 
     def figure_parameters(self, model: nn.Module) -> FigureParameters:
         """Parameters the figures follow over epochs: name -> one number or list a block."""

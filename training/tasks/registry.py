@@ -6,5 +6,8 @@ from training.engine.task import Task
 from training.tasks.classification.task import PreTraining
 from training.tasks.depth.task import TeacherTraining
 from training.tasks.segmentation.task import FineTuning
+from training.tasks.sparse_depth.task import SparseDepthTraining
 
-TASKS: dict[str, type[Task[Any, Any]]] = {task.kind: task for task in (PreTraining, FineTuning, TeacherTraining)}
+TASKS: dict[str, type[Task[Any, Any]]] = {
+    task.kind: task for task in (PreTraining, FineTuning, SparseDepthTraining, TeacherTraining)
+}

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline import shards
-from training.engine.share import DataError, Share
+from training.engine.share import Share
 from training.loading.data import load, load_pieces
 from training.loading.pieces import Pieces
 from training.random_numbers import generator
@@ -39,21 +39,6 @@ class DepthBatch:
 
     def pin_memory(self) -> "DepthBatch":
         return self._each(Tensor.pin_memory)
-
-
-def open_metric(data: str, split: str, field: str) -> shards.Split:
-    """A split with this depth, in metres; DataError where it has none."""
-    opened = shards.open_split(data, split)
-    opened.check_depth(field)
-    have = opened.index.depth
-    if field not in have:
-        raise DataError(
-            f"{opened.store} must hold {field!r} depth, it has {', '.join(have) or 'none'}: make it with "
-            "precompute-depth toyrooms, or choose with --set data.depth=FIELD"
-        )
-    if have[field].unit != "m":
-        raise DataError(f"{opened.store}: {field!r} depth must be in m, got {have[field].unit!r}: choose another field")
-    return opened
 
 
 def fields_of(split: shards.Split, field: str) -> tuple[str, ...]:

@@ -20,10 +20,11 @@ from training.engine.found import At, Scores
 from training.engine.machine import Machine
 from training.engine.share import DataError, Share
 from training.engine.task import Asked, Task
+from training.loading.metric import open_metric
 from training.models.vit import load_checked
 from training.tasks.depth import network
 from training.tasks.depth.config import KIND, DepthConfig, resolve
-from training.tasks.depth.data import EVAL_BATCH, DepthBatch, eval_loader, open_metric, position_mean, train_loader
+from training.tasks.depth.data import EVAL_BATCH, DepthBatch, eval_loader, position_mean, train_loader
 from training.tasks.depth.loss import ssi_loss
 from training.tasks.depth.metrics import collected, means
 

@@ -1,0 +1,168 @@
+"""Training a sparse-query depth network as a task: metres where it is asked, in a folder that labels like any other."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from pipeline import shards
+from pipeline.teachers import sparse_teacher
+from pipeline.teachers.sparse import SparseNetwork
+from training import provenance
+from training.config import ConfigError
+from training.engine import checkpoint
+from training.engine.found import At, Scores
+from training.engine.machine import Machine
+from training.engine.share import DataError, Share
+from training.engine.task import Asked, Task
+from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
+from training.loading.decode import decode_rgb
+from training.loading.metric import open_metric
+from training.models.pretrained import Report
+from training.models.vit import load_checked
+from training.tasks.sparse_depth.config import KIND, SparseDepthConfig, resolve
+from training.tasks.sparse_depth.data import EVAL_BATCH, SparseBatch, eval_loader, floored, train_loader
+from training.tasks.sparse_depth.loss import silog
+from training.tasks.sparse_depth.start import TEACHER, initialise
+
+_NEAR = 1.25  # estimates and truth within this factor count as right
+
+
+class SparseDepthTraining(Task[SparseDepthConfig, SparseBatch]):
+    """SILog, one value an image; a mean over the images that have depth."""
+
+    kind = KIND
+    schema = SparseDepthConfig
+    made_by = "train depth"
+    counts = True  # images that have depth
+    draws = True  # dropout
+
+    train: shards.Split
+    val: shards.Split
+
+    @classmethod
+    def of(cls, asked: Asked, say: Callable[[str], None]) -> Self:
+        task = cls(resolve(asked.preset, asked.model, asked.settings, asked.depth, asked.init))
+        with torch.device("meta"):
+            task.build()  # whether the crop fits it
+        factor = task.config.optim.encoder_factor
+        if asked.init is None and factor < 1:
+            say(
+                f"note: optim.encoder_factor {factor:g} is for an encoder that was pre-trained, and without --init it "
+                "learns next to nothing: give --init timm:NAME or a file of weights, or take --preset tiny"
+            )
+        return task
+
+    def build(self) -> SparseNetwork:
+        network = sparse_teacher.build(self.config.model)
+        if any(side % network.multiple for side in self.config.augment.crop):
+            raise ConfigError(
+                f"augment.crop must be multiples of {network.multiple} px as {self.config.model.name} takes images, "
+                f"got {list(self.config.augment.crop)}"
+            )
+        return network
+
+    def initialise(self, model: nn.Module) -> Report:
+        assert isinstance(model, SparseNetwork) and self.config.init is not None
+        return initialise(model, self.config.init)
+
+    def example(self) -> tuple[Tensor, ...]:
+        image = torch.zeros(1, 3, *self.config.augment.crop)
+        queries = self.config.data.queries
+        return (image, torch.zeros(1, queries, 2)) if queries else (image,)
+
+    @property
+    def rate_factors(self) -> Mapping[str, float]:
+        factor = self.config.optim.encoder_factor
+        return {"encoder": factor} if factor != 1 else {}
+
+    @property
+    def warmup_epochs(self) -> float:
+        optim = self.config.optim
+        return optim.warmup_epochs if optim.warmup_steps is None else self.epochs.at(optim.warmup_steps)
+
+    def inputs(self, batch: SparseBatch) -> tuple[Tensor, ...]:
+        images = normalise(batch.rgb, RGB_MEAN, RGB_STD)
+        return (images, batch.depth) if batch.queries is None else (images, batch.queries, batch.depth)
+
+    def loss(self, forward: Callable[..., Any], *inputs: Tensor) -> Tensor:
+        *seen, depth = inputs
+        return silog(forward(*seen), depth).sum()
+
+    def count(self, batch: SparseBatch) -> int:
+        return int(batch.depth.isfinite().flatten(1).any(1).sum())
+
+    def open(self, data: str) -> None:
+        self.data, field, optim = data, self.config.data.depth, self.config.optim
+        self.train, self.val = open_metric(data, "train", field), open_metric(data, "val", field)
+        provenance.check_splits(self.train, self.val, field)
+        self.num_train, self.num_val = len(self.train), len(self.val)
+        if optim.warmup_steps is not None and optim.warmup_steps > self.epochs.num_steps:
+            raise DataError(
+                f"optim.warmup_steps must be at most the run's {self.epochs.num_steps:,} steps, got "
+                f"{optim.warmup_steps:,}: lower it, or raise optim.epochs"
+            )
+
+    def splits(self) -> tuple[shards.Split, shards.Split]:
+        return self.train, self.val
+
+    def loader(self, share: Share, first_step: int, num_steps: int) -> Iterator[SparseBatch]:
+        return train_loader(self.train, self.config, share, first_step, num_steps)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, machine: Machine) -> Scores:
+        """A quick look: 256 pixels of each image, the same every time. Means over images of what each has."""
+        assert isinstance(model, SparseNetwork)
+        start, ranks = time.perf_counter(), machine.ranks
+        model.eval()
+        loader = eval_loader(self.val, self.config, model.multiple, ranks.rank, ranks.world_size)
+        found: dict[int, list[float]] = {}
+        for _ in range(math.ceil(math.ceil(self.num_val / EVAL_BATCH) / ranks.world_size)):
+            machine.between()
+            for batch in next(loader, []):
+                images, queries, depth = self.inputs(batch.to(machine.device))
+                with machine.autocast():
+                    estimated = model(images, queries)
+                losses = silog(estimated, depth)
+                for place in depth.isfinite().all(1).nonzero()[:, 0].tolist():
+                    scores = scored(estimated[place], depth[place])
+                    found[batch.first + place] = [*scores, losses[place].item()]
+        everyone = {place: each for own in ranks.gather(found) for place, each in own.items()}
+        if not everyone:
+            raise DataError(
+                f"{self.val.store} has no pixel with {self.config.data.depth} depth: give other shards, or another "
+                "field with --depth"
+            )
+        abs_rel, rmse, delta1, loss = np.mean([everyone[place] for place in sorted(everyone)], 0).tolist()
+        means = {"abs_rel": abs_rel, "rmse": rmse, "delta1": delta1}
+        return Scores(means, delta1, loss, len(everyone), time.perf_counter() - start)
+
+    def conclude(self, found: Any, out: Path, at: At, machine: Machine) -> BaseModel:
+        """The last weights become the teacher in OUT/teacher."""
+        result = self.record(found, at)
+        if machine.ranks.first:
+            saved = checkpoint.load(out / "checkpoints" / at.checkpoint)
+            network = self.build()
+            load_checked(network, saved.weights, str(saved.folder))
+            depth = self.train.index.depth[self.config.data.depth]
+            rgb = self.train.members(0, ("rgb",)).decode("rgb", decode_rgb)
+            side, _ = floored((min(rgb.shape[1:]), 0), network.multiple)
+            facts = {"run": out.name, "checkpoint": at.checkpoint, "data": self.data, "metrics": found.scores}
+            sparse_teacher.save(network, out / TEACHER, short_side_px=side, mean=depth.mean, std=depth.std, facts=facts)
+        return result
+
+
+def scored(estimated: Tensor, true: Tensor) -> list[float]:
+    """AbsRel, RMSE in metres and the share within a factor of 1.25, of one image's pixels (pixels,)."""
+    estimated, true = estimated.double(), true.double()
+    error = estimated - true
+    ratio = torch.maximum(estimated / true, true / estimated)
+    return [
+        (error.abs() / true).mean().item(), error.square().mean().sqrt().item(), (ratio < _NEAR).double().mean().item()
+    ]  # fmt: skip
