@@ -71,6 +71,13 @@ class SparseNetwork(nn.Module, ABC):
         By default that is the size of the encoded images; where those were resized, it is the photograph's own.
         """
 
+    def routed(self, encoded: Encoded, queries: Tensor, size: Size | None = None) -> Tensor | None:
+        """Which cells of the coarsest grid `at` shows each query, by number: (batch, queries, cells).
+
+        None of a network that routes nothing.
+        """
+        return None
+
     @abstractmethod
     def dense(self, encoded: Encoded) -> Tensor:
         """Metres (batch, h, w) at the centres of all cells of the finest map."""

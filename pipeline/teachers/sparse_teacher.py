@@ -6,11 +6,11 @@ training data), model.safetensors, training.json. `precompute-depth --teacher OU
 
 import json
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
@@ -183,7 +183,7 @@ class SparseTeacher:
             "network": self._said.network.model_dump(mode="json"), "size": self.size, "aspect": self.aspect,
             "polarity": self.polarity, "unit": self.unit, "device": device_name(self.device),
             "dtype": str(self.dtype).removeprefix("torch."), "num_threads": self.threads, "torch": torch.__version__,
-            "timm": timm.__version__,
+            "timm": version("timm"),
         }  # fmt: skip
 
     def prepare(self, rgb: NDArray[np.uint8]) -> Tensor:

@@ -40,7 +40,6 @@ change places where rounding does.
 import math
 from typing import Annotated, Literal
 
-import timm
 import torch
 import torch.nn.functional as F
 from pydantic import Field, Strict, model_validator
@@ -346,6 +345,8 @@ class SpdV13(SparseNetwork):
     multiple = 32
 
     def __init__(self, config: SpdV13Config = SpdV13Config()) -> None:
+        import timm  # takes seconds, and few runs need it
+
         super().__init__()
         self.config: SpdV13Config = config
         self.encoder = timm.create_model("convnextv2_tiny", features_only=True, dims=config.dims, depths=config.depths)

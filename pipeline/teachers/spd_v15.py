@@ -25,7 +25,6 @@ depth in metres belongs to a focal length in pixels.
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-import timm
 import torch
 import torch.nn.functional as F
 from pydantic import Field, Strict, model_validator
@@ -95,6 +94,8 @@ class SpdV15(SparseNetwork):
     multiple = PATCH_PX
 
     def __init__(self, config: SpdV15Config = SpdV15Config()) -> None:
+        import timm  # takes seconds, and few runs need it
+
         super().__init__()
         self.config = config
         self.encoder: Any = timm.create_model(

@@ -27,10 +27,10 @@ from training.loading.metric import open_metric
 from training.models.positions import resampled
 from training.models.vit import ModelError
 from training.random_numbers import generator
-from training.tasks.sparse_depth import data
+from training.tasks.sparse_depth import data, metrics
 from training.tasks.sparse_depth.augment import TooSmall, augmented, moved
 from training.tasks.sparse_depth.config import AugmentConfig, resolve
-from training.tasks.sparse_depth.data import EvalBatches, TrainBatches, asked, at_edges, decode
+from training.tasks.sparse_depth.data import EvalBatches, TrainBatches, asked, decode
 from training.tasks.sparse_depth.loss import silog
 from training.tasks.sparse_depth.start import initialise
 from training.tasks.sparse_depth.task import SparseDepthTraining, scored
@@ -418,8 +418,8 @@ def test_a_share_of_the_queries_lies_at_edges():
     depth[:, 20:] = 2.3
     depth[10] = torch.nan
     depth[30, 5] = 2.1  # less than a tenth
-    edges = at_edges(depth.numpy())
-    assert edges[0, 19] and edges[0, 20] and edges.sum() == 2 * 39
+    edges = metrics.edges(depth.numpy())
+    assert edges[0, 20] and edges.sum() == 39
     queries, _ = asked(depth, 100, 0.3, generator(0))
     there = [edges[int(v), int(u)] for u, v in queries.tolist()]
     assert 30 <= sum(there) < 50

@@ -1,7 +1,7 @@
 """train evaluate: how good a finished run is, on any data, and with noise on its depth."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -56,6 +56,14 @@ def evaluate(
     ] = None,
     sigma: Sigmas = None,
     noise_seed: NoiseSeed = 0,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="TEACHER", help="Of a run of train depth: any teacher's depth beside it."),
+    ] = None,
+    every_pixel: Annotated[
+        bool,
+        typer.Option("--every-pixel", help="Of a run of train depth: ask at every pixel that has depth, one by one."),
+    ] = False,
     out: ResultOut = None,
     accept_other_depth: AcceptOther = False,
 ) -> None:
@@ -63,7 +71,8 @@ def evaluate(
 
     Of a run that classifies top-1, top-5 and mean-class (the mean of the classes' top-1); with --noise top-1 and top-5
     at every sigma, in one pass: how much a model leans on its depth being right. Every model gets the same noise. Of a
-    run that labels pixels mIoU, every labelled pixel once, and a contact sheet of predictions to look at. Depth by
+    run that labels pixels mIoU, every labelled pixel once, and a contact sheet of predictions to look at. Of a run of
+    train depth the errors of metric depth, asked and mapped densely, near depth edges and elsewhere. Depth by
     another teacher, or standardised otherwise than what the run was trained with, is refused: its z means something
     else.
 
@@ -74,6 +83,8 @@ def evaluate(
         train evaluate runs/m4ch --data imagenet-rgbd --noise pixel --noise patch --sigma 0,0.5,1,2
 
         train evaluate runs/m4ch-nyu-real --data nyu-rgbd --depth pseudo --multi-scale
+
+        train evaluate runs/spd-v15 --data nyu-rgbd --against depth-anything/Depth-Anything-V2-Small-hf
     """
     from training.engine.results import MeasureError, Target
     from training.runs import described, load
@@ -88,12 +99,23 @@ def evaluate(
         _sweeps(target, checkpoint or "latest", split, noise or [], sigma, noise_seed)
         return
     loaded = load(run, checkpoint)
-    examined(target, loaded, split, multi_scale, show=True)
+    more = {"against": against, "every_pixel": every_pixel}
+    made_by = loaded.task.made_by
+    if (against or every_pixel) and made_by != "train depth":
+        raise MeasureError(
+            f"--against and --every-pixel are for runs of train depth, {run} is of {made_by}: leave them out"
+        )
+    examined(target, loaded, split, multi_scale, show=True, more=more)
 
 
 def examined(
-    target: "Target", loaded: "LoadedRun", split: str, multi_scale: bool, show: bool = False
-) -> "Result | None":  # fmt: skip
+    target: "Target",
+    loaded: "LoadedRun",
+    split: str,
+    multi_scale: bool,
+    show: bool = False,
+    more: "dict[str, Any] | None" = None,
+) -> "Result | None":
     """Evaluate, show and write; the first rank's result, the others get None."""
     from training.engine.machine import Machine, choose_device
     from training.engine.ranks import Ranks
@@ -104,7 +126,7 @@ def examined(
     machine = Machine.here(config, ranks)
     tell_of_precision(machine, config)
     try:
-        result = loaded.task.examine(loaded, Examination(target, split, multi_scale, machine, meter))
+        result = loaded.task.examine(loaded, Examination(target, split, multi_scale, machine, meter, more or {}))
     finally:
         ranks.leave()
     if not ranks.first:

@@ -8,7 +8,7 @@ file, `open` does.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -59,6 +59,7 @@ class Examination:
     multi_scale: bool
     machine: Machine
     meter: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+    more: dict[str, Any] = field(default_factory=dict)  # options that one task alone has, by name
 
 
 @dataclass(frozen=True)

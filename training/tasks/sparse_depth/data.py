@@ -20,12 +20,12 @@ from training.loading.data import load, load_pieces
 from training.loading.decode import decode_rgb
 from training.loading.pieces import Pieces
 from training.random_numbers import generator
+from training.tasks.sparse_depth import metrics
 from training.tasks.sparse_depth.augment import TooSmall, augmented
 from training.tasks.sparse_depth.config import SparseDepthConfig
 
 EVAL_BATCH = 8  # images read together, whatever the number of ranks; those of one size go through the model together
 EVAL_QUERIES = 256
-_EDGE = 1.1  # a neighbour so many times as far
 
 
 @dataclass(frozen=True)
@@ -76,24 +76,13 @@ def asked(depth: Tensor, count: int, edge_share: float, random: np.random.Genera
     valid = np.flatnonzero(np.isfinite(metres))
     if not valid.size:
         return torch.zeros(count, 2), torch.full((count,), torch.nan)
-    edges = np.flatnonzero(at_edges(metres)) if edge_share else valid[:0]
+    edges = np.flatnonzero(metrics.edges(metres)) if edge_share else valid[:0]
     at_edge = min(round(edge_share * count), edges.size)
     chosen = random.choice(edges, at_edge, replace=False) if at_edge else edges[:0]
     rest = count - at_edge
     chosen = np.concatenate([chosen, random.choice(valid, rest, replace=valid.size < rest)])
     v, u = np.unravel_index(chosen, metres.shape)
     return torch.from_numpy(np.stack([u, v], 1).astype(np.float32)), torch.from_numpy(metres.ravel()[chosen])
-
-
-def at_edges(metres: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Pixels (height, width) that have depth and a neighbour, beside or above, more than a tenth farther or nearer."""
-    found = np.zeros(metres.shape, bool)
-    for one, other in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-        near, far = np.fmin(metres[one], metres[other]), np.fmax(metres[one], metres[other])
-        jump = (far > _EDGE * near) & np.isfinite(metres[one]) & np.isfinite(metres[other])
-        found[one] |= jump
-        found[other] |= jump
-    return found
 
 
 class TrainBatches(Pieces[SparseBatch]):

@@ -77,7 +77,7 @@ class Answers:
             who, asked, aligned, protocol, region = key
             made.append(
                 DepthScores(
-                    who=who, asked=asked, aligned=aligned, protocol=protocol, region=region,  # type: ignore[arg-type]
+                    who=who, asked=asked, aligned=aligned, protocol=protocol, region=region,
                     num_pixels=sum(each.count for each in found if each), mean=metrics.over_images(found),
                     pooled=metrics.pooled(found), spread=metrics.spread(found),
                     abs_rel=[None if each is None else float(each.mean[0]) for each in found],
@@ -197,9 +197,11 @@ class Evaluator:
     def _of_teacher(self, rgb: Tensor, depth: Map) -> list[tuple[str, str, Map]]:
         assert self.teacher is not None
         pixels = rgb.permute(1, 2, 0).contiguous().numpy()
-        [estimate] = self.teacher.estimate([self.teacher.prepare(pixels)], [depth.shape])  # type: ignore[list-item]
+        [estimate] = self.teacher.estimate([self.teacher.prepare(pixels)], [(depth.shape[0], depth.shape[1])])
         inverse = self.teacher.polarity == "closer_is_larger"
-        made = [("teacher", how, metrics.aligned(estimate, depth, how, inverse)) for how in _alignments(depth)]
+        made: list[tuple[str, str, Map]] = [
+            ("teacher", how, metrics.aligned(estimate, depth, how, inverse)) for how in _alignments(depth)
+        ]
         return [("teacher", "none", estimate), *made] if self.teacher.unit == "m" else made
 
     def _pixels(self, true: Map, key: str) -> NDArray[np.int64]:
@@ -269,16 +271,15 @@ class Evaluator:
 
     def routed(self, encoded: Encoded) -> tuple[NDArray[np.int64] | None, tuple[int, int] | None]:
         """Of 8 x 8 queries evenly over the image: to which tokens of the coarsest grid each is routed."""
-        network: Any = self.network
-        if not hasattr(network, "routed"):
-            return None, None
         side = (np.arange(_STORED_QUERIES) + 0.5) / _STORED_QUERIES
         down, right = np.meshgrid(side * encoded.size[0] - 0.5, side * encoded.size[1] - 0.5, indexing="ij")
         queries = torch.from_numpy(np.stack([right, down], -1).reshape(1, -1, 2).astype(np.float32))
         with self.machine.autocast():
-            found = network.routed(encoded, queries.to(self.machine.device))[0].cpu().numpy()
-        multiple = network.multiple
-        return found, (encoded.size[0] // multiple, encoded.size[1] // multiple)
+            found = self.network.routed(encoded, queries.to(self.machine.device))
+        if found is None:
+            return None, None
+        multiple = self.network.multiple
+        return found[0].cpu().numpy(), (encoded.size[0] // multiple, encoded.size[1] // multiple)
 
 
 def evaluate(

@@ -9,25 +9,31 @@ from typing import Any, Self
 import numpy as np
 import torch
 from pydantic import BaseModel
+from rich.table import Table
 from torch import Tensor, nn
 
 from pipeline import shards
-from pipeline.teachers import sparse_teacher
+from pipeline.teachers import open_teacher, sparse_teacher
 from pipeline.teachers.sparse import SparseNetwork
 from training import provenance
 from training.config import ConfigError
 from training.engine import checkpoint
 from training.engine.found import At, Scores
-from training.engine.machine import Machine
+from training.engine.machine import Machine, describe_device
+from training.engine.results import MeasureError
 from training.engine.share import DataError, Share
-from training.engine.task import Asked, Task
+from training.engine.task import Asked, Examination, LoadedRun, Result, Task
 from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.loading.decode import decode_rgb
 from training.loading.metric import open_metric
 from training.models.pretrained import Report
 from training.models.vit import load_checked
+from training.records import DepthEvaluation, DepthScores
 from training.tasks.sparse_depth.config import KIND, SparseDepthConfig, resolve
 from training.tasks.sparse_depth.data import EVAL_BATCH, SparseBatch, eval_loader, floored, train_loader
+from training.tasks.sparse_depth.evaluate import Evaluator, evaluate, medians
+from training.tasks.sparse_depth.examples import draw as pictured
+from training.tasks.sparse_depth.examples import store
 from training.tasks.sparse_depth.loss import silog
 from training.tasks.sparse_depth.start import TEACHER, initialise
 
@@ -123,17 +129,22 @@ class SparseDepthTraining(Task[SparseDepthConfig, SparseBatch]):
         model.eval()
         loader = eval_loader(self.val, self.config, model.multiple, ranks.rank, ranks.world_size)
         found: dict[int, list[float]] = {}
+        routed: list[int] = []  # of each image, distinct cells that its queries are shown
         for _ in range(math.ceil(math.ceil(self.num_val / EVAL_BATCH) / ranks.world_size)):
             machine.between()
             for batch in next(loader, []):
                 images, queries, depth = self.inputs(batch.to(machine.device))
                 with machine.autocast():
-                    estimated = model(images, queries)
+                    encoded = model.encode(images)
+                    estimated, cells = model.at(encoded, queries), model.routed(encoded, queries)
                 losses = silog(estimated, depth)
                 for place in depth.isfinite().all(1).nonzero()[:, 0].tolist():
                     scores = scored(estimated[place], depth[place])
                     found[batch.first + place] = [*scores, losses[place].item()]
-        everyone = {place: each for own in ranks.gather(found) for place, each in own.items()}
+                    if cells is not None:
+                        routed.append(len(cells[place].unique()))
+        both = ranks.gather((found, routed))
+        everyone = {place: each for own, _ in both for place, each in own.items()}
         if not everyone:
             raise DataError(
                 f"{self.val.store} has no pixel with {self.config.data.depth} depth: give other shards, or another "
@@ -141,6 +152,8 @@ class SparseDepthTraining(Task[SparseDepthConfig, SparseBatch]):
             )
         abs_rel, rmse, delta1, loss = np.mean([everyone[place] for place in sorted(everyone)], 0).tolist()
         means = {"abs_rel": abs_rel, "rmse": rmse, "delta1": delta1}
+        if distinct := [number for _, own in both for number in own]:
+            means["routed_cells"] = float(np.mean(distinct))  # where it stays near `routed`, routing has collapsed
         return Scores(means, delta1, loss, len(everyone), time.perf_counter() - start)
 
     def conclude(self, found: Any, out: Path, at: At, machine: Machine) -> BaseModel:
@@ -156,6 +169,82 @@ class SparseDepthTraining(Task[SparseDepthConfig, SparseBatch]):
             facts = {"run": out.name, "checkpoint": at.checkpoint, "data": self.data, "metrics": found.scores}
             sparse_teacher.save(network, out / TEACHER, short_side_px=side, mean=depth.mean, std=depth.std, facts=facts)
         return result
+
+    def examine(self, loaded: LoadedRun, asked: Examination) -> Result:
+        """Errors of metric depth in every way to ask, with some images to look at."""
+        target, machine, field = asked.target, asked.machine, asked.target.depth or self.config.data.depth
+        if asked.multi_scale:
+            raise MeasureError(f"--multi-scale is for runs that label pixels, {loaded.folder} is none: leave it out")
+        split = open_metric(target.data, asked.split, field)
+        other = target.opened(loaded.record.shards, split, field)
+        edges_of = "exact" if "exact" in split.index.depth else field
+        against = asked.more.get("against")
+        teacher = open_teacher(against, machine.device.type) if against else None
+        network = loaded.model.to(machine.device)
+        assert isinstance(network, SparseNetwork)
+        evaluator = Evaluator(
+            network, machine, split.index.source, every_pixel=asked.more.get("every_pixel", False), teacher=teacher,
+            positions=medians(open_metric(target.data, "train", field), field),
+        )  # fmt: skip
+        with asked.meter("evaluate", len(split)) as advance:
+            answers = evaluate(evaluator, split, field, edges_of, self.config.runtime, advance=advance)
+        if not (scores := answers.scores()):
+            raise DataError(f"{split.store} has no pixel with {field} depth: give other shards")
+        place = target.place(f"depth-{asked.split}-{field}-{loaded.saved.name}", loaded.record.shards, split)
+        at, examples = At.of(loaded.saved), [answers.examples[number] for number in sorted(answers.examples)]
+        record = DepthEvaluation(
+            model=self.config.model.name, checkpoint=at.checkpoint, epoch=at.epoch, checkpoint_sha256=at.sha256,
+            data=split.data, split=split.index.split, fingerprint=split.index.fingerprint, depth_field=field,
+            edges_of=edges_of, num_images=len(split), teacher=against or "", scores=scores, times=answers.times(),
+            device=describe_device(machine.device),
+            routed_share=float(np.mean(answers.routed)) if answers.routed else None,
+            examples=f"{place.name}.npz", other_depth=list(other),
+        )  # fmt: skip
+
+        def draw(place: Path) -> Path:
+            store(examples, place.with_name(f"{place.name}.npz"))
+            picture = place.with_name(f"{place.name}.png")
+            title = f"{record.model}, trained with {loaded.record.shards.depth_field} depth, on {asked.split}"
+            pictured(examples, picture, title)
+            return picture
+
+        return Result(record, place, draw, [times_table(record)])
+
+    @classmethod
+    def tables(cls, result: Any) -> list[Table]:
+        return [errors_table(result)] if isinstance(result, DepthEvaluation) else super().tables(result)
+
+
+def errors_table(result: DepthEvaluation) -> Table:
+    """A row an answer and protocol: means over images, and pooled over pixels; edges and the rest apart."""
+    table = Table(
+        "answer", "counted", "AbsRel", "δ<1.25", "RMSE m", "near edges", "elsewhere", "pooled AbsRel", "pooled δ<1.25",
+        title=f"{result.model}, {result.num_images:,} images, {result.depth_field} depth",
+        caption="AbsRel and δ are means over images; ± is the deviation between draws of the pixels that are asked",
+    )  # fmt: skip
+    by_answer: dict[tuple[str, ...], dict[str, DepthScores]] = {}
+    for each in result.scores:
+        by_answer.setdefault((each.who, each.asked, each.aligned, each.protocol), {})[each.region] = each
+    for (who, asked, aligned, protocol), regions in by_answer.items():
+        if (whole := regions.get("all")) is None:
+            continue
+        own = {"model": result.model, "position": "median of each position", "teacher": result.teacher}[who]
+        told = own + (f", {asked}" if who == "model" else "") + (f", aligned: {aligned}" if aligned != "none" else "")
+        apart = [f"{regions[name].mean.abs_rel:.4f}" if name in regions else "" for name in ("edges", "rest")]
+        spread = whole.spread
+        table.add_row(
+            told, protocol, f"{whole.mean.abs_rel:.4f}" + (f" ± {spread.abs_rel:.4f}" if spread else ""),
+            f"{whole.mean.delta1:.2%}" + (f" ± {spread.delta1:.2%}" if spread else ""), f"{whole.mean.rmse_m:.3f}",
+            *apart, f"{whole.pooled.abs_rel:.4f}", f"{whole.pooled.delta1:.2%}",
+        )  # fmt: skip
+    return table
+
+
+def times_table(result: DepthEvaluation) -> Table:
+    table = Table("an image", "ms", title=f"on {result.device}, one image at a time")
+    for each in result.times:
+        table.add_row("encoded" if each.asked == "encode" else f"then {each.asked}", f"{each.ms:.1f}")
+    return table
 
 
 def scored(estimated: Tensor, true: Tensor) -> list[float]:
