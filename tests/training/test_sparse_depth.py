@@ -89,10 +89,6 @@ def test_a_run_ends_with_a_teacher_of_its_last_weights(rooms, trained):
     rgb = scenes.render(8, 0, scenes.SceneConfig(size_px=80)).rgb
     [depth] = teacher.estimate([teacher.prepare(rgb)], [(80, 80)])
     assert depth.shape == (80, 80) and depth.std() > 0.01
-    again = command("train", "evaluate", trained, "--data", rooms)
-    assert again.returncode == 0, again.stderr
-    first, second = records.load_run(trained).scores
-    assert first.scores == second.scores
     lines = records.load_run(trained).lines(records.TrainLine)
     # Steps 3, 6, 9 and 12 are the second after the warm-up's last and so on: cosines from 2e-3 to 1e-6 over 9 steps.
     expected = [2e-3 * (0.01 + 0.99 * 2 / 3)]

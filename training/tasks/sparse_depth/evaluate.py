@@ -93,7 +93,7 @@ class Answers:
         ]
 
 
-class Images(torch.utils.data.Dataset[tuple[str, Tensor, NDArray[np.float32], NDArray[np.float32]]]):
+class Images(torch.utils.data.Dataset[tuple[str, Tensor, Tensor, Tensor]]):
     """Key, RGB uint8 (3, height, width), metres and the depth whose edges count, both (height, width), NaN unknown."""
 
     def __init__(self, split: shards.Split, depth: str, edges_of: str) -> None:
@@ -103,11 +103,11 @@ class Images(torch.utils.data.Dataset[tuple[str, Tensor, NDArray[np.float32], ND
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, place: int) -> tuple[str, Tensor, NDArray[np.float32], NDArray[np.float32]]:
+    def __getitem__(self, place: int) -> tuple[str, Tensor, Tensor, Tensor]:
         members = self.split.members(place, self.fields)
         rgb, depth = decode(self.split, members, self.depth)
         edges = depth if self.edges_of == self.depth else decode(self.split, members, self.edges_of)[1]
-        return members.key, rgb, depth[0].numpy(), edges[0].numpy()
+        return members.key, rgb, depth[0], edges[0]
 
 
 class Evaluator:
@@ -302,7 +302,8 @@ def evaluate(
         machine.between()
         if turn >= len(mine):
             continue
-        place, (key, rgb, metres, edges) = mine[turn], next(loader)
+        place, (key, rgb, *maps) = mine[turn], next(loader)
+        metres, edges = (each.numpy() for each in maps)
         answers.images[place] = evaluator.look(key, rgb, metres, edges)
         if turn < _TIMED:
             answers.seconds.append(evaluator.timed(rgb, key))
