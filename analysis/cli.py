@@ -1,4 +1,4 @@
-"""analyze: report, figure NAME (analysis/figures; the paper's are fig1 and so on too), table1 to 3, causal.
+"""analyze: report, teachers, figure NAME (analysis/figures; the paper's are fig1 and so on too), table1 to 3, causal.
 
 Heavy imports come late.
 """
@@ -66,7 +66,8 @@ def report(
 
     Writes OUT/index.html, which opens from disk without a network, and OUT/figures/ with PDF, SVG, PNG and CSV. Runs
     must share their shards; each needs an evaluation (`train evaluate`), and for the figures a dump (`train dump`; its
-    --raw images are the examples). What is not there is named on the page with the command that makes it.
+    --raw images are the examples). What is not there is named on the page with the command that makes it. Runs of
+    `train depth` among them have a page of their own beside it, teachers.html (`analyze teachers`).
 
     Example:
 
@@ -74,13 +75,42 @@ def report(
     """
     from rich.progress import track
 
-    from analysis.read import read
+    from analysis.read import read, teachers_apart
     from analysis.report import Steps, write_report
+    from analysis.teachers import read_networks
 
     def tracked(steps: Steps) -> Steps:
         return track(steps, "report", console=console, transient=True, disable=not console.is_terminal)
 
-    page = write_report(read(runs, matrix, digits), out, tracked)
+    others, teachers = teachers_apart(runs)
+    networks = read_networks(teachers) if teachers else []
+    page = write_report(read(others, matrix, digits), out, tracked, networks)
+    console.print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)", highlight=False)
+
+
+@app.command()
+def teachers(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Runs of `train depth`, or folders of such runs alone.")
+    ],
+    out: Out,
+) -> None:
+    """One page on networks that answer depth where they are asked: accuracy, time, edges, examples.
+
+    Writes OUT/index.html, which opens from disk without a network, and OUT/figures/ with PDF, SVG, PNG and CSV. Runs
+    must share their shards. Runs that differ in their seed alone are one row; give several seeds, and intervals count
+    the luck of a training too. Each run needs an evaluation of its own val, with another teacher beside it.
+
+    Example:
+
+        train evaluate runs/v15-0 --data nyu-rgbd --against depth-anything/Depth-Anything-V2-Small-hf --every-pixel
+
+        analyze teachers runs/v15-* runs/v13-* --out teachers
+    """
+    from analysis.report_teachers import write_teachers
+    from analysis.teachers import read_networks
+
+    page = write_teachers(read_networks(runs), out)
     console.print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)", highlight=False)
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 from training.dumps.schema import UNPRINTABLE
 
 _SCRIPTS = ("report.js", "canvas.js", "explorer.js", "heads.js")
-_NUMBER = re.compile(r"^[<+−]?[\d.,]+( [\[\w%].*)?$|^–$")
+_NUMBER = re.compile(r"^[<+−]?[\d.,]+( [\[\w%±].*)?$|^–$")
 
 
 class Html(str):
@@ -182,6 +182,10 @@ def figure(name: str, picture: Html, text: str, note: str, files: Sequence[str],
 def inline_png(png: bytes, title: str) -> Html:
     """An `<img>` that holds its picture."""
     return of('<img alt="{}" src="data:image/png;base64,{}">', title, base64.b64encode(png).decode())
+
+
+def inline_jpeg(jpeg: bytes, title: str) -> Html:
+    return of('<img alt="{}" src="data:image/jpeg;base64,{}">', title, base64.b64encode(jpeg).decode())
 
 
 def inline_svg(name: str, svg: str, title: str) -> Html:

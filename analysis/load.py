@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MODELS = ("m3ch", "mlin", "mmlp", "m4ch", "mdf1", "mgem")
 DEPTH_FIELDS = ("pseudo", "real", "raw", "exact")
 BASELINE = "m3ch"  # reads no depth: the partner of every other model
+SPARSE_DEPTH = "sparse-depth"  # the task of `train depth`, whose runs have a page of their own
 
 
 class AnalysisError(UserError):

@@ -23,7 +23,7 @@ from pipeline import files
 
 _HIDDEN = ".analyze-"
 _LISTED = ".files"  # what a page's folder holds of its own, a path a line
-_OF_A_REPORT = re.compile(r"index\.html|figures/[\w-]+\.(csv|pdf|png|svg|txt)")
+_OF_A_REPORT = re.compile(r"(index|teachers)\.html|figures/[\w-]+\.(csv|pdf|png|svg|txt)")
 
 
 @contextmanager

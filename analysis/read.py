@@ -6,11 +6,21 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from analysis.load import AnalysisError, DigitsStudy, Given, axes_of, depth_of, depth_order, model_order, origin
+from analysis.load import (
+    SPARSE_DEPTH,
+    AnalysisError,
+    DigitsStudy,
+    Given,
+    axes_of,
+    depth_of,
+    depth_order,
+    model_order,
+    origin,
+)
 from pipeline import files
 from training.dumps.schema import check_plain, configuration
 from training.dumps.store import Dump, open_dump
-from training.records import Matrix, ParametersLine, Run, load_run, parse
+from training.records import Matrix, ParametersLine, Run, RunRecord, load_run, parse
 
 
 def read(
@@ -25,7 +35,7 @@ def read(
     runs: list[Run] = []
     dumps: list[Dump] = []
     seen: set[Path] = set()
-    for path in (run for given in map(Path, paths) for run in _runs_in(given)):
+    for path in (run for given in map(Path, paths) for run in runs_in(given)):
         if path.resolve() in seen:
             raise AnalysisError(f"{path} is given twice")
         seen.add(path.resolve())
@@ -49,15 +59,35 @@ def read(
     return Given(ordered, chosen, found, known, matrix_path, digits_path)
 
 
-def _runs_in(path: Path) -> list[Path]:
+def runs_in(path: Path) -> list[Path]:
     """Of a folder of runs, those; else the path itself."""
     if path.suffix == ".zarr" or (path / "run.json").exists():
         return [path]
     return sorted(record.parent for record in path.glob("*/run.json")) or [path]
 
 
+def teachers_apart(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """What the report reads, and runs of `train depth`, which have a page of their own."""
+    others: list[Path] = []
+    teachers: list[Path] = []
+    for path in (run for given in paths for run in runs_in(given)):
+        known = path.suffix != ".zarr" and (path / "run.json").exists()
+        is_teacher = known and parse(RunRecord, path / "run.json").task == SPARSE_DEPTH
+        (teachers if is_teacher else others).append(path)
+    if teachers and not others:
+        raise AnalysisError(
+            "all runs given are of 'train depth', which have their own page: 'analyze teachers' makes it"
+        )
+    return others, teachers
+
+
 def _check_task(run: Run) -> None:
     """Only classifiers are drawn; what was fine-tuned has its place in Table 3."""
+    if run.record.task == SPARSE_DEPTH:
+        raise AnalysisError(
+            f"{run.folder} is a network that answers depth: 'analyze teachers' and 'analyze report' show it, leave it "
+            "out here"
+        )
     if run.record.task == "segmentation":
         raise AnalysisError(
             f"{run.folder} is fine-tuned: figures and the report read pre-trained runs; its part of Table 3 comes from "

@@ -1,11 +1,11 @@
 """`analyze report`: the whole study on one page that opens from a file, and every figure beside it."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from analysis import html, output
+from analysis import html, output, report_teachers
 from analysis.claims import Judged, judge, scoreboard
 from analysis.colours import palettes
 from analysis.explorer import explorer_section
@@ -21,6 +21,7 @@ from analysis.report_claims import claims_section
 from analysis.report_figures import Drawings, figure_sections
 from analysis.report_tables import causal_section, sheets_section, table3_section, tables_section
 from analysis.runs import comparable_runs, final_evaluation
+from analysis.teachers import Network
 
 TITLE = "What do Vision Transformers do with depth?"
 QUESTION = (
@@ -31,20 +32,28 @@ _MAX_BYTES = 10_000_000
 Steps = Iterable[tuple[str, Callable[[], Html]]]  # anchor, what makes its section
 
 
-def write_report(study: Given, out: Path, track: Callable[[Steps], Steps] = lambda steps: steps) -> Path:
+def write_report(
+    study: Given,
+    out: Path,
+    track: Callable[[Steps], Steps] = lambda steps: steps,
+    networks: Sequence[Network] = (),
+) -> Path:
     """Write `out/index.html` and `out/figures/`; returns the page's path. `track` iterates over the sections.
 
-    Everything is made in a folder of its own first: a report that fails leaves what was in `out` as it was.
+    `networks`, which answer depth where they are asked, have a page beside it. Everything is made in a folder of its
+    own first: a report that fails leaves what was in `out` as it was.
     """
     comparable_runs(study)
     for run in study.runs:
         final_evaluation(run)
     with output.all_or_nothing(out, whole=True) as made:
-        _write(study, made, track)
+        _write(study, made, track, report_teachers.FILE if networks else "")
+        if networks:
+            report_teachers.teachers_page(networks, made, report_teachers.FILE, "index.html")
     return out / "index.html"
 
 
-def _write(study: Given, out: Path, track: Callable[[Steps], Steps]) -> None:
+def _write(study: Given, out: Path, track: Callable[[Steps], Steps], teachers: str) -> None:
     drawings = Drawings(out, revision())
     judged: list[Judged] = []
 
@@ -72,7 +81,7 @@ def _write(study: Given, out: Path, track: Callable[[Steps], Steps]) -> None:
     sections["claims"] = claims_section(judged, anchors)
     first = sections.pop("answer")
     body = html.join(
-        [_header(study), first, _navigation(sections), *sections.values(), html.data("palettes", palettes())]
+        [_header(study), first, _navigation(sections, teachers), *sections.values(), html.data("palettes", palettes())]
     )
     around = len(html.page(TITLE, Html(), drawings.styles).encode())
     page = html.page(TITLE, drawings.place(body, _MAX_BYTES - around), drawings.styles)
@@ -112,12 +121,13 @@ _NAMES = {
 }
 
 
-def _navigation(sections: dict[str, Html]) -> Html:
+def _navigation(sections: dict[str, Html], teachers: str) -> Html:
     names = _NAMES | {spec.stem: spec.label.replace("Figure", "Fig") for spec in FIGURES.values()}
     links = html.join(
         (html.of('<a href="#{}">{}</a>', anchor, names[anchor]) for anchor, section in sections.items() if section), ""
     )
-    return html.of('<nav aria-label="Sections">{}</nav>', links)
+    beside = html.of('<a href="{}">Depth teachers</a>', teachers) if teachers else Html()
+    return html.of('<nav aria-label="Sections">{}{}</nav>', links, beside)
 
 
 def _gained(study: Given, drawings: Drawings) -> Html:

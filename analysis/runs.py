@@ -11,8 +11,14 @@ def comparable_runs(study: Given) -> list[Run]:
     """The runs, or a refusal that names two which saw different data."""
     if not study.runs:
         raise AnalysisError("tables and the report read run folders; none was given (a bare .zarr serves figures only)")
-    first = study.runs[0]
-    for run in study.runs[1:]:
+    check_same_shards(study.runs)
+    return study.runs
+
+
+def check_same_shards(runs: list[Run]) -> None:
+    """Refuses two that saw different data, by name."""
+    first = runs[0]
+    for run in runs[1:]:
         a, b = first.record.shards, run.record.shards
         for split, ours, theirs in (
             ("val", a.val_fingerprint, b.val_fingerprint),
@@ -23,7 +29,6 @@ def comparable_runs(study: Given) -> list[Run]:
                     f"{first.folder} and {run.folder} have different {split} shards (fingerprints {ours[:12]} and "
                     f"{theirs[:12]}): compare runs on the same shards"
                 )
-    return study.runs
 
 
 def final_evaluation(run: Run) -> Evaluation:

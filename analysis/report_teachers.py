@@ -1,0 +1,383 @@
+"""The teachers' page: networks that answer depth where they are asked, by accuracy, time, edges and examples.
+
+`analyze teachers` makes it alone; `analyze report` puts it beside its own page where runs of `train depth` are given.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import html, output, teachers
+from analysis.commands import command
+from analysis.figures.teachers import answer_label, asked_figure, edges_figure, time_figure
+from analysis.html import Html
+from analysis.load import AnalysisError
+from analysis.manifest import revision
+from analysis.report_figures import Drawings
+from analysis.teacher_examples import examples_section
+from analysis.teachers import AUTHORS, PROTOCOLS, Design, Difference, Network, number
+
+TITLE = "Depth where it is asked"
+QUESTION = (
+    "Which network gives the nearest depth, in metres, at the pixels that it is asked; is asking cheaper than a dense "
+    "map, and as accurate, near depth edges too?"
+)
+FILE = "teachers.html"  # beside a report
+_MAX_BYTES = 10_000_000
+
+
+def write_teachers(networks: Sequence[Network], out: Path) -> Path:
+    """Write `out/index.html` and `out/figures/`, all or nothing; returns the page's path."""
+    with output.all_or_nothing(out, whole=True) as made:
+        teachers_page(networks, made, "index.html")
+    return out / "index.html"
+
+
+def teachers_page(networks: Sequence[Network], out: Path, name: str, report: str = "") -> None:
+    """Write `out/name`, and figures in `out/figures` that begin with `teachers-`; `report` is a page to link to."""
+    found = teachers.designs(networks)
+    drawings = Drawings(out, revision())
+    sections = {
+        "accuracy": _accuracy(found, out),
+        "time": _time(found, drawings),
+        "asked": _asked(found, drawings),
+        "edges": _edges(found, drawings, out),
+        "examples": examples_section(found),
+        "limitations": _limitations(found),
+        "manifest": _manifest(found),
+    }
+    body = html.join([_header(found), _navigation(report), *sections.values()])
+    around = len(html.page(TITLE, Html(), drawings.styles).encode())
+    page = html.page(TITLE, drawings.place(body, _MAX_BYTES - around), drawings.styles)
+    if len(page.encode()) > _MAX_BYTES:
+        raise AnalysisError(f"the page would have {len(page.encode()) / 1e6:.1f} MB, more than 10: give fewer runs")
+    output.write(out / name, page)
+
+
+_NAMES = {
+    "accuracy": "Accuracy",
+    "time": "Time",
+    "asked": "Asked or dense",
+    "edges": "Edges",
+    "examples": "Examples",
+    "limitations": "Limitations",
+    "manifest": "Runs",
+}
+
+
+def _navigation(report: str) -> Html:
+    links = [html.of('<a href="{}">Report</a>', report)] * bool(report)
+    links += [html.of('<a href="#{}">{}</a>', anchor, name) for anchor, name in _NAMES.items()]
+    return html.of('<nav aria-label="Sections">{}</nav>', html.join(links, ""))
+
+
+def _header(found: Sequence[Design]) -> Html:
+    shards, evaluation = found[0].networks[0].run.record.shards, found[0].networks[0].found
+    networks = [network for design in found for network in design.networks]
+    made = (
+        f"{shards.source}: {shards.num_train:,} training and {evaluation.num_images:,} validation images; "
+        f"{len(found)} design{'s' * (len(found) > 1)}, {len(networks)} network{'s' * (len(networks) > 1)}."
+    )
+    first, *rest = teachers.findings(found)
+    notices = [html.of('<p class="notice">{}</p>', told) for told in teachers.not_learned(found)]
+    return html.of(
+        '<header><h1>{}</h1>\n<p class="question">{}</p>\n<p class="meta">{}</p></header>\n'
+        '<section class="answer" id="answer">\n{}\n<p><b>{}</b></p>\n{}\n</section>',
+        TITLE, QUESTION, made, html.join(notices), first, html.bullets(rest),
+    )  # fmt: skip
+
+
+# --- accuracy --------------------------------------------------------------------------------------------------------
+
+
+def _accuracy(found: Sequence[Design], out: Path) -> Html:
+    frame = teachers.scores(found)
+    output.write_frame(out / "figures" / "teachers-scores.csv", frame)
+    panels = []
+    for protocol in teachers.protocols(found):
+        told = [html.caption(f"Counted: {PROTOCOLS.get(protocol, protocol)}."), html.table(_readable(frame, protocol))]
+        if protocol == "author":
+            told.append(
+                html.caption(
+                    "The author's figures are those he prints of his v15.1.1 on NYUDepthV2's 654 test images, pooled "
+                    "over pixels; they can be held against the pooled columns of this protocol alone, and only where "
+                    "the images are NYUDepthV2's test images."
+                )
+            )
+        panels.append((f"accuracy-{protocol}", protocol, html.join(told)))
+    return html.section(
+        "accuracy",
+        "Accuracy",
+        html.paragraph(
+            "AbsRel is the mean of |error| / truth, δ the share of pixels within a factor of 1.25, RMSE in metres. "
+            "They are taken twice: of each image, then the mean over images; and pooled over the pixels of all images, "
+            "as many papers do. ± is the deviation between seeds where there are several; “draws ±” that of AbsRel's "
+            "mean between draws of the pixels that are asked. Answers whose scale, or scale and shift in inverse "
+            "depth, was fitted to the truth of each image stand apart: they were told what others must know."
+        ),
+        html.tabs(panels),
+        html.files(["teachers-scores.csv"]),
+    )
+
+
+def _readable(frame: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """A row an answer, all text; numbers of the author last, where they belong."""
+    rows = []
+    for row in frame[(frame["protocol"] == protocol) & (frame["region"] == "all")].to_dict("records"):
+        rows.append(
+            {
+                "network": row["name"],
+                "answer": answer_label("", row["who"], row["asked"], row["aligned"]) or "as it is",
+                "AbsRel": _spread(row["abs_rel"], row["abs_rel_sd"], 4),
+                "draws ±": number(row["draws_abs_rel"]),
+                "δ<1.25 %": _spread(100 * row["delta1"], 100 * row["delta1_sd"], 2),
+                "RMSE m": _spread(row["rmse_m"], row["rmse_m_sd"], 3),
+                "pooled AbsRel": _spread(row["pooled_abs_rel"], row["pooled_abs_rel_sd"], 4),
+                "pooled δ<1.25 %": _spread(100 * row["pooled_delta1"], 100 * row["pooled_delta1_sd"], 2),
+                "pooled RMSE m": _spread(row["pooled_rmse_m"], row["pooled_rmse_m_sd"], 3),
+                "seeds": str(row["seeds"]) if row["who"] == "model" else "–",
+            }
+        )
+    columns = list(rows[0]) if rows else []
+    if protocol == "author":
+        for asked, value in AUTHORS.items():
+            own = {"network": "v15.1.1, as its author prints", "answer": teachers.asked_in_words(asked)}
+            rows.append(dict.fromkeys(columns, "–") | own | {"pooled AbsRel": f"{value:.4f}"})
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _spread(value: float, sd: float, digits: int) -> str:
+    told = f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.3g}"
+    return told if sd != sd else f"{told} ± {sd:.{digits}f}"
+
+
+# --- time and ways to ask --------------------------------------------------------------------------------------------
+
+
+def _time(found: Sequence[Design], drawings: Drawings) -> Html:
+    frame = teachers.times(found)
+    names = [design.name for design in found]
+    if frame.empty:
+        content = html.lacking("Not drawn: no evaluation holds times. " + _evaluate(found))
+        return html.section("time", "Time", content)
+    devices = list(dict.fromkeys(each or "a machine that is not named" for each in frame["device"]))
+    caption = (
+        f"Milliseconds an image, alone in its batch, median over the images that were timed; measured on "
+        f"{' and '.join(devices)}. An image is encoded once, then asked at K pixels at once (points) or mapped densely "
+        "(dashed). The mark is where both cost the same, by a straight line in K between the numbers that were timed. "
+        "Times are of that machine, and of what else ran on it."
+    )
+    drawn = time_figure(frame, names)
+    table = pd.DataFrame(
+        {
+            "network": frame["name"],
+            "device": frame["device"],
+            "answer": [teachers.asked_in_words(each) for each in frame["asked"]],
+            "encode ms": [_ms(each) for each in frame["encode_ms"]],
+            "answer ms": [_ms(each) for each in frame["answer_ms"]],
+            "both ms": [_ms(each) for each in frame["ms"]],
+        }
+    )
+    return html.section(
+        "time",
+        "Time: asked, or the whole map",
+        drawings.figure("teachers-time", "Milliseconds an image by pixels asked", drawn, {"": frame}, caption),
+        html.details("Numbers: what is drawn", html.table(table)),
+    )
+
+
+def _ms(value: float) -> str:
+    return f"{value:,.1f}" if value < 1e6 else f"{value:.3g}"
+
+
+def _asked(found: Sequence[Design], drawings: Drawings) -> Html:
+    frame = teachers.scores(found)
+    drawn = asked_figure(frame, [design.name for design in found])
+    own = frame[(frame["who"] == "model") & (frame["protocol"] == "whole") & (frame["aligned"] == "none")]
+    caption = (
+        "AbsRel, mean over images and seeds, of every pixel that counts (protocol whole). Points: K pixels of each "
+        "image, drawn evenly; bands: ± the deviation between draws. Asking fewer pixels changes how sure the number "
+        "is, not what it is: points off the solid line are luck. Lines: every pixel asked (solid), and the dense map, "
+        "resized (dashed)."
+    )
+    rows = []
+    for design in found:
+        difference = teachers.within(design, teachers.PIXELS, teachers.DENSE)
+        if difference:
+            rows.append(
+                {"network": design.name, "every pixel asked minus dense map": difference.told()} | _over(difference)
+            )
+    return html.section(
+        "asked",
+        "Asked pixel by pixel, or densely",
+        drawings.figure("teachers-asked", "AbsRel by pixels asked", drawn, {"": own}, caption),
+        html.table(pd.DataFrame(rows))
+        if rows
+        else html.lacking("No evaluation asked every pixel. " + _evaluate(found)),
+        html.caption("AbsRel with 95 % interval, Student's; images are paired, within each network.")
+        if rows
+        else Html(),
+    )
+
+
+def _evaluate(found: Sequence[Design]) -> str:
+    return f"`{teachers.to_evaluate(found[0].networks[0].run)}` makes one with all."
+
+
+def _over(difference: Difference) -> dict[str, str]:
+    return {
+        "images": f"{difference.num_images:,}",
+        "left out": f"{difference.left_out:,}",
+        "interval over": "images and seeds" if difference.seeded else "images only",
+    }
+
+
+# --- edges -----------------------------------------------------------------------------------------------------------
+
+
+def _edges(found: Sequence[Design], drawings: Drawings, out: Path) -> Html:
+    title = "Near depth edges"
+    frame = teachers.scores(found)
+    whole = frame[(frame["protocol"] == "whole") & frame["region"].isin(["edges", "rest"])]
+    if not (whole["region"] == "edges").any():
+        return html.section(
+            "edges", title, html.lacking("No image has a pixel near a depth edge, or none was counted.")
+        )
+    names, of = [design.name for design in found], found[0].networks[0].found.edges_of
+    caption = (
+        f"AbsRel, mean over images, within 3 px of where {of} depth changes by more than a tenth from a pixel to the "
+        "next, and elsewhere; protocol whole. Grey: whose answers are beside."
+    )
+    pairs = teachers.edge_differences(found)
+    rows = [
+        {"network": each.name, "answer": each.answer, "minus": each.minus, **vars(each.difference)} for each in pairs
+    ]
+    columns = ["network", "answer", "minus", "value", "low", "high", "num_images", "left_out", "seeded"]
+    output.write_frame(out / "figures" / "teachers-edge-differences.csv", pd.DataFrame(rows, columns=columns))
+    readable = pd.DataFrame(
+        [
+            {"network": each.name, "answer": each.answer, "minus": each.minus}
+            | {"AbsRel near edges": each.difference.told()} | _over(each.difference)
+            for each in pairs
+        ]
+    )  # fmt: skip
+    lacking = html.lacking("Nobody else's answers can be paired with a network's. " + _evaluate(found))
+    drawn = edges_figure(whole, names)
+    return html.section(
+        "edges",
+        title,
+        drawings.figure("teachers-edges", "AbsRel near depth edges and elsewhere", drawn, {"": whole}, caption),
+        html.details("Numbers: near edges and elsewhere", html.table(_edges_table(whole))),
+        html.heading("Each network minus who else answered, near edges"),
+        html.paragraph(
+            "Differences of AbsRel within the edge region with 95 % intervals, Student's; below 0 the network is "
+            "nearer to the truth. Each image is paired with itself, within each network; images without such a pixel "
+            "are left out. Intervals are not widened for their number."
+        ),
+        html.table(readable) if pairs else lacking,
+        html.files(["teachers-edge-differences.csv"]),
+    )
+
+
+def _edges_table(whole: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for (name, who, asked, aligned), own in whole.groupby(["name", "who", "asked", "aligned"], sort=False):
+        by = {row["region"]: row for row in own.to_dict("records")}
+        edges, rest = by.get("edges"), by.get("rest")
+        row = {"network": str(name), "answer": answer_label("", str(who), str(asked), str(aligned)) or "as it is"}
+        for kind, words in (("", ""), ("pooled_", "pooled, ")):
+            for region, of in (("near edges", edges), ("elsewhere", rest)):
+                told = _spread(of[f"{kind}abs_rel"], of[f"{kind}abs_rel_sd"], 4) if of else "–"
+                row[f"{words}{region}"] = told
+        row["pixels near edges"] = f"{edges['num_pixels']:,}" if edges else "–"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+# --- limits, and what it was made from -------------------------------------------------------------------------------
+
+_SOURCES = {
+    "toyrooms": "The images are toy rooms, rendered at random: boxes, plain light, exact depth. What is found says "
+    "little of photographs.",
+    "nyu": "The images are NYUDepthV2's: indoors, one sensor, holes in its depth filled or left out. Depth edges are "
+    "where that sensor is least sure.",
+}
+
+
+def _limitations(found: Sequence[Design]) -> Html:
+    shards, evaluation = found[0].networks[0].run.record.shards, found[0].networks[0].found
+    source = "nyu" if shards.source.startswith("nyu") else shards.source
+    items = [_SOURCES.get(source, f"The images are of {shards.source}: what is found may not hold of others.")]
+    if any(len(design.networks) == 1 for design in found):
+        alone = [design.name for design in found if len(design.networks) == 1]
+        items.append(
+            f"One seed of {', '.join(alone)}: what is said of a single network may be the luck of its training. Where "
+            "some designs have several seeds, their spread stands for all that are compared with them."
+        )
+    items += [
+        "Intervals treat images as independent. Frames of one scene are not: their intervals are too narrow.",
+        "Where several designs are compared, the two best are; all numbers that have no interval are descriptions.",
+        "Each network sees the largest centre of an image that its patches divide, so that designs may be measured on "
+        "slightly different pixels. Images are never resized: depth in metres belongs to a focal length in pixels.",
+        "A teacher whose scale was fitted to the truth is told what a network in metres must know itself; the "
+        "network's own dense map, fitted alike, is what to hold it against.",
+        f"Depth edges are those of {evaluation.edges_of} depth."
+        + " Near them a measured depth may be of either side: errors there are the sensor's as well."
+        * (evaluation.edges_of != "exact"),
+        "Times are of one machine and one image at a time; a batch of images, or another machine, has another "
+        "break-even.",
+    ]
+    if "author" in teachers.protocols(found):
+        items.append(
+            "The author's figures are of another network (v15.1.1), trained elsewhere; they are printed, not measured "
+            "here, and have no interval."
+        )
+    return html.section("limitations", "Limitations", html.bullets(items))
+
+
+def _manifest(found: Sequence[Design]) -> Html:
+    rows, lines = [], []
+    for design in found:
+        for network in design.networks:
+            record, of = network.run.record, network.found
+            code = str(record.git.get("revision") or "unknown")[:10] + ("+changes" if record.git.get("dirty") else "")
+            rows.append(
+                {
+                    "run": record.name,
+                    "design": design.name,
+                    "seed": str(record.seed),
+                    "config": record.study_hash[:12],
+                    "checkpoint": f"{of.checkpoint} (epoch {of.epoch})",
+                    "weights": of.checkpoint_sha256[:12],
+                    "parameters": f"{record.num_parameters:,}",
+                    "depth": of.depth_field,
+                    "val": of.fingerprint[:12],
+                    "images": f"{of.num_images:,}",
+                    "teacher beside": of.teacher[:80] or "–",
+                    "timed on": of.device[:80] or "–",
+                    "code": code,
+                }
+            )
+            lines.append(_evaluated(network))
+    lines.append(
+        command("analyze", "teachers", *(n.run.folder for d in found for n in d.networks), "--out", "teachers")
+    )
+    return html.section(
+        "manifest",
+        "Runs",
+        html.paragraph(
+            f"Made by `analyze teachers`, code {revision()}; of each run its latest evaluation of its own val."
+        ),
+        html.table(pd.DataFrame(rows)),
+        html.heading("To make it again"),
+        html.of("<pre>{}</pre>", "\n".join(lines)),
+    )
+
+
+def _evaluated(network: Network) -> str:
+    of = network.found
+    words = ["train", "evaluate", network.run.folder, "--data", of.data, "--checkpoint", of.checkpoint]
+    words += ["--depth", of.depth_field] + (["--against", of.teacher] if of.teacher else [])
+    every = any(score.asked == "every-pixel" for score in of.scores)
+    return command(*words, *["--every-pixel"] * every)
