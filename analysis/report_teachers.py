@@ -80,11 +80,12 @@ def _header(found: Sequence[Design]) -> Html:
         f"{len(found)} design{'s' * (len(found) > 1)}, {len(networks)} network{'s' * (len(networks) > 1)}."
     )
     first, *rest = teachers.findings(found)
-    notices = [html.of('<p class="notice">{}</p>', told) for told in teachers.not_learned(found)]
+    untaught = teachers.not_learned(found)
+    notice = html.of('<p class="notice">{}</p>', untaught) if untaught else Html()
     return html.of(
         '<header><h1>{}</h1>\n<p class="question">{}</p>\n<p class="meta">{}</p></header>\n'
         '<section class="answer" id="answer">\n{}\n<p><b>{}</b></p>\n{}\n</section>',
-        TITLE, QUESTION, made, html.join(notices), first, html.bullets(rest),
+        TITLE, QUESTION, made, notice, first, html.bullets(rest),
     )  # fmt: skip
 
 
@@ -96,13 +97,19 @@ def _accuracy(found: Sequence[Design], out: Path) -> Html:
     output.write_frame(out / "figures" / "teachers-scores.csv", frame)
     panels = []
     for protocol in teachers.protocols(found):
-        told = [html.caption(f"Counted: {PROTOCOLS.get(protocol, protocol)}."), html.table(_readable(frame, protocol))]
+        told = [
+            html.caption(f"Counted: {PROTOCOLS.get(protocol, protocol)}."),
+            html.heading("Of each image, then the mean over images"),
+            html.table(_readable(frame, protocol, "")),
+            html.heading("Pooled over the pixels of all images"),
+            html.table(_readable(frame, protocol, "pooled_")),
+        ]
         if protocol == "author":
             told.append(
                 html.caption(
                     "The author's figures are those he prints of his v15.1.1 on NYUDepthV2's 654 test images, pooled "
-                    "over pixels; they can be held against the pooled columns of this protocol alone, and only where "
-                    "the images are NYUDepthV2's test images."
+                    "over pixels. They can be held against pooled figures of this protocol alone, and only where the "
+                    "images are those."
                 )
             )
         panels.append((f"accuracy-{protocol}", protocol, html.join(told)))
@@ -121,29 +128,28 @@ def _accuracy(found: Sequence[Design], out: Path) -> Html:
     )
 
 
-def _readable(frame: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    """A row an answer, all text; numbers of the author last, where they belong."""
-    rows = []
+def _readable(frame: pd.DataFrame, protocol: str, kind: str) -> pd.DataFrame:
+    """A row an answer, all text; `kind`: "" of each image, pooled_ of all. The author's own are pooled."""
+    rows: list[dict[str, str]] = []
     for row in frame[(frame["protocol"] == protocol) & (frame["region"] == "all")].to_dict("records"):
+        network = row["who"] == "model"
+        drawn = {"draws ±": number(row["draws_abs_rel"])} if not kind else {}
         rows.append(
             {
                 "network": row["name"],
                 "answer": answer_label("", row["who"], row["asked"], row["aligned"]) or "as it is",
-                "AbsRel": _spread(row["abs_rel"], row["abs_rel_sd"], 4),
-                "draws ±": number(row["draws_abs_rel"]),
-                "δ<1.25 %": _spread(100 * row["delta1"], 100 * row["delta1_sd"], 2),
-                "RMSE m": _spread(row["rmse_m"], row["rmse_m_sd"], 3),
-                "pooled AbsRel": _spread(row["pooled_abs_rel"], row["pooled_abs_rel_sd"], 4),
-                "pooled δ<1.25 %": _spread(100 * row["pooled_delta1"], 100 * row["pooled_delta1_sd"], 2),
-                "pooled RMSE m": _spread(row["pooled_rmse_m"], row["pooled_rmse_m_sd"], 3),
-                "seeds": str(row["seeds"]) if row["who"] == "model" else "–",
+                "AbsRel": _spread(row[f"{kind}abs_rel"], row[f"{kind}abs_rel_sd"], 4),
+                **drawn,
+                "δ<1.25 %": _spread(100 * row[f"{kind}delta1"], 100 * row[f"{kind}delta1_sd"], 2),
+                "RMSE m": _spread(row[f"{kind}rmse_m"], row[f"{kind}rmse_m_sd"], 3),
+                "seeds": str(row["seeds"]) if network else "–",
             }
         )
     columns = list(rows[0]) if rows else []
-    if protocol == "author":
+    if protocol == "author" and kind:
         for asked, value in AUTHORS.items():
             own = {"network": "v15.1.1, as its author prints", "answer": teachers.asked_in_words(asked)}
-            rows.append(dict.fromkeys(columns, "–") | own | {"pooled AbsRel": f"{value:.4f}"})
+            rows.append(dict.fromkeys(columns, "–") | own | {"AbsRel": f"{value:.4f}"})
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -193,8 +199,11 @@ def _ms(value: float) -> str:
 
 def _asked(found: Sequence[Design], drawings: Drawings) -> Html:
     frame = teachers.scores(found)
-    drawn = asked_figure(frame, [design.name for design in found])
     own = frame[(frame["who"] == "model") & (frame["protocol"] == "whole") & (frame["aligned"] == "none")]
+    title = "Asked pixel by pixel, or densely"
+    if own.empty:
+        return html.section("asked", title, html.lacking("Not drawn: no evaluation holds answers. " + _evaluate(found)))
+    drawn = asked_figure(own, [design.name for design in found])
     caption = (
         "AbsRel, mean over images and seeds, of every pixel that counts (protocol whole). Points: K pixels of each "
         "image, drawn evenly; bands: ± the deviation between draws. Asking fewer pixels changes how sure the number "
@@ -210,7 +219,7 @@ def _asked(found: Sequence[Design], drawings: Drawings) -> Html:
             )
     return html.section(
         "asked",
-        "Asked pixel by pixel, or densely",
+        title,
         drawings.figure("teachers-asked", "AbsRel by pixels asked", drawn, {"": own}, caption),
         html.table(pd.DataFrame(rows))
         if rows
@@ -247,7 +256,7 @@ def _edges(found: Sequence[Design], drawings: Drawings, out: Path) -> Html:
     names, of = [design.name for design in found], found[0].networks[0].found.edges_of
     caption = (
         f"AbsRel, mean over images, within 3 px of where {of} depth changes by more than a tenth from a pixel to the "
-        "next, and elsewhere; protocol whole. Grey: whose answers are beside."
+        "next, and elsewhere; protocol whole. Grey: who else answered."
     )
     pairs = teachers.edge_differences(found)
     rows = [

@@ -55,6 +55,10 @@ class Network:
     run: Run
     found: DepthEvaluation
 
+    @property
+    def model(self) -> str:
+        return self.run.record.model
+
     def score(self, answer: Answer, protocol: str = "whole", region: str = "all") -> DepthScores | None:
         wanted = (*answer, protocol, region)
         every = ((s.who, s.asked, s.aligned, s.protocol, s.region) == wanted for s in self.found.scores)
@@ -182,15 +186,15 @@ def designs(networks: Sequence[Network]) -> list[Design]:
     """By model, then as given; names tell apart what configurations differ in, of one model."""
     grouped: dict[str, list[Network]] = {}
     for network in networks:
-        grouped.setdefault(json.dumps(_settings(network.run), sort_keys=True), []).append(network)
-    groups = sorted(grouped.values(), key=lambda each: each[0].found.model)
+        grouped.setdefault(json.dumps([network.model, _settings(network.run)], sort_keys=True), []).append(network)
+    groups = sorted(grouped.values(), key=lambda each: each[0].model)
     several_fields = len({each[0].found.depth_field for each in groups}) > 1
     made: list[Design] = []
-    for _, same in groupby(groups, key=lambda each: each[0].found.model):
+    for model, same in groupby(groups, key=lambda each: each[0].model):
         of_model = list(same)
         told = _told_apart([_settings(each[0].run) for each in of_model])
         for group, more in zip(of_model, told, strict=True):
-            words = [group[0].found.model, *more, *[f"{group[0].found.depth_field} depth"] * several_fields]
+            words = [model, *more, *[f"{group[0].found.depth_field} depth"] * several_fields]
             made.append(Design(", ".join(words), _by_seed(group)))
     return made
 
@@ -230,7 +234,7 @@ def _by_seed(group: list[Network]) -> list[Network]:
     for one, other in pairwise(ordered):
         if one.run.record.seed == other.run.record.seed:
             raise AnalysisError(
-                f"{one.run.folder} and {other.run.folder} are both {one.found.model} of one configuration and seed "
+                f"{one.run.folder} and {other.run.folder} are both {one.model} of one configuration and seed "
                 f"{one.run.record.seed}: give one of them"
             )
     return ordered
@@ -550,18 +554,20 @@ def _break_evens(timed: pd.DataFrame) -> list[str]:
     return made
 
 
-def not_learned(found: Sequence[Design]) -> list[str]:
-    """Designs that are not shown to be better than what is said without looking."""
+def not_learned(found: Sequence[Design]) -> str:
+    """Which designs are not shown to be better than what is said without looking; nothing of none."""
     told = []
     for design in found:
         answer = asked_of(design)
         against = within(design, answer, Answer("position", "dense")) if answer else None
         if against and not against.high < 0:
-            told.append(
-                f"{design.name} is not shown to be better than the median depth of each position, which says the same "
-                f"of every image ({against.told()}): take nothing here for what the design can do."
-            )
-    return told
+            told.append(f"{design.name} ({against.told()})")
+    if not told:
+        return ""
+    return (
+        f"{_listed(told)} {'are' if len(told) > 1 else 'is'} not shown to be better than the median depth of each "
+        "position, which says the same of every image: take nothing here for what a design can do."
+    )
 
 
 def number(value: float) -> str:

@@ -42,8 +42,11 @@ def time_figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
         handles += [
             Line2D([], [], color=GREY, marker="o", label="encode, then K pixels"),
             Line2D([], [], color=GREY, linestyle=_LEVEL, label="encode, then dense map"),
-            Line2D([], [], color=GREY, marker="|", markersize=7, linestyle="", label="where both cost the same"),
         ]
+        if np.isfinite(frame["break_even"].where(frame["break_even"] > 0)).any():
+            handles.append(
+                Line2D([], [], color=GREY, marker="|", markersize=7, linestyle="", label="both cost the same")
+            )
         _legend(figure, handles)
     return figure
 
@@ -62,9 +65,8 @@ def _draw_times(axes: Axes, own: pd.DataFrame, look: Look) -> None:
 
 
 def asked_figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Of `analysis.teachers.scores`, whole protocol: AbsRel by pixels asked, the spread of draws as a band."""
-    own = frame[(frame["who"] == "model") & (frame["region"] == "all") & (frame["aligned"] == "none")]
-    own = own[own["protocol"] == "whole"]
+    """Networks' own answers, of `analysis.teachers.scores`: AbsRel by pixels asked, the spread of draws as a band."""
+    own = frame[frame["region"] == "all"]
     own = own.assign(num_asked=[num_asked(asked) or np.nan for asked in own["asked"]])
     shown = [name for name in names if name in set(own["name"])][:_MOST_PANELS]
     with settings():
