@@ -99,10 +99,8 @@ def _accuracy(found: Sequence[Design], out: Path) -> Html:
     for protocol in teachers.protocols(found):
         told = [
             html.caption(f"Counted: {PROTOCOLS.get(protocol, protocol)}."),
-            html.heading("Of each image, then the mean over images"),
-            html.table(_readable(frame, protocol, "")),
-            html.heading("Pooled over the pixels of all images"),
-            html.table(_readable(frame, protocol, "pooled_")),
+            _answers("Of each image, then the mean over images", _readable(frame, protocol, "")),
+            _answers("Pooled over the pixels of all images", _readable(frame, protocol, "pooled_")),
         ]
         if protocol == "author":
             told.append(
@@ -126,6 +124,10 @@ def _accuracy(found: Sequence[Design], out: Path) -> Html:
         html.tabs(panels),
         html.files(["teachers-scores.csv"]),
     )
+
+
+def _answers(title: str, frame: pd.DataFrame) -> Html:
+    return html.of('<div class="answers">{}{}</div>', html.heading(title), html.table(frame))
 
 
 def _readable(frame: pd.DataFrame, protocol: str, kind: str) -> pd.DataFrame:
@@ -277,14 +279,13 @@ def _edges(found: Sequence[Design], drawings: Drawings, out: Path) -> Html:
         "edges",
         title,
         drawings.figure("teachers-edges", "AbsRel near depth edges and elsewhere", drawn, {"": whole}, caption),
-        html.details("Numbers: near edges and elsewhere", html.table(_edges_table(whole))),
-        html.heading("Each network minus who else answered, near edges"),
+        html.details("Numbers: near edges and elsewhere", _answers("AbsRel", _edges_table(whole))),
         html.paragraph(
-            "Differences of AbsRel within the edge region with 95 % intervals, Student's; below 0 the network is "
-            "nearer to the truth. Each image is paired with itself, within each network; images without such a pixel "
-            "are left out. Intervals are not widened for their number."
+            "Below, differences of AbsRel within the edge region with 95 % intervals, Student's; below 0 the network "
+            "is nearer to the truth. Each image is paired with itself, within each network; images without such "
+            "a pixel are left out. Intervals are not widened for their number."
         ),
-        html.table(readable) if pairs else lacking,
+        _answers("Each network minus who else answered, near edges", readable) if pairs else lacking,
         html.files(["teachers-edge-differences.csv"]),
     )
 

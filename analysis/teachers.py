@@ -469,7 +469,7 @@ def findings(found: Sequence[Design]) -> list[str]:
     fields = list(dict.fromkeys(design.field for design in found))
     for field in fields:
         told.append(_compared([design for design in found if design.field == field]))
-    told += [_sparse_or_dense(design) for design in found]
+    told.append(_sparse_or_dense(found))
     return told + _break_evens(times(found))
 
 
@@ -519,17 +519,24 @@ def _other_pixels(two: Sequence[Design], answer: Answer) -> str:
     )
 
 
-def _sparse_or_dense(design: Design) -> str:
-    first = next((a for a in (PIXELS, *_numbers(design)) if design.errors(a) is not None), None)
-    found = within(design, first, DENSE) if first else None
-    if first is None or found is None:
-        return f"{design.name}: whether asking pixels and the dense map differ is not known from its evaluation."
-    how = asked_in_words(first.asked)
-    over = f"{found.told()}; 95 % over {_images(found)}{' and seeds' if found.seeded else ', one network'}"
-    if not found.settled:
-        return f"{design.name}: no difference in AbsRel was found between {how} and the dense map ({over})."
-    word = "lower" if found.value < 0 else "higher"
-    return f"{design.name}: AbsRel with {how} is {word} than that of the dense map ({over})."
+def _sparse_or_dense(found: Sequence[Design]) -> str:
+    """Which designs' answers differ by how they are asked; each by as many pixels as its evaluation has."""
+    by: dict[str, list[str]] = {
+        each: [] for each in ("is lower for", "is higher for", "is not shown to differ for", "is not known for")
+    }
+    for design in found:
+        first = next((a for a in (PIXELS, *_numbers(design)) if design.errors(a) is not None), None)
+        difference = within(design, first, DENSE) if first else None
+        if first is None or difference is None:
+            by["is not known for"].append(design.name)
+            continue
+        over = f"95 % over {_images(difference)}{' and seeds' if difference.seeded else ', one network'}"
+        word = "is lower for" if difference.value < 0 else "is higher for"
+        by[word if difference.settled else "is not shown to differ for"].append(
+            f"{design.name} ({asked_in_words(first.asked)}: {difference.told()}; {over})"
+        )
+    told = "; ".join(f"{words} {_listed(names)}" for words, names in by.items() if names)
+    return f"AbsRel asked pixel by pixel, against the dense map, {told}."
 
 
 def _numbers(design: Design) -> list[Answer]:
@@ -539,19 +546,22 @@ def _numbers(design: Design) -> list[Answer]:
 
 
 def _break_evens(timed: pd.DataFrame) -> list[str]:
-    made = []
+    """One sentence, or none."""
+    parts = []
     for (name, device), own in timed.groupby(["name", "device"], sort=False, dropna=False):
         even, numbers = own["break_even"].iloc[0], own["num_asked"]
         if even != even:
             continue
         if even == 0:
-            told = f"asking {numbers.min():,.0f}, the fewest pixels that were timed, takes longer than the dense map"
+            told = f"not even at {numbers.min():,.0f}, the fewest that were timed"
         elif even == math.inf:
-            told = f"asking up to {numbers.max():,.0f} pixels, the most that were timed, takes less than the dense map"
+            told = f"beyond {numbers.max():,.0f}, the most that were timed"
         else:
-            told = f"asking takes less time than the dense map up to {even:,.0f} pixels of an image"
-        made.append(f"{name}: {told}, on {device or 'a machine that is not named'}.")
-    return made
+            told = f"up to {even:,.0f}"
+        parts.append(f"{told}, by {name} on {device or 'a machine that is not named'}")
+    return [f"Pixels of an image that are asked in less time than the dense map takes: {'; '.join(parts)}."] * bool(
+        parts
+    )
 
 
 def not_learned(found: Sequence[Design]) -> str:

@@ -32,7 +32,7 @@ def time_figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
             for place, name in enumerate(names):
                 own = frame[(frame["name"] == name) & (frame["device"] == device)]
                 if len(own):
-                    _draw_times(axes, own, look_at(place))
+                    _draw_times(axes, own, look_at(place), 6 + 8 * (place % 3))
             axes.set_title(f"on {_printed(device, 40)}" if device else "machine not named")
             axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.12)
             axes.set_xlabel("pixels asked of an image, K")
@@ -51,9 +51,13 @@ def time_figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
     return figure
 
 
-def _draw_times(axes: Axes, own: pd.DataFrame, look: Look) -> None:
+def _draw_times(axes: Axes, own: pd.DataFrame, look: Look, above: int) -> None:
+    """`above`: points from a level to what is written over it."""
     asked = own[own["num_asked"].notna()].sort_values("num_asked")
-    axes.plot(asked["num_asked"], asked["ms"], color=look.colour, marker=look.marker)
+    axes.plot(asked["num_asked"], asked["ms"], color=look.colour, marker=look.marker, linestyle="")
+    if len(asked):
+        between = np.geomspace(asked["num_asked"].min(), asked["num_asked"].max(), 200)  # straight in K, not in its log
+        axes.plot(between, np.interp(between, asked["num_asked"], asked["ms"]), color=look.colour)
     dense = own[own["asked"] == "dense"]["ms"]
     for ms in dense:
         axes.axhline(ms, color=look.colour, linestyle=_LEVEL, linewidth=0.9)
@@ -61,7 +65,9 @@ def _draw_times(axes: Axes, own: pd.DataFrame, look: Look) -> None:
     if len(dense) and 0 < even < np.inf:
         ms = dense.iloc[0]
         axes.plot([even], [ms], color=look.colour, marker="|", markersize=9, markeredgewidth=1.6)
-        axes.annotate(f"K = {even:,.0f}", (even, ms), (0, 6), textcoords="offset points", ha="right", color=look.colour)
+        axes.annotate(
+            f"K = {even:,.0f}", (even, ms), (0, above), textcoords="offset points", ha="right", color=look.colour
+        )
 
 
 def asked_figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
@@ -133,7 +139,7 @@ def answer_label(name: str, who: str, asked: str, aligned: str) -> str:
     told = asked_in_words(asked, aligned)
     if who != "model":
         told = told.removeprefix("dense map").lstrip(", ")
-    return _printed(", ".join(filter(None, (name, told))), 70)
+    return _printed(", ".join(filter(None, (name, told))), 58)
 
 
 def _panels(count: int, share_y: bool) -> tuple[Figure, list[Axes]]:
