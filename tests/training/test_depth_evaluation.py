@@ -80,6 +80,7 @@ def test_answers_are_those_of_the_network_asked_pixel_by_pixel(rooms, run, evalu
     np.testing.assert_allclose(one.abs_rel, [each[0].mean() for each in errors], rtol=1e-5)
     assert one.num_pixels == sum(each.shape[1] for each in errors) and one.protocol == "whole"
     assert one.pooled.delta1 == pytest.approx(np.concatenate(errors, 1)[3].mean(), abs=1e-6)
+    assert 0 < evaluated.dense_from_asked < 0.1
     edges, rest = (scores_of(evaluated, who="model", asked="every-pixel", region=r) for r in ("edges", "rest"))
     assert edges.num_pixels == sum(each.sum() for each in near) and edges.num_pixels + rest.num_pixels == one.num_pixels
     pooled = edges.pooled.abs_rel * edges.num_pixels + rest.pooled.abs_rel * rest.num_pixels
@@ -168,7 +169,7 @@ def test_a_record_of_other_images_is_refused(run, evaluated):
         records.DepthEvaluation.model_validate(content)
 
 
-# --- NYUDepthV2 --------------------------------------------------------------------------------------------------------
+# --- NYUDepthV2 -------------------------------------------------------------------------------------------------------
 
 
 def frames(count):

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Self
 
 import numpy as np
@@ -197,6 +198,7 @@ class SparseDepthTraining(Task[SparseDepthConfig, SparseBatch]):
             data=split.data, split=split.index.split, fingerprint=split.index.fingerprint, depth_field=field,
             edges_of=edges_of, num_images=len(split), teacher=against or "", scores=scores, times=answers.times(),
             device=describe_device(machine.device),
+            dense_from_asked=fmean(answers.dense_from_asked.values()) if answers.dense_from_asked else None,
             routed_share=float(np.mean(answers.routed)) if answers.routed else None,
             examples=f"{place.name}.npz", other_depth=list(other),
         )  # fmt: skip
@@ -220,7 +222,7 @@ def errors_table(result: DepthEvaluation) -> Table:
     table = Table(
         "answer", "counted", "AbsRel", "δ<1.25", "RMSE m", "near edges", "elsewhere", "pooled AbsRel", "pooled δ<1.25",
         title=f"{result.model}, {result.num_images:,} images, {result.depth_field} depth",
-        caption="AbsRel and δ are means over images; ± is the deviation between draws of the pixels that are asked",
+        caption=_caption(result),
     )  # fmt: skip
     by_answer: dict[tuple[str, ...], dict[str, DepthScores]] = {}
     for each in result.scores:
@@ -238,6 +240,13 @@ def errors_table(result: DepthEvaluation) -> Table:
             *apart, f"{whole.pooled.abs_rel:.4f}", f"{whole.pooled.delta1:.2%}",
         )  # fmt: skip
     return table
+
+
+def _caption(result: DepthEvaluation) -> str:
+    told = "AbsRel and δ are means over images; ± is the deviation between draws of the pixels that are asked."
+    if result.dense_from_asked is not None:
+        told += f" The dense map is {result.dense_from_asked:.2%} from what is answered pixel by pixel, on average."
+    return told
 
 
 def times_table(result: DepthEvaluation) -> Table:
