@@ -110,10 +110,23 @@ class SparseDepthTraining(Task[SparseDepthConfig, SparseBatch]):
         self.train, self.val = open_metric(data, "train", field), open_metric(data, "val", field)
         provenance.check_splits(self.train, self.val, field)
         self.num_train, self.num_val = len(self.train), len(self.val)
+        self._first_fits()
         if optim.warmup_steps is not None and optim.warmup_steps > self.epochs.num_steps:
             raise DataError(
                 f"optim.warmup_steps must be at most the run's {self.epochs.num_steps:,} steps, got "
                 f"{optim.warmup_steps:,}: lower it, or raise optim.epochs"
+            )
+
+    def _first_fits(self) -> None:
+        """Of images that are too small the first tells, before there is a run; any other's loader does."""
+        first = self.train.members(0, ("rgb",))
+        height, width = first.decode("rgb", decode_rgb).shape[1:]
+        crop, smallest = self.config.augment.crop, self.config.augment.scale[0]
+        if round(height * smallest) < crop[0] or round(width * smallest) < crop[1]:
+            at = f" at augment.scale {smallest:g}" if smallest != 1 else ""
+            raise DataError(
+                f"augment.crop must fit into every image, got {crop[0]}x{crop[1]} of {height}x{width} px{at} (height x "
+                f"width; {first.key}): lower it, or make the shards with larger images"
             )
 
     def splits(self) -> tuple[shards.Split, shards.Split]:
