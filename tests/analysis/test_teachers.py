@@ -69,6 +69,7 @@ def evaluation(model: str, offset: float, **changes: Any) -> DepthEvaluation:
         "split": "val", "fingerprint": "val-fingerprint", "depth_field": "exact", "edges_of": "exact",
         "num_images": NUM, "teacher": "toy", "scores": scores,
         "times": [DepthTime(asked=asked, ms=ms) for asked, ms in times.items()], "device": "cpu",
+        "dense_from_asked": 0.0123,
     }  # fmt: skip
     return DepthEvaluation(**values | changes)
 
@@ -313,6 +314,7 @@ def test_the_page_holds_it_all(page: Path) -> None:
     places = [said.index(word) for word in order]
     assert places == sorted(places)
     assert "0.2642 ± 0.0042" in said and "together they read 33% of the cells" in said and "v15.1.1" not in said
+    assert "8 0 images and seeds 1.23 %" in said
     assert len(text) < 2_000_000 and text.count("data:image/jpeg;base64,") == 2 * 6
     for source in re.findall(r'(?:src|href)="([^"]+)"', text):
         assert source.startswith(("#", "figures/", "data:,", "data:image/")), source

@@ -1,15 +1,19 @@
 """`train evaluate` of sparse-query networks: what it asks, what it compares with, and what it leaves."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from nyu_file import facts_for, small_arrays, write_nyu
+from PIL import Image
 from rich.console import Console
 from running import command, fails_in_one_line
 from runs import start
 
 from pipeline import job, scenes
+from pipeline.sources.nyu import Nyu
 from pipeline.sources.toyrooms import ToyRooms
 from pipeline.teachers import sparse_teacher
 from training import records
@@ -76,6 +80,7 @@ def test_answers_are_those_of_the_network_asked_pixel_by_pixel(rooms, run, evalu
     np.testing.assert_allclose(one.abs_rel, [each[0].mean() for each in errors], rtol=1e-5)
     assert one.num_pixels == sum(each.shape[1] for each in errors) and one.protocol == "whole"
     assert one.pooled.delta1 == pytest.approx(np.concatenate(errors, 1)[3].mean(), abs=1e-6)
+    assert 0 < evaluated.dense_from_asked < 0.1
     edges, rest = (scores_of(evaluated, who="model", asked="every-pixel", region=r) for r in ("edges", "rest"))
     assert edges.num_pixels == sum(each.sum() for each in near) and edges.num_pixels + rest.num_pixels == one.num_pixels
     pooled = edges.pooled.abs_rel * edges.num_pixels + rest.pooled.abs_rel * rest.num_pixels
@@ -162,3 +167,65 @@ def test_a_record_of_other_images_is_refused(run, evaluated):
     content["scores"][0]["abs_rel"] = [0.1]
     with pytest.raises(ValueError, match="abs_rel must be of the 6 images"):
         records.DepthEvaluation.model_validate(content)
+
+
+# --- NYUDepthV2 -------------------------------------------------------------------------------------------------------
+
+
+def frames(count):
+    """Photographs and depth in metres of NYU's size, which a test can predict."""
+    arrays = small_arrays(count, 480, 640)
+    ramp = np.linspace(1, 9, 640, dtype=np.float32)[None, None] * np.linspace(1, 1.2, 480, dtype=np.float32)[:, None]
+    depths = np.repeat(np.minimum(ramp, 9.9), count, 0)
+    return replace(arrays, depths=depths, raw_depths=np.where(arrays.raw_depths == 0, 0, depths))
+
+
+@pytest.fixture(scope="module", params=["nyu", "nyu-lists"])
+def nyu(request, tmp_path_factory):
+    """Shards of NYUDepthV2 at its full size: of the labelled part, or of lists of raw frames."""
+    root, arrays = tmp_path_factory.mktemp("nyu"), frames(4)
+    if request.param == "nyu":
+        source = Nyu(write_nyu(root / "small.mat", arrays), facts_for(arrays, train=[1, 2], test=[3, 4]))
+        job.run(source, None, root / "out", job.Options(), console=Console(quiet=True))
+        return request.param, root / "out"
+    for number in range(4):
+        folder = root / "src/kitchen"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(arrays.images[number]).save(folder / f"rgb_{number}.jpg")
+        Image.fromarray(np.round(arrays.raw_depths[number] * 1000).astype(np.uint16)).save(
+            folder / f"depth_{number}.png"
+        )
+    for split, own in (("train", (0, 1)), ("test", (2, 3))):
+        lines = [f"/kitchen/rgb_{number}.jpg /kitchen/depth_{number}.png 518.8579\n" for number in own]
+        (root / f"src/{split}.txt").write_text("".join(lines))
+    done = command("precompute-depth", "rgbd", "nyu-lists", root / "src", root / "out", "--teacher", "none")
+    assert done.returncode == 0, done.stderr
+    return request.param, root / "out"
+
+
+@pytest.mark.slow
+def test_nyu_is_trained_on_and_scored_by_the_fields_protocols(nyu, tmp_path):
+    name, data = nyu
+    settings = ("augment.crop=[350, 476]", "optim.epochs=1", "optim.batch_size=2", "optim.warmup_steps=1",
+                "model.width=8", "model.encoder_width=24", "model.encoder_depth=4", "runtime.workers=0",
+                "model.encoder_heads=3", "model.taps=[0, 1, 2, 3]", "model.heads=2", "runtime.loggers=[]")  # fmt: skip
+    words = [word for setting in settings for word in ("--set", setting)]
+    line = ["train", "depth", "--model", "spd-v15", "--preset", "spd-v15", "--data", data, "--out", tmp_path / "run"]
+    done = command(*line, *words)
+    assert done.returncode == 0 and "without --init" in done.stdout, done.stderr
+    done = command("train", "evaluate", tmp_path / "run", "--data", data)
+    assert done.returncode == 0, done.stderr
+    [found] = records.load_run(tmp_path / "run").depths
+    dense = {
+        s.protocol: s
+        for s in found.scores
+        if (s.who, s.asked, s.aligned, s.region) == ("model", "dense", "none", "all")
+    }
+    assert dense.keys() == {"whole", "eigen", "author"}
+    if name == "nyu":  # filled depth, of which every pixel within 10 m counts
+        assert dense["eigen"].num_pixels == 2 * (471 - 45) * (601 - 41)
+        assert dense["author"].num_pixels == 2 * 350 * 476
+        assert dense["whole"].num_pixels == 2 * 476 * 630
+    else:
+        assert 0.8 < dense["eigen"].num_pixels / (2 * (471 - 45) * (601 - 41)) < 0.95, "a tenth is not measured"
+    assert found.depth_field == "real" and "position" in {s.who for s in found.scores}

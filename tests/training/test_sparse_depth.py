@@ -181,7 +181,12 @@ def test_bad_input_ends_in_one_line(rooms, tmp_path, monkeypatch):
     fails_in_one_line(command("train", *line), "must hold 'pseudo' depth, it has exact, real, raw")
     line = ["task", "sparse-depth", "--preset", "tiny", "--data", rooms, "--out", out]
     fails_in_one_line(command("train", *line), "--model must be given: spd-v15")
+    done = command("train", *words(rooms, out, "augment.crop=[98, 98]"))
+    fails_in_one_line(
+        done, "augment.crop must fit into every image, got 98x98 of 64x64 px at augment.scale 0.95", "room-"
+    )
     assert not out.exists()
+    monkeypatch.setattr(SparseDepthTraining, "_first_fits", lambda task: None)  # as where another image is too small
     for workers in (0, 1):
         settings = ("augment.crop=[98, 98]", f"runtime.workers={workers}")
         done = command("train", *words(rooms, tmp_path / f"large-{workers}", *settings))

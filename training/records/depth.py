@@ -88,6 +88,7 @@ class DepthEvaluation(Record):
     scores: list[DepthScores] = Field(min_length=1)
     times: list[DepthTime] = []
     device: Text = ""
+    dense_from_asked: Amount | None = None  # |dense - asked| / asked at asked pixels, mean over images; None: unknown
     routed_share: FiniteFloat | None = None  # of the coarsest tokens, are routed to for any of 8 x 8 queries (spd-v13)
     examples: Name | None = None  # the file beside this one that holds some images, answers and errors
     other_depth: OtherDepth = []

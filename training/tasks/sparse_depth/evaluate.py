@@ -55,6 +55,9 @@ class Answers:
     """What an evaluation found; `scores` puts it together."""
 
     images: dict[int, dict[Key, ImageErrors]] = field(default_factory=dict)  # by position in the split
+    dense_from_asked: dict[int, float] = field(
+        default_factory=dict
+    )  # mean relative difference, of images that have any
     seconds: list[dict[str, float]] = field(default_factory=list)
     routed: list[float] = field(default_factory=list)
     examples: dict[int, Example] = field(default_factory=dict)
@@ -62,6 +65,7 @@ class Answers:
     def merged(self, others: Sequence["Answers"]) -> "Answers":
         for other in others:
             self.images |= other.images
+            self.dense_from_asked |= other.dense_from_asked
             self.seconds += other.seconds
             self.routed += other.routed
             self.examples |= other.examples
@@ -125,11 +129,13 @@ class Evaluator:
     ) -> None:
         self.network, self.machine, self.source = network.eval(), machine, source
         self.every_pixel, self.teacher, self.positions = every_pixel, teacher, positions
+        self.dense_from_asked: float | None = None  # of the image looked at last
 
     @torch.no_grad()
     def look(self, key: str, rgb: Tensor, depth: Map, edges_of: Map) -> dict[Key, ImageErrors]:
         """The errors of one image, in every way."""
         found: dict[Key, ImageErrors] = {}
+        self.dense_from_asked = None
         size = (rgb.shape[1], rgb.shape[2])
         near = metrics.near_edges(edges_of)
         maps: list[tuple[str, str, Map]] = []  # who, aligned, metres of the whole image
@@ -147,6 +153,8 @@ class Evaluator:
             dense = self.dense(encoded)
             asked_at = self._pixels(true, key)
             answers = self.asked(encoded, asked_at)
+            if len(answers) and own[0].name == "whole":
+                self.dense_from_asked = float(np.mean(np.abs(dense[asked_at[:, 1], asked_at[:, 0]] / answers - 1)))
             shown = [("model", "none", dense), *((who, how, each[cut]) for who, how, each in maps)]
             shown += [("model", how, metrics.aligned(dense, true, how, False)) for how in _alignments(true)]
             for protocol in own:
@@ -305,6 +313,8 @@ def evaluate(
         place, (key, rgb, *maps) = mine[turn], next(loader)
         metres, edges = (each.numpy() for each in maps)
         answers.images[place] = evaluator.look(key, rgb, metres, edges)
+        if evaluator.dense_from_asked is not None:
+            answers.dense_from_asked[place] = evaluator.dense_from_asked
         if turn < _TIMED:
             answers.seconds.append(evaluator.timed(rgb, key))
         if place in examples:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Self
 
 import numpy as np
@@ -109,10 +110,23 @@ class SparseDepthTraining(Task[SparseDepthConfig, SparseBatch]):
         self.train, self.val = open_metric(data, "train", field), open_metric(data, "val", field)
         provenance.check_splits(self.train, self.val, field)
         self.num_train, self.num_val = len(self.train), len(self.val)
+        self._first_fits()
         if optim.warmup_steps is not None and optim.warmup_steps > self.epochs.num_steps:
             raise DataError(
                 f"optim.warmup_steps must be at most the run's {self.epochs.num_steps:,} steps, got "
                 f"{optim.warmup_steps:,}: lower it, or raise optim.epochs"
+            )
+
+    def _first_fits(self) -> None:
+        """Of images that are too small the first tells, before there is a run; any other's loader does."""
+        first = self.train.members(0, ("rgb",))
+        height, width = first.decode("rgb", decode_rgb).shape[1:]
+        crop, smallest = self.config.augment.crop, self.config.augment.scale[0]
+        if round(height * smallest) < crop[0] or round(width * smallest) < crop[1]:
+            at = f" at augment.scale {smallest:g}" if smallest != 1 else ""
+            raise DataError(
+                f"augment.crop must fit into every image, got {crop[0]}x{crop[1]} of {height}x{width} px{at} (height x "
+                f"width; {first.key}): lower it, or make the shards with larger images"
             )
 
     def splits(self) -> tuple[shards.Split, shards.Split]:
@@ -197,6 +211,7 @@ class SparseDepthTraining(Task[SparseDepthConfig, SparseBatch]):
             data=split.data, split=split.index.split, fingerprint=split.index.fingerprint, depth_field=field,
             edges_of=edges_of, num_images=len(split), teacher=against or "", scores=scores, times=answers.times(),
             device=describe_device(machine.device),
+            dense_from_asked=fmean(answers.dense_from_asked.values()) if answers.dense_from_asked else None,
             routed_share=float(np.mean(answers.routed)) if answers.routed else None,
             examples=f"{place.name}.npz", other_depth=list(other),
         )  # fmt: skip
@@ -220,7 +235,7 @@ def errors_table(result: DepthEvaluation) -> Table:
     table = Table(
         "answer", "counted", "AbsRel", "δ<1.25", "RMSE m", "near edges", "elsewhere", "pooled AbsRel", "pooled δ<1.25",
         title=f"{result.model}, {result.num_images:,} images, {result.depth_field} depth",
-        caption="AbsRel and δ are means over images; ± is the deviation between draws of the pixels that are asked",
+        caption=_caption(result),
     )  # fmt: skip
     by_answer: dict[tuple[str, ...], dict[str, DepthScores]] = {}
     for each in result.scores:
@@ -238,6 +253,13 @@ def errors_table(result: DepthEvaluation) -> Table:
             *apart, f"{whole.pooled.abs_rel:.4f}", f"{whole.pooled.delta1:.2%}",
         )  # fmt: skip
     return table
+
+
+def _caption(result: DepthEvaluation) -> str:
+    told = "AbsRel and δ are means over images; ± is the deviation between draws of the pixels that are asked."
+    if result.dense_from_asked is not None:
+        told += f" The dense map is {result.dense_from_asked:.2%} from what is answered pixel by pixel, on average."
+    return told
 
 
 def times_table(result: DepthEvaluation) -> Table:
