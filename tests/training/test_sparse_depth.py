@@ -41,8 +41,7 @@ SETTINGS = (
     "augment.crop=[42, 56]", "augment.rotation=2.5", "augment.gamma=[0.9, 1.1]", "augment.colour=[0.9, 1.1]",
     "augment.scale=[0.95, 1.1]", "optim.epochs=2", "optim.batch_size=8", "optim.warmup_epochs=0",
     "optim.warmup_steps=3", "optim.encoder_factor=0.5", "optim.ema_decay=0.9", "model.encoder_width=48",
-    "runtime.micro_batch=4", "runtime.checkpoint_every=4", "runtime.log_every=3", "runtime.loggers=[]",
-    "data.queries=0",
+    "runtime.micro_batch=4", "runtime.checkpoint_every=4", "runtime.log_every=3", "data.queries=0",
 )  # fmt: skip
 
 ONE_STEP = ("optim.epochs=1", "optim.steps_per_epoch=1", "optim.warmup_steps=1")

@@ -12,6 +12,7 @@ from runs import SMALL, arguments, final_state, without_timings
 
 from training import records
 from training.engine import checkpoint
+from training.engine.trackers import scalars
 from training.tasks.classification.config import resolve
 from training.tasks.classification.online import OnlineDepth
 
@@ -127,6 +128,23 @@ def test_tensorboard_has_every_curve_once_also_after_a_resume(run, rooms):
     np.testing.assert_allclose([event.value for event in seen], [line.loss for line in lines], rtol=1e-6)
     assert len(curves.Scalars("eval/top1")) == 3
     assert len(curves.Scalars("parameters/alpha/2")) == 4
+
+
+def test_every_kind_of_line_makes_curves_of_its_numbers():
+    """Also scores by name, of tasks without a line of their own: `train teacher` and `train depth` end an epoch so."""
+    line = records.ScoresLine(
+        step=3, epoch=1, scores={"abs_rel": 0.2, "delta1": 0.5}, loss=1.5, num_samples=4, seconds=2
+    )
+    assert scalars(line) == {
+        "scores/epoch": 1, "scores/abs_rel": 0.2, "scores/delta1": 0.5, "scores/loss": 1.5, "scores/num_samples": 4,
+        "scores/seconds": 2,
+    }  # fmt: skip
+    told = {"classification": records.EvalLine(step=1, epoch=1, top1=0.5, top5=1, loss=1, num_samples=2, seconds=1)}
+    told["segmentation"] = records.SegmentationLine(
+        step=1, epoch=1, miou=0.1, pixel_accuracy=0.2, loss=1, num_samples=2, seconds=1
+    )
+    assert scalars(told["classification"])["eval/top1"] == 0.5
+    assert scalars(told["segmentation"])["segmentation/miou"] == 0.1
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

@@ -31,7 +31,7 @@ def rooms(tmp_path_factory):
 
 
 WORDS = ("--set", "optim.epochs=2", "--set", "optim.batch_size=32", "--set", "model.size_px=56", "--set",
-         "optim.warmup_epochs=0.5", "--set", "runtime.checkpoint_every=5", "--set", "runtime.loggers=[]")  # fmt: skip
+         "optim.warmup_epochs=0.5", "--set", "runtime.checkpoint_every=5")  # fmt: skip
 
 
 def words(rooms, out):

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from pipeline import files
 from training.config import ConfigError, StudyConfig
-from training.records import EndLine, MetricsLine, ParametersLine
+from training.records import EndLine, MetricsLine, ParametersLine, ScoresLine
 
 _PROJECT = "pseudodepth"
 
@@ -75,5 +75,5 @@ def scalars(line: MetricsLine) -> dict[str, float]:
         }
     if isinstance(line, EndLine):
         return {}
-    fields = line.model_dump(exclude={"kind", "step"})
+    fields = line.model_dump(exclude={"kind", "step", "scores"}) | (line.scores if isinstance(line, ScoresLine) else {})
     return {f"{line.kind}/{name}": float(value) for name, value in fields.items() if value is not None}
