@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, pairwise
+from itertools import combinations, groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -264,9 +264,11 @@ def within(
     return _measured([(1.0, design.name, ours - theirs)])
 
 
-def apart(first: Design, second: Design, answer: Answer, choices: int = 1) -> Difference | None:
+def apart(
+    first: Design, second: Design, answer: Answer, choices: int = 1, protocol: str = "whole", region: str = "all"
+) -> Difference | None:
     """AbsRel of `first` minus that of `second`, on the same images; `choices`: pairs that this one was picked of."""
-    ours, theirs = first.errors(answer), second.errors(answer)
+    ours, theirs = (design.errors(answer, protocol, region) for design in (first, second))
     if first.field != second.field or ours is None or theirs is None or ours.shape[1] != theirs.shape[1]:
         return None
     return _measured([(1.0, first.name, ours), (-1.0, second.name, theirs)], choices)
@@ -401,7 +403,7 @@ class Paired(NamedTuple):
 
 
 def edge_differences(found: Sequence[Design], protocol: str = "whole") -> list[Paired]:
-    """Of each design's every pixel and dense map, to everybody else's answer; and between the two."""
+    """Of each design's every pixel and dense map, to everybody else's answer; between the two; and between designs."""
     made = []
     for design in found:
         own = [answer for answer in (PIXELS, DENSE) if design.scores(answer, protocol, "edges")]
@@ -414,6 +416,11 @@ def edge_differences(found: Sequence[Design], protocol: str = "whole") -> list[P
                 fitted = f", {_ALIGNED[other.aligned]}" if other.aligned in _ALIGNED else ""
                 minus = "its own dense map" if other.who == "model" else f"{names.pop()}{fitted}"
                 made.append(Paired(design.name, asked_in_words(answer.asked), minus, difference))
+    for one, other_design in combinations(found, 2):
+        same = asked_of(one, protocol, "edges")
+        difference = apart(one, other_design, same, protocol=protocol, region="edges") if same else None
+        if same and difference:
+            made.append(Paired(one.name, asked_in_words(same.asked), other_design.name, difference))
     return made
 
 

@@ -237,6 +237,8 @@ def test_near_edges_images_pair_and_those_without_are_left_out(four: list[Path])
     assert (difference.num_images, difference.left_out) == (NUM - 1, 1) and difference.value == pytest.approx(0.05)
     assert by["spd-v13", "dense map", "median of each position"].value == pytest.approx(0.01 - 0.1)
     assert by["spd-v13", "every pixel asked", "its own dense map"].value == pytest.approx(-0.01)
+    of_designs = by["spd-v13", "every pixel asked", "spd-v15"]
+    assert (of_designs.num_images, of_designs.left_out, of_designs.seeded) == (NUM, 0, True)
 
 
 @pytest.mark.parametrize(

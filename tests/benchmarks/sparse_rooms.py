@@ -16,7 +16,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
+from typing import Any
+
+from steps import machine
+
+from analysis import teachers
+from training.records import EndLine
 
 ROOMS = ("--size", 224, "--samples", 4000, "--val-samples", 200, "--seed", 18)
 ARMS = {
@@ -46,6 +53,44 @@ def one(folder: Path, arm: str, seed: int, how: tuple[str, ...]) -> None:
         ran("train", "evaluate", run, "--data", rooms, "--every-pixel", "--against", "toy")
 
 
+def summary(folder: Path) -> dict[str, Any]:
+    """Of every run there is: errors, differences with their 95 % intervals over images and seeds, times."""
+    networks = teachers.read_networks([folder / "runs"])
+    found = teachers.designs(networks)
+    frame = teachers.scores(found).drop(columns=["protocol"])
+    rows = [{k: rounded(v) for k, v in row.items() if v == v} for row in frame.to_dict("records")]
+    pairs = {f"{a.name} - {b.name}": teachers.apart(a, b, teachers.PIXELS) for a, b in combinations(found, 2)}
+    dense = {each.name: teachers.within(each, teachers.PIXELS, teachers.DENSE) for each in found}
+    edges = {f"{each.name}, {each.answer} - {each.minus}": each.difference for each in teachers.edge_differences(found)}
+    return {
+        "what": "sparse-query networks on toy rooms of 224 px, preset tiny; errors of metric depth",
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine("cpu"),
+        "rooms": dict(zip(ROOMS[::2], ROOMS[1::2], strict=True)),
+        "runs": {
+            each.run.record.name: {
+                "train_minutes": round(each.run.lines(EndLine)[-1].train_seconds / 60, 1),
+                "routed_share": each.found.routed_share, "dense_from_asked": each.found.dense_from_asked,
+            }
+            for each in networks
+        },
+        "errors": rows,
+        "AbsRel, every pixel asked, difference": {k: told(v) for k, v in pairs.items()},
+        "AbsRel, every pixel asked - dense map": {k: told(v) for k, v in dense.items()},
+        "AbsRel near edges, difference": {k: told(v) for k, v in edges.items()},
+        "ms": [{k: rounded(v) for k, v in row.items() if v == v} for row in teachers.times(found).to_dict("records")],
+        "found": teachers.findings(found),
+    }  # fmt: skip
+
+
+def rounded(value: Any) -> Any:
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def told(found: teachers.Difference | None) -> Any:
+    return None if found is None else {k: rounded(v) for k, v in vars(found).items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -57,7 +102,9 @@ def main() -> None:
     with ThreadPoolExecutor(given.jobs) as jobs:
         arms = [(arm, seed, how) for seed in SEEDS for arm, how in ARMS.items()]
         list(jobs.map(lambda job: one(given.folder, *job), [*arms, ("v15-dense", 0, AS_WRITTEN)]))
-    print(json.dumps({"minutes": round((time.perf_counter() - start) / 60, 1)}))
+    result = summary(given.folder)
+    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    print(*result["found"], f"{(time.perf_counter() - start) / 60:.0f} minutes", sep="\n")
 
 
 if __name__ == "__main__":
