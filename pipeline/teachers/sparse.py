@@ -10,6 +10,7 @@ An answer depends on its query alone: order, number and company of the queries c
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -120,7 +121,12 @@ def look_up(feature_map: Tensor, points: Tensor) -> Tensor:
     on a CPU takes twice to seven times as long. float32 at least, whatever the map is. Quickest where the map lies with
     its channels last.
     """
-    batch, channels, h, w = feature_map.shape
+    return look_up_each([feature_map], points)
+
+
+def look_up_each(maps: Sequence[Tensor], points: Tensor) -> Tensor:
+    """The same of maps of one size, one map's tokens after another's: (batch, queries, maps * tokens, channels)."""
+    batch, channels, h, w = maps[0].shape
     x = (((points[..., 0] + 1) * w - 1) / 2).clamp(0, w - 1)
     y = (((points[..., 1] + 1) * h - 1) / 2).clamp(0, h - 1)
     left, top = x.floor().clamp(max=max(w - 2, 0)), y.floor().clamp(max=max(h - 2, 0))
@@ -133,9 +139,13 @@ def look_up(feature_map: Tensor, points: Tensor) -> Tensor:
     shares = torch.stack(
         [left_share * top_share, right_share * top_share, left_share * low_share, right_share * low_share], -1
     )
-    rows = feature_map.to(points.dtype).permute(0, 2, 3, 1).reshape(-1, channels)
-    found = F.embedding_bag(corners.view(-1, 4), rows, mode="sum", per_sample_weights=shares.view(-1, 4))
-    return found.view(*points.shape[:3], channels)
+    rows = [each.to(points.dtype).permute(0, 2, 3, 1).reshape(-1, channels) for each in maps]
+    if len(maps) > 1:
+        corners = torch.cat([corners + number * len(rows[0]) for number in range(len(maps))], 2)
+        shares = shares.repeat(1, 1, len(maps), 1)
+    table = torch.cat(rows) if len(maps) > 1 else rows[0]
+    found = F.embedding_bag(corners.view(-1, 4), table, mode="sum", per_sample_weights=shares.view(-1, 4))
+    return found.view(*corners.shape[:3], channels)
 
 
 def centres(map_size: Size, size: Size, like: Tensor) -> Tensor:

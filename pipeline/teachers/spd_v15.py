@@ -41,6 +41,7 @@ from pipeline.teachers.sparse import (
     coordinates_type,
     in_full,
     look_up,
+    look_up_each,
     neighbours,
     normalised,
     widths_divide,
@@ -162,8 +163,8 @@ class SpdV15(SparseNetwork):
         for stage, names in self._stages():
             spacing = maps[names[0]].shape[2:]
             near = points + neighbours((spacing[0], spacing[1]), _RADIUS, points)
-            tokens = torch.cat([look_up(maps[name], near) for name in names], 2)
-            found = stage(found, tokens + self._embedding(names))
+            tokens = look_up_each([maps[name] for name in names], near)
+            found = stage(found, tokens.add_(self._embedding(names)))
         return self._metres(found)
 
     def dense(self, encoded: Encoded) -> Tensor:
