@@ -12,6 +12,9 @@ rounds with its extremes. K = 784 is what online depth asks of a 224 px image.
   chunks of ten rows. Whole networks: DepthAnythingV2-Small at the same pixels over ours (bar 1.15 at 350 x 476).
 - v13.1 at 480 x 640 beside the same teacher at 476 x 630: from which number of queries on the teacher is cheaper, by
   time and by multiply-accumulates; its document estimates 480 for a GPU.
+  Both decoders here make no keys and values of a query's own tokens, which is a quarter of the documents' work; so a
+  break-even by multiply-accumulates lies four times as far as theirs. By time it does not: a convolutional encoder gets
+  less out of a CPU than a transformer, and a query's work is in small pieces.
 - Peak memory of encoding and mapping densely, weights counted, over encoding alone (bar 1.5): the kernel's record of
   resident memory, less that of a process that only imported and built the network's classes, plus its weights.
 """
