@@ -31,7 +31,7 @@ from pipeline.teachers.device import (
     resolve_dtype,
     using_threads,
 )
-from pipeline.teachers.view import IMAGENET_MEAN, IMAGENET_STD, check_view
+from pipeline.teachers.view import IMAGENET_MEAN, IMAGENET_STD, check_multiple, check_view
 from pipeline.teachers.weights import digest, fill, located, one_line, package, refuse_another
 
 PATCH_PX = 14
@@ -61,10 +61,7 @@ class Packaged(ABC):
     ) -> None:
         check_view(size, aspect)
         check_threads(threads)
-        if size is not None and size % PATCH_PX:
-            below = size // PATCH_PX * PATCH_PX
-            use = f"{below} or {below + PATCH_PX}" if below else f"{PATCH_PX}"
-            raise TeacherError(f"--teacher-size must be a multiple of {PATCH_PX} for {name}, got {size}: use {use}")
+        check_multiple(name, size, PATCH_PX)
         if fov is not None and not 1 <= fov < 180:
             raise TeacherError(f"--teacher-fov must be 1 to less than 180 degrees, got {fov}")
         if compile:

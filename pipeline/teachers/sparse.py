@@ -117,9 +117,8 @@ def cell(map_size: Size, like: Tensor) -> Tensor:
 def look_up(feature_map: Tensor, points: Tensor) -> Tensor:
     """A map (batch, channels, h, w) at normalised points (batch, queries, tokens, 2).
 
-    Gives (batch, queries, tokens, channels), bilinear; beyond the border it is the border: grid_sample's values, which
-    on a CPU takes twice to seven times as long. float32 at least, whatever the map is. Quickest where the map lies with
-    its channels last.
+    Gives (batch, queries, tokens, channels), bilinear; beyond the border it is the border: grid_sample's values, in
+    less time on a CPU. float32 at least, whatever the map is. Quickest where the map lies with its channels last.
     """
     return look_up_each([feature_map], points)
 

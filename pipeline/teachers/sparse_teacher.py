@@ -33,7 +33,7 @@ from pipeline.teachers.device import (
 from pipeline.teachers.sparse import Encoded, SparseNetwork, whole
 from pipeline.teachers.spd_v13 import SpdV13, SpdV13Config
 from pipeline.teachers.spd_v15 import SpdV15, SpdV15Config
-from pipeline.teachers.view import IMAGENET_MEAN, IMAGENET_STD, check_view
+from pipeline.teachers.view import IMAGENET_MEAN, IMAGENET_STD, check_multiple, check_view
 from pipeline.teachers.weights import digest, one_line
 
 NetworkChoice = Annotated[SpdV15Config | SpdV13Config, Field(discriminator="name")]
@@ -163,10 +163,7 @@ class SparseTeacher:
         self.threads = None if self.device.type == "cuda" else threads or usable_cpus()
         self.network, self._said = load(Path(name))
         multiple = self.network.multiple
-        if size is not None and size % multiple:
-            below = size // multiple * multiple
-            use = f"{below} or {below + multiple}" if below else f"{multiple}"
-            raise TeacherError(f"--teacher-size must be a multiple of {multiple} for {name}, got {size}: use {use}")
+        check_multiple(name, size, multiple)
         self.size = size or max(multiple, self._said.short_side_px // multiple * multiple)
         self._weights_sha256 = digest(self.network)
         self.network.to(self.device)

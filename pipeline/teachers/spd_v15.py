@@ -50,7 +50,7 @@ from pipeline.teachers.sparse import (
 PATCH_PX = 14
 _RADIUS = 2
 _NEAR = (2 * _RADIUS + 1) ** 2  # tokens that a query sees of a map
-_AT_ONCE = 4096  # cells that the wide layer of a stage sees together: it would else be a fifth of all memory
+_AT_ONCE = 4096  # cells that the wide layer of a stage sees together, for its memory
 _COARSE, _FINE = ("s8", "l2"), ("l1",)  # what stage 1 and stage 2 attend to
 
 Tap = Annotated[int, Field(ge=0, lt=1000)]
@@ -300,16 +300,15 @@ class _ShiftedAttention(torch.autograd.Function):
     query (batch, heads, d, h, w); bias (batch, heads, tokens, h, w), tokens map by map and row by row; then the keys of
     each map with their borders (batch, heads, d, h + 4 step, w + 4 step), and the values alike. Gives the weighted
     values (batch, heads, d, h, w), and the weights like bias. Autograd would fill a map with zeros for each view on the
-    way back; here views are added to in place, image by image on a CPU, whose cache holds one: a third of the time of
-    training.
+    way back; here views are added to in place, image by image on a CPU, whose cache holds one.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, bias: Tensor, step: int, *maps: Tensor) -> tuple[Tensor, Tensor]:
         keys, values = maps[: len(maps) // 2], maps[len(maps) // 2 :]
-        weights = bias.clone() if any(ctx.needs_input_grad) else bias  # nobody else's, and a quarter of all memory
+        weights = bias.clone() if any(ctx.needs_input_grad) else bias  # nobody else's, and large
         out, images = torch.zeros_like(query), _images(query)
-        product = torch.empty_like(query[images[0]])  # to make it anew each time takes eight times as long on a CPU
+        product = torch.empty_like(query[images[0]])  # a CPU takes longer to make it anew than to fill it
         for one in images:
             for token, view in enumerate(_views(keys, one, query, step)):
                 weights[one, :, token] += torch.mul(query[one], view, out=product).sum(2)

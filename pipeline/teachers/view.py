@@ -21,6 +21,13 @@ def check_view(size: int | None, aspect: str) -> None:
         raise TeacherError(f"--teacher-size must be at most {_LARGEST_SIDE}, got {size}")
 
 
+def check_multiple(who: str, size: int | None, multiple: int) -> None:
+    if size and size % multiple:
+        below = size // multiple * multiple
+        use = f"{below} or {below + multiple}" if below else f"{multiple}"
+        raise TeacherError(f"--teacher-size must be a multiple of {multiple} for {who}, got {size}: use {use}")
+
+
 @dataclass(frozen=True)
 class View:
     """What a model can be shown."""
@@ -63,10 +70,7 @@ def processor_settings(who: str, processor: Any, view: View, size: int | None, a
         raise TeacherError(f"teacher {who} sees squares only: add --teacher-aspect square")
     if size and view.only_side and size != view.only_side:
         raise TeacherError(f"teacher {who} works at {view.only_side} px only, got --teacher-size {size}: leave it out")
-    if size and size % view.multiple:
-        below = size // view.multiple * view.multiple
-        either = f"{below} or {below + view.multiple}" if below else f"{view.multiple}"
-        raise TeacherError(f"--teacher-size must be a multiple of {view.multiple} for {who}, got {size}: use {either}")
+    check_multiple(who, size, view.multiple)
     size = size or view.only_side
     own = dict(processor.size)
     if size is None and not processor.do_resize:

@@ -33,7 +33,7 @@ from training.tasks.sparse_depth.config import AugmentConfig, resolve
 from training.tasks.sparse_depth.data import EvalBatches, TrainBatches, asked, decode
 from training.tasks.sparse_depth.loss import silog
 from training.tasks.sparse_depth.start import initialise
-from training.tasks.sparse_depth.task import SparseDepthTraining, scored
+from training.tasks.sparse_depth.task import SparseDepthTraining
 
 CONSOLE = Console(quiet=True)
 # All of the augmentation, a factor on the encoder's rate, averaged weights, accumulation: what a resume has to carry.
@@ -451,12 +451,11 @@ def test_an_evaluation_sees_centres_of_whatever_size_each_image_once(rooms, monk
 
 
 def test_scores_are_those_written_out():
-    true = torch.tensor([1.0, 2.0, 4.0, 8.0])
-    estimated = torch.tensor([1.0, 3.0, 4.4, 8.0])
-    abs_rel, rmse, delta1 = scored(estimated, true)
-    assert abs_rel == pytest.approx((0.5 + 0.1) / 4)
-    assert rmse == pytest.approx(np.sqrt((1 + 0.16) / 4))
-    assert delta1 == 0.75
+    true, estimated = np.array([1.0, 2.0, 4.0, 8.0]), np.array([1.0, 3.0, 4.4, 8.0])
+    scores = metrics.over_images([metrics.image_errors(metrics.errors(estimated, true))])
+    assert scores.abs_rel == pytest.approx((0.5 + 0.1) / 4)
+    assert scores.rmse_m == pytest.approx(np.sqrt((1 + 0.16) / 4))
+    assert scores.delta1 == 0.75
 
 
 # --- what it starts from -------------------------------------------------------------------------------------------

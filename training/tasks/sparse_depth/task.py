@@ -30,6 +30,7 @@ from training.loading.metric import open_metric
 from training.models.pretrained import Report
 from training.models.vit import load_checked
 from training.records import DepthEvaluation, DepthScores
+from training.tasks.sparse_depth import metrics
 from training.tasks.sparse_depth.config import KIND, SparseDepthConfig, resolve
 from training.tasks.sparse_depth.data import EVAL_BATCH, SparseBatch, eval_loader, floored, train_loader
 from training.tasks.sparse_depth.evaluate import Evaluator, evaluate, medians
@@ -37,8 +38,6 @@ from training.tasks.sparse_depth.examples import draw as pictured
 from training.tasks.sparse_depth.examples import store
 from training.tasks.sparse_depth.loss import silog
 from training.tasks.sparse_depth.start import TEACHER, initialise
-
-_NEAR = 1.25  # estimates and truth within this factor count as right
 
 
 class SparseDepthTraining(Task[SparseDepthConfig, SparseBatch]):
@@ -153,8 +152,9 @@ class SparseDepthTraining(Task[SparseDepthConfig, SparseBatch]):
                     estimated, cells = model.at(encoded, queries), model.routed(encoded, queries)
                 losses = silog(estimated, depth)
                 for place in depth.isfinite().all(1).nonzero()[:, 0].tolist():
-                    scores = scored(estimated[place], depth[place])
-                    found[batch.first + place] = [*scores, losses[place].item()]
+                    of_pixels = metrics.errors(*(each[place].float().cpu().numpy() for each in (estimated, depth)))
+                    abs_rel, squared, _, delta1, *_ = of_pixels.mean(1).tolist()
+                    found[batch.first + place] = [abs_rel, math.sqrt(squared), delta1, losses[place].item()]
                     if cells is not None:
                         routed.append(len(cells[place].unique()))
         both = ranks.gather((found, routed))
@@ -267,13 +267,3 @@ def times_table(result: DepthEvaluation) -> Table:
     for each in result.times:
         table.add_row("encoded" if each.asked == "encode" else f"then {each.asked}", f"{each.ms:.1f}")
     return table
-
-
-def scored(estimated: Tensor, true: Tensor) -> list[float]:
-    """AbsRel, RMSE in metres and the share within a factor of 1.25, of one image's pixels (pixels,)."""
-    estimated, true = estimated.double(), true.double()
-    error = estimated - true
-    ratio = torch.maximum(estimated / true, true / estimated)
-    return [
-        (error.abs() / true).mean().item(), error.square().mean().sqrt().item(), (ratio < _NEAR).double().mean().item()
-    ]  # fmt: skip
