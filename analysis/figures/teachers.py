@@ -24,7 +24,7 @@ def look_at(place: int) -> Look:
 
 
 def time_figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Of `analysis.teachers.times`: encoding and answering, by pixels asked; a panel a device."""
+    """Of `analysis.teacher_scores.times`: encoding and answering, by pixels asked; a panel a device."""
     devices = list(dict.fromkeys(frame["device"]))[:_MOST_PANELS]
     with settings():
         figure, panels = _panels(len(devices), share_y=False)
@@ -71,7 +71,7 @@ def _draw_times(axes: Axes, own: pd.DataFrame, look: Look, above: int) -> None:
 
 
 def asked_figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Networks' own answers, of `analysis.teachers.scores`: AbsRel by pixels asked, the spread of draws as a band."""
+    """Own answers, of `analysis.teacher_scores.scores`: AbsRel by pixels asked, the spread of draws as a band."""
     own = frame[frame["region"] == "all"]
     own = own.assign(num_asked=[num_asked(asked) or np.nan for asked in own["asked"]])
     shown = [name for name in names if name in set(own["name"])][:_MOST_PANELS]
@@ -102,7 +102,7 @@ def asked_figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
 
 
 def edges_figure(frame: pd.DataFrame, names: Sequence[str], protocol: str = "whole") -> Figure:
-    """Of `analysis.teachers.scores`: AbsRel near depth edges and elsewhere, a row an answer."""
+    """Of `analysis.teacher_scores.scores`: AbsRel near depth edges and elsewhere, a row an answer."""
     rows = frame[(frame["protocol"] == protocol) & frame["region"].isin(["edges", "rest"])]
     answers = rows.drop_duplicates(["name", "asked", "aligned"])[["name", "who", "asked", "aligned"]]
     with settings():

@@ -18,7 +18,7 @@ import pytest
 from browsing import open_page
 from scipy.stats import t
 
-from analysis import report_teachers, teachers
+from analysis import report_teachers, teacher_findings, teacher_scores, teachers
 from analysis.html import Html
 from analysis.load import AnalysisError
 from analysis.report_teachers import write_teachers
@@ -169,7 +169,7 @@ def page(four: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_scores_are_means_over_seeds_with_who_else_answered_once(four: list[Path]) -> None:
-    frame = teachers.scores(designs(read_networks(four)))
+    frame = teacher_scores.scores(designs(read_networks(four)))
     of = frame.set_index(["name", "who", "asked", "aligned", "region"])
     row = of.loc[("spd-v13", "model", "every-pixel", "none", "all")]
     assert row["abs_rel"] == pytest.approx(BASE.mean() + 0.053) and row["seeds"] == 2
@@ -184,7 +184,7 @@ def test_scores_are_means_over_seeds_with_who_else_answered_once(four: list[Path
     ]  # fmt: skip
     same = [evaluation(m, 0.0) for m in ("spd-v13", "spd-v15")]  # who see the same
     networks = [teachers.Network(n.run, e) for n, e in zip(read_networks([four[2], four[0]]), same, strict=True)]
-    frame = teachers.scores(designs(networks))
+    frame = teacher_scores.scores(designs(networks))
     assert set(frame[frame["who"] != "model"]["name"]) == {"median of each position", "teacher toy"}
     assert len(frame[(frame["who"] == "teacher") & (frame["region"] == "all")]) == 1
 
@@ -198,14 +198,14 @@ def test_an_interval_over_images_is_students_of_the_paired_differences(tmp_path:
     ]
     runs = [write(tmp_path / "one", found=evaluation("spd-v15", 0.0, scores=scores))]
     [design] = designs(read_networks(runs))
-    found = teachers.within(design, PIXELS, TEACHER)
+    found = teacher_scores.within(design, PIXELS, TEACHER)
     difference = BASE - other
     half = t.ppf(0.975, NUM - 1) * difference.std(ddof=1) / math.sqrt(NUM)
     assert found is not None and not found.seeded and found.settled
     assert (found.value, found.low, found.high) == pytest.approx(
         (difference.mean(), difference.mean() - half, difference.mean() + half)
     )
-    assert not teachers.edge_differences([design])  # no edges there
+    assert not teacher_scores.edge_differences([design])  # no edges there
 
 
 def test_a_difference_of_designs_counts_images_and_seeds(tmp_path: Path) -> None:
@@ -219,19 +219,19 @@ def test_a_difference_of_designs_counts_images_and_seeds(tmp_path: Path) -> None
             found = evaluation(model, 0.0, scores=[score("model", "every-pixel", errors)])
             runs.append(write(tmp_path / f"{model}-{seed}", model, seed, found=found))
     second, first = designs(read_networks(runs))
-    found = teachers.apart(first, second, PIXELS)
+    found = teacher_scores.apart(first, second, PIXELS)
     variance = (0.01**2 / 2 + 0.004**2 / 2) / 2
     half = math.sqrt(
         t.ppf(0.975, 2) ** 2 * variance * (1 / 2 + 1 / 2) + t.ppf(0.975, NUM - 1) ** 2 * tilt.var(ddof=1) / NUM
     )
     assert found is not None and found.seeded and found.value == pytest.approx(-0.053)
     assert found.high == pytest.approx(-0.053 + half)
-    wider = teachers.apart(first, second, PIXELS, choices=3)
+    wider = teacher_scores.apart(first, second, PIXELS, choices=3)
     assert wider is not None and wider.low < found.low
 
 
 def test_near_edges_images_pair_and_those_without_are_left_out(four: list[Path]) -> None:
-    found = teachers.edge_differences(designs(read_networks(four)))
+    found = teacher_scores.edge_differences(designs(read_networks(four)))
     by = {(each.name, each.answer, each.minus): each.difference for each in found}
     difference = by["spd-v15", "every pixel asked", "teacher toy, scale and shift fitted"]
     assert (difference.num_images, difference.left_out) == (NUM - 1, 1) and difference.value == pytest.approx(0.05)
@@ -251,8 +251,8 @@ def test_near_edges_images_pair_and_those_without_are_left_out(four: list[Path])
     ],
 )
 def test_break_even_is_where_the_lines_cross(asked_ms: list[float], dense_ms: float, wanted: float) -> None:
-    assert teachers.break_even([1, 64, 256, 1024], asked_ms, dense_ms) == pytest.approx(wanted)
-    assert teachers.break_even([], [], dense_ms) is None
+    assert teacher_scores.break_even([1, 64, 256, 1024], asked_ms, dense_ms) == pytest.approx(wanted)
+    assert teacher_scores.break_even([], [], dense_ms) is None
 
 
 def test_runs_that_differ_in_seed_alone_are_one_design(tmp_path: Path) -> None:
@@ -287,24 +287,26 @@ def test_the_latest_evaluation_of_its_own_val_counts(tmp_path: Path) -> None:
 
 
 def test_the_first_sentence_claims_no_more_than_its_interval(tmp_path: Path, four: list[Path]) -> None:
-    first, *rest = teachers.findings(designs(read_networks(four)))
+    first, *rest = teacher_findings.findings(designs(read_networks(four)))
     assert first.startswith("spd-v15 has the lower AbsRel: 0.2122 against 0.2642 of spd-v13, a difference of −0.0520 [")
     assert "95 % over 8 images and seeds; every pixel asked" in first
     assert (
         "is lower for spd-v13 (every pixel asked: −0.0100 [−0.0100, −0.0100]; 95 % over 8 images and seeds)" in rest[0]
     )
     assert "less time than the dense map takes: up to 640, by spd-v13 on cpu; up to 640, by spd-v15 on cpu." in rest[1]
-    single = teachers.findings(designs(read_networks([four[0], four[2]])))[0]
+    single = teacher_findings.findings(designs(read_networks([four[0], four[2]])))[0]
     assert (
         single.startswith("The network of spd-v15 has a lower AbsRel than that of spd-v13")
         and "nothing is said" in single
     )
     close = [write(tmp_path / f"{m}{s}", m, s, o) for m, s, o in
              [("spd-v13", 0, 0.0), ("spd-v13", 1, 0.04), ("spd-v15", 0, 0.03), ("spd-v15", 1, -0.01)]]  # fmt: skip
-    assert teachers.findings(designs(read_networks(close)))[0].startswith("AbsRel does not tell spd-v15 from spd-v13")
-    assert not teachers.not_learned(designs(read_networks([four[0]])))
+    assert teacher_findings.findings(designs(read_networks(close)))[0].startswith(
+        "AbsRel does not tell spd-v15 from spd-v13"
+    )
+    assert not teacher_findings.not_learned(designs(read_networks([four[0]])))
     bad = evaluation("spd-v15", 0.0, scores=[score("model", "dense", BASE), score("position", "dense", BASE)])
-    notice = teachers.not_learned(designs(read_networks([write(tmp_path / "bad", found=bad)])))
+    notice = teacher_findings.not_learned(designs(read_networks([write(tmp_path / "bad", found=bad)])))
     assert "is not shown to be better than the median depth of each position" in notice
 
 

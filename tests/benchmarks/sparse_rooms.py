@@ -22,7 +22,7 @@ from typing import Any
 
 from steps import machine
 
-from analysis import teachers
+from analysis import teacher_findings, teacher_scores, teachers
 from training.records import EndLine
 
 ROOMS = ("--size", 224, "--samples", 4000, "--val-samples", 200, "--seed", 18)
@@ -57,11 +57,14 @@ def summary(folder: Path) -> dict[str, Any]:
     """Of every run there is: errors, differences with their 95 % intervals over images and seeds, times."""
     networks = teachers.read_networks([folder / "runs"])
     found = teachers.designs(networks)
-    frame = teachers.scores(found).drop(columns=["protocol"])
+    frame = teacher_scores.scores(found).drop(columns=["protocol"])
     rows = [{k: rounded(v) for k, v in row.items() if v == v} for row in frame.to_dict("records")]
-    pairs = {f"{a.name} - {b.name}": teachers.apart(a, b, teachers.PIXELS) for a, b in combinations(found, 2)}
-    dense = {each.name: teachers.within(each, teachers.PIXELS, teachers.DENSE) for each in found}
-    edges = {f"{each.name}, {each.answer} - {each.minus}": each.difference for each in teachers.edge_differences(found)}
+    timed = teacher_scores.times(found).to_dict("records")
+    pairs = {f"{a.name} - {b.name}": teacher_scores.apart(a, b, teachers.PIXELS) for a, b in combinations(found, 2)}
+    dense = {each.name: teacher_scores.within(each, teachers.PIXELS, teachers.DENSE) for each in found}
+    edges = {
+        f"{each.name}, {each.answer} - {each.minus}": each.difference for each in teacher_scores.edge_differences(found)
+    }
     return {
         "what": "sparse-query networks on toy rooms of 224 px, preset tiny; errors of metric depth",
         "date": time.strftime("%Y-%m-%d"),
@@ -78,8 +81,8 @@ def summary(folder: Path) -> dict[str, Any]:
         "AbsRel, every pixel asked, difference": {k: told(v) for k, v in pairs.items()},
         "AbsRel, every pixel asked - dense map": {k: told(v) for k, v in dense.items()},
         "AbsRel near edges, difference": {k: told(v) for k, v in edges.items()},
-        "ms": [{k: rounded(v) for k, v in row.items() if v == v} for row in teachers.times(found).to_dict("records")],
-        "found": teachers.findings(found),
+        "ms": [{k: rounded(v) for k, v in row.items() if v == v} for row in timed],
+        "found": teacher_findings.findings(found),
     }  # fmt: skip
 
 
@@ -87,7 +90,7 @@ def rounded(value: Any) -> Any:
     return round(value, 5) if isinstance(value, float) else value
 
 
-def told(found: teachers.Difference | None) -> Any:
+def told(found: teacher_scores.Difference | None) -> Any:
     return None if found is None else {k: rounded(v) for k, v in vars(found).items()}
 
 
@@ -100,8 +103,8 @@ def main() -> None:
         ran("precompute-depth", "toyrooms", given.folder / "rooms", "--teacher", "none", *ROOMS)
     start = time.perf_counter()
     with ThreadPoolExecutor(given.jobs) as jobs:
-        arms = [(arm, seed, how) for seed in SEEDS for arm, how in ARMS.items()]
-        list(jobs.map(lambda job: one(given.folder, *job), [*arms, ("v15-dense", 0, AS_WRITTEN)]))
+        arms = [("v15-dense", 0, AS_WRITTEN), *((arm, seed, how) for seed in SEEDS for arm, how in ARMS.items())]
+        list(jobs.map(lambda job: one(given.folder, *job), arms))  # the longest first
     result = summary(given.folder)
     Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(*result["found"], f"{(time.perf_counter() - start) / 60:.0f} minutes", sep="\n")
