@@ -51,7 +51,7 @@ def test_missing_run_is_one_line(analyze: Analyze, command: str, tmp_path: Path)
     code, shown, errors = analyze(*command.split(), tmp_path / "nothing", "--out", tmp_path / "out")
     assert code == 1
     nothing = tmp_path / "nothing"
-    assert errors.strip() == f"error: run folder {nothing} does not exist: give a folder made by train pretrain"
+    assert errors.strip() == f"error: run folder {nothing} does not exist: give a folder that train made"
     assert not shown
     assert not (tmp_path / "out").exists()
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from running import command, fails_in_one_line
 from runs import start
 
-from pipeline import job, scenes
+from pipeline import job, scenes, shards
 from pipeline.sources.nyu import Nyu
 from pipeline.sources.toyrooms import ToyRooms
 from pipeline.teachers import sparse_teacher
@@ -22,7 +22,7 @@ from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
 from training.loading.metric import open_metric
 from training.tasks.sparse_depth import metrics
 from training.tasks.sparse_depth.data import decode
-from training.tasks.sparse_depth.evaluate import Evaluator, medians
+from training.tasks.sparse_depth.evaluate import Evaluator, Images, medians
 
 NUM_VAL = 6
 
@@ -148,6 +148,12 @@ def test_an_image_without_depth_counts_nothing(rooms, run):
     nothing = np.full((64, 64), np.nan, np.float32)
     assert evaluator.look("key", torch.zeros(3, 64, 64, dtype=torch.uint8), nothing, nothing) == {}
     assert medians(open_metric(rooms, "train", "exact"), "exact").shape == (70, 70)
+
+
+def test_an_image_smaller_than_a_patch_is_told_by_name(rooms):
+    split = open_metric(rooms, "val", "exact")
+    with pytest.raises(shards.ShardError, match=rf"key {split.key(0)}: an image must be 96 px or more a .*, got 70x70"):
+        Images(split, "exact", "exact", 96)[0]
 
 
 @pytest.mark.parametrize(

@@ -128,3 +128,6 @@ def test_positions_are_medians():
     maps = [np.full((2, 2), value) for value in (1.0, 2.0, 9.0)]
     maps[2][0, 0] = np.nan
     np.testing.assert_allclose(metrics.position_median(maps), [[1.5, 2], [2, 2]])
+    for each in maps:
+        each[1, 1] = np.nan
+    np.testing.assert_allclose(metrics.position_median(maps), [[1.5, 2], [2, np.nan]])  # a warning would fail the test

@@ -564,7 +564,7 @@ def test_a_run_starts_from_a_run_and_another_design_or_width_is_refused_in_one_l
         (["model.width=64"], trained, "model.width must be 64 as the model's is, got 32"),
         (["model.decoder=look-up"], trained, "model.decoder must be look-up as the model's is, got full"),
         ([], tmp_path / "nowhere", "--init must be timm:NAME, a file"),
-        ([], rooms, "config.json cannot be read"),
+        ([], rooms, "it has no config.json"),
     ):
         fails_in_one_line(command("train", *words(rooms, out, *settings, more=["--init", init])), message)
     (tmp_path / "unfinished").mkdir()

@@ -36,7 +36,7 @@ Data = Annotated[
     str, typer.Option("--data", help="Shards made by precompute-depth (holding train/ and val/): a folder or a URL.")
 ]
 RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run folder made by `train pretrain` or `train finetune`.")
+    Path, typer.Argument(metavar="RUN", help="A run folder that `train` made.")
 ]
 PretrainedRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `train pretrain`.")]
 RunOut = Annotated[Path, typer.Option("--out", help="Run folder to make: run.json, metrics.jsonl, checkpoints/.")]

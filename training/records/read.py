@@ -46,7 +46,7 @@ def load_run(folder: Path | str) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise RecordError(f"run folder {folder} {what}: give a folder made by train pretrain")
+        raise RecordError(f"run folder {folder} {what}: give a folder that train made")
     if not (folder / "run.json").exists() and any(folder.glob("*/run.json")):
         raise RecordError(f"{folder} is a folder of runs: give the runs in it, {folder}/*")
     record = parse(RunRecord, folder / "run.json")

@@ -141,16 +141,21 @@ class EvalBatches(Dataset[list[SparseBatch]]):
     def _centre(self, members: shards.Members) -> tuple[Tensor, Tensor, Tensor]:
         """The largest centre that the network takes, never resized: depth in metres belongs to a focal length."""
         rgb, depth = decode(self.split, members, self.field)
-        have = (rgb.shape[1], rgb.shape[2])
-        size = floored(have, self.multiple)
-        if not min(size):
-            raise shards.ShardError(
-                f"{members.tar}, key {members.key}: an image must be {self.multiple} px or more a side, got "
-                f"{have[0]}x{have[1]} (height x width): make the shards with larger images"
-            )
+        have, size = (rgb.shape[1], rgb.shape[2]), seen_of(members, rgb, self.multiple)
         box = Box((have[0] - size[0]) // 2, (have[1] - size[1]) // 2, *size)
         queries, metres = asked(crop(depth, box)[0], EVAL_QUERIES, 0.0, generator(0, "val", members.key))
         return crop(rgb, box), metres, queries
+
+
+def seen_of(members: shards.Members, rgb: Tensor, multiple: int) -> Size:
+    """Height and width of what a network takes of an image; ShardError where that is nothing."""
+    height, width = rgb.shape[1:]
+    if min(height, width) < multiple:
+        raise shards.ShardError(
+            f"{members.tar}, key {members.key}: an image must be {multiple} px or more a side, got {height}x{width} "
+            "(height x width): make the shards with larger images"
+        )
+    return floored((height, width), multiple)
 
 
 def floored(size: Size, multiple: int) -> Size:

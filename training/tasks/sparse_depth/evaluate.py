@@ -23,7 +23,7 @@ from training.loading.data import load
 from training.random_numbers import generator
 from training.records.depth import DepthScores, DepthTime
 from training.tasks.sparse_depth import metrics
-from training.tasks.sparse_depth.data import decode, fields_of
+from training.tasks.sparse_depth.data import decode, fields_of, seen_of
 from training.tasks.sparse_depth.metrics import ImageErrors, Map
 from training.tasks.sparse_depth.protocols import Protocol, protocols
 
@@ -100,8 +100,8 @@ class Answers:
 class Images(torch.utils.data.Dataset[tuple[str, Tensor, Tensor, Tensor]]):
     """Key, RGB uint8 (3, height, width), metres and the depth whose edges count, both (height, width), NaN unknown."""
 
-    def __init__(self, split: shards.Split, depth: str, edges_of: str) -> None:
-        self.split, self.depth, self.edges_of = split, depth, edges_of
+    def __init__(self, split: shards.Split, depth: str, edges_of: str, multiple: int) -> None:
+        self.split, self.depth, self.edges_of, self.multiple = split, depth, edges_of, multiple
         self.fields = tuple(dict.fromkeys((*fields_of(depth), edges_of)))
 
     def __len__(self) -> int:
@@ -110,6 +110,7 @@ class Images(torch.utils.data.Dataset[tuple[str, Tensor, Tensor, Tensor]]):
     def __getitem__(self, place: int) -> tuple[str, Tensor, Tensor, Tensor]:
         members = self.split.members(place, self.fields)
         rgb, depth = decode(self.split, members, self.depth)
+        seen_of(members, rgb, self.multiple)
         edges = depth if self.edges_of == self.depth else decode(self.split, members, self.edges_of)[1]
         return members.key, rgb, depth[0], edges[0]
 
@@ -305,7 +306,7 @@ def evaluate(
     answers = Answers()
     examples = set(np.linspace(0, len(split) - 1, min(num_examples, len(split))).round().astype(int).tolist())
     mine = range(ranks.rank, len(split), ranks.world_size)
-    loader: Iterator[Any] = load(Images(split, depth, edges_of), mine, workers)
+    loader: Iterator[Any] = load(Images(split, depth, edges_of, evaluator.network.multiple), mine, workers)
     for turn in range(-(-len(split) // ranks.world_size)):
         machine.between()
         if turn >= len(mine):

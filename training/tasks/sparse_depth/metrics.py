@@ -1,5 +1,6 @@
 """Errors of metric depth: of an image, over images, at drawn pixels, and near depth edges. Numpy only."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -125,6 +126,7 @@ def aligned(estimated: Map, true: Map, kind: str, inverse: bool) -> NDArray[np.f
 
 
 def position_median(maps: Iterable[Map]) -> NDArray[np.float64]:
-    """Each position's median metres over maps of one size: what can be said without looking."""
-    with np.errstate(all="ignore"):
+    """Each position's median metres over maps of one size: what can be said without looking. NaN where none has any."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice")  # numpy tells of positions without depth, which sensors have
         return np.nanmedian(np.stack(list(maps)), axis=0).astype(np.float64)

@@ -89,6 +89,8 @@ def _of_network(network: SparseNetwork, path: Path) -> Report:
     folder = path / TEACHER if (path / "run.json").is_file() else path
     if not folder.is_dir():
         raise ModelError(f"--init {path} is a run without a finished teacher ({TEACHER}/ is not there): let it end")
+    if not (folder / sparse_teacher.CONFIG).is_file():
+        raise ModelError(f"--init must be {SOURCES}, got {path}: it has no {sparse_teacher.CONFIG}")
     try:
         theirs, _ = sparse_teacher.load(folder)
     except TeacherError as error:
