@@ -237,7 +237,7 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any, str | None, list[s
         at = f" at revision {revision}" if revision else ""
         raise TeacherError(
             f"teacher {name!r}{at} is neither a local folder nor reachable on the hub ({one_line(error)}): "
-            "check the name and the network, download it first and give the folder, or use --teacher toy"
+            "check the name and the network, download it first and give the folder, or take the teacher toy"
         ) from None
     except SafetensorError as error:
         raise TeacherError(f"teacher {name!r}: its weights are damaged ({one_line(error)})") from None

@@ -4,6 +4,7 @@
 training data), model.safetensors, training.json. `precompute-depth --teacher OUT` labels with it.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -39,6 +40,7 @@ from pipeline.teachers.weights import digest, one_line
 NetworkChoice = Annotated[SpdV15Config | SpdV13Config, Field(discriminator="name")]
 NETWORKS: dict[str, Callable[[Any], SparseNetwork]] = {"spd-v15": SpdV15, "spd-v13": SpdV13}
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_OF_NETWORK = "network_sha256"
 QUERIES_AT_ONCE = 256  # always: with another number of rows matrix kernels give other last bits
 
 _Finite = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -87,7 +89,7 @@ def save(
     weights = {name: each.detach().cpu().contiguous() for name, each in network.state_dict().items()}
     with files.making(out) as made:
         (made / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        save_file(weights, made / WEIGHTS)
+        save_file(weights, made / WEIGHTS, metadata={_OF_NETWORK: _sha256_of(network)})
         (made / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
@@ -109,7 +111,24 @@ def load(folder: Path) -> tuple[SparseNetwork, _Folder]:
     with torch.random.fork_rng(devices=[]):  # what is drawn before the weights are there is nobody's concern
         network = build(said.network)
     fill(network, folder / WEIGHTS)
+    if _stated(folder / WEIGHTS) not in (None, _sha256_of(network)):
+        raise TeacherError(
+            f"teacher {folder}: {CONFIG} is not of the network that {WEIGHTS} was trained as, though the shapes fit: "
+            "restore the folder that train depth wrote"
+        )
     return network.eval().requires_grad_(False), said
+
+
+def _sha256_of(network: SparseNetwork) -> str:
+    """Of the settings, which shapes of weights do not tell in full."""
+    settings = network.config.model_dump(mode="json")
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _stated(path: Path) -> str | None:
+    """The same, of the network that a file of weights was saved as; none of a file that somebody else made."""
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get(_OF_NETWORK)
 
 
 def fill(network: SparseNetwork, path: Path) -> None:

@@ -152,7 +152,9 @@ def test_folders_that_are_not_whole_are_refused_in_one_line(folder, tmp_path, bu
     network = json.loads((folder / "config.json").read_text())["network"]
     wider = {"width": 2 * network["width"]} if network["name"] == "spd-v15" else {"num_offsets": 5}
     other = "spd-v13" if network["name"] == "spd-v15" else "spd-v15"
+    heads = "heads" if network["name"] == "spd-v15" else "encoder_heads"
     cases = {
+        "other-heads": (said(network=network | {heads: 1}), "is not of the network that model.safetensors was trained"),
         "no-weights": (lambda copy: (copy / "model.safetensors").unlink(), "cannot be read"),
         "cut": (lambda copy: (copy / "model.safetensors").write_bytes(b"xx"), "cannot be read"),
         "wider": (said(network=network | wider), "its weights are not those"),

@@ -87,6 +87,17 @@ def test_answers_are_those_of_the_network_asked_pixel_by_pixel(rooms, run, evalu
     assert pooled / one.num_pixels == pytest.approx(one.pooled.abs_rel)
 
 
+def test_an_evaluation_replaces_none_that_answers_more(rooms, run, evaluated):
+    assert evaluated.examples == "depth-val-exact-step-1-every-pixel-against-toy.npz"
+    assert command("train", "evaluate", run, "--data", rooms).returncode == 0
+    found = records.load_run(run).depths
+    try:
+        assert evaluated in found and len(found) == 2
+    finally:
+        for path in (run / "evaluations").glob("depth-val-exact-step-1.*"):
+            path.unlink()  # for the other tests
+
+
 def test_asking_fewer_pixels_finds_the_same_to_its_spread(evaluated):
     everything = scores_of(evaluated, who="model", asked="every-pixel", region="all")
     for number in (1, 64, 256, 1024):

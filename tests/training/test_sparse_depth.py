@@ -197,7 +197,7 @@ def test_bad_input_ends_in_one_line(rooms, tmp_path, monkeypatch):
 
     monkeypatch.setattr(data, "decode", unknown)
     done = command("train", *words(rooms, tmp_path / "blind", *ONE_STEP, "runtime.workers=0"))
-    fails_in_one_line(done, "val has no pixel with raw depth: give other shards")
+    fails_in_one_line(done, "val has no pixel with raw depth in the centres of its images that spd-v15 takes", "give")
 
 
 # --- presets -------------------------------------------------------------------------------------------------------

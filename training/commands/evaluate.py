@@ -101,7 +101,7 @@ def evaluate(
     loaded = load(run, checkpoint)
     more = {"against": against, "every_pixel": every_pixel}
     made_by = loaded.task.made_by
-    if (against or every_pixel) and made_by != "train depth":
+    if (against is not None or every_pixel) and made_by != "train depth":
         raise MeasureError(
             f"--against and --every-pixel are for runs of train depth, {run} is of {made_by}: leave them out"
         )

@@ -35,9 +35,7 @@ class NoiseChoice(StrEnum):  # typer takes no list of Literals
 Data = Annotated[
     str, typer.Option("--data", help="Shards made by precompute-depth (holding train/ and val/): a folder or a URL.")
 ]
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run folder that `train` made.")
-]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `train` made.")]
 PretrainedRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `train pretrain`.")]
 RunOut = Annotated[Path, typer.Option("--out", help="Run folder to make: run.json, metrics.jsonl, checkpoints/.")]
 Settings = Annotated[

@@ -11,8 +11,8 @@ def open_metric(data: str, split: str, field: str) -> shards.Split:
     have = opened.index.depth
     if field not in have:
         raise DataError(
-            f"{opened.store} must hold {field!r} depth, it has {', '.join(have) or 'none'}: make it with "
-            "precompute-depth toyrooms, or choose with --set data.depth=FIELD"
+            f"{opened.store} must hold {field!r} depth, it has {', '.join(have) or 'none'}: choose another with "
+            "--depth, or make shards that have it"
         )
     if have[field].unit != "m":
         raise DataError(f"{opened.store}: {field!r} depth must be in m, got {have[field].unit!r}: choose another field")

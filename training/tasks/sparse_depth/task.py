@@ -1,6 +1,7 @@
 """Training a sparse-query depth network as a task: metres where it is asked, in a folder that labels like any other."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ from training.models.vit import load_checked
 from training.records import DepthEvaluation, DepthScores
 from training.tasks.sparse_depth import metrics
 from training.tasks.sparse_depth.config import KIND, SparseDepthConfig, resolve
-from training.tasks.sparse_depth.data import EVAL_BATCH, SparseBatch, eval_loader, floored, train_loader
+from training.tasks.sparse_depth.data import EVAL_BATCH, EvalBatches, SparseBatch, eval_loader, floored, train_loader
 from training.tasks.sparse_depth.evaluate import Evaluator, evaluate, medians
 from training.tasks.sparse_depth.examples import draw as pictured
 from training.tasks.sparse_depth.examples import store
@@ -110,6 +111,7 @@ class SparseDepthTraining(Task[SparseDepthConfig, SparseBatch]):
         provenance.check_splits(self.train, self.val, field)
         self.num_train, self.num_val = len(self.train), len(self.val)
         self._first_fits()
+        self._some_depth()
         if optim.warmup_steps is not None and optim.warmup_steps > self.epochs.num_steps:
             raise DataError(
                 f"optim.warmup_steps must be at most the run's {self.epochs.num_steps:,} steps, got "
@@ -126,6 +128,18 @@ class SparseDepthTraining(Task[SparseDepthConfig, SparseBatch]):
             raise DataError(
                 f"augment.crop must fit into every image, got {crop[0]}x{crop[1]} of {height}x{width} px{at} (height x "
                 f"width; {first.key}): lower it, or make the shards with larger images"
+            )
+
+    def _some_depth(self) -> None:
+        """Of images that lack depth where the network looks, one that has it tells that there is something to see."""
+        with torch.device("meta"):
+            multiple = self.build().multiple
+        batches = EvalBatches(self.val, self.config.data.depth, multiple)
+        lots = (batches[number] for number in range(len(batches)))
+        if not any(batch.depth.isfinite().any() for lot in lots for batch in lot):
+            raise DataError(
+                f"{self.val.store} has no pixel with {self.config.data.depth} depth in the centres of its images that "
+                f"{self.config.model.name} takes: give other shards, or another field with --depth"
             )
 
     def splits(self) -> tuple[shards.Split, shards.Split]:
@@ -192,19 +206,20 @@ class SparseDepthTraining(Task[SparseDepthConfig, SparseBatch]):
         split = open_metric(target.data, asked.split, field)
         other = target.opened(loaded.record.shards, split, field)
         edges_of = "exact" if "exact" in split.index.depth else field
-        against = asked.more.get("against")
-        teacher = open_teacher(against, machine.device.type) if against else None
+        against, every_pixel = asked.more.get("against"), bool(asked.more.get("every_pixel"))
+        teacher = None if against is None else open_teacher(against, machine.device.type)
         network = loaded.model.to(machine.device)
         assert isinstance(network, SparseNetwork)
         evaluator = Evaluator(
-            network, machine, split.index.source, every_pixel=asked.more.get("every_pixel", False), teacher=teacher,
+            network, machine, split.index.source, every_pixel=every_pixel, teacher=teacher,
             positions=medians(open_metric(target.data, "train", field), field),
         )  # fmt: skip
         with asked.meter("evaluate", len(split)) as advance:
             answers = evaluate(evaluator, split, field, edges_of, self.config.runtime, advance=advance)
         if not (scores := answers.scores()):
             raise DataError(f"{split.store} has no pixel with {field} depth: give other shards")
-        place = target.place(f"depth-{asked.split}-{field}-{loaded.saved.name}", loaded.record.shards, split)
+        name = f"depth-{asked.split}-{field}-{loaded.saved.name}{'-every-pixel' * every_pixel}{_beside(against)}"
+        place = target.place(name, loaded.record.shards, split)
         at, examples = At.of(loaded.saved), [answers.examples[number] for number in sorted(answers.examples)]
         record = DepthEvaluation(
             model=self.config.model.name, checkpoint=at.checkpoint, epoch=at.epoch, checkpoint_sha256=at.sha256,
@@ -227,36 +242,51 @@ class SparseDepthTraining(Task[SparseDepthConfig, SparseBatch]):
 
     @classmethod
     def tables(cls, result: Any) -> list[Table]:
-        return [errors_table(result)] if isinstance(result, DepthEvaluation) else super().tables(result)
+        return errors_tables(result) if isinstance(result, DepthEvaluation) else super().tables(result)
 
 
-def errors_table(result: DepthEvaluation) -> Table:
-    """A row an answer and protocol: means over images, and pooled over pixels; edges and the rest apart."""
-    table = Table(
-        "answer", "counted", "AbsRel", "δ<1.25", "RMSE m", "near edges", "elsewhere", "pooled AbsRel", "pooled δ<1.25",
-        title=f"{result.model}, {result.num_images:,} images, {result.depth_field} depth",
-        caption=_caption(result),
-    )  # fmt: skip
-    by_answer: dict[tuple[str, ...], dict[str, DepthScores]] = {}
-    for each in result.scores:
-        by_answer.setdefault((each.who, each.asked, each.aligned, each.protocol), {})[each.region] = each
-    for (who, asked, aligned, protocol), regions in by_answer.items():
-        if (whole := regions.get("all")) is None:
-            continue
-        own = {"model": result.model, "position": "median of each position", "teacher": result.teacher}[who]
-        told = own + (f", {asked}" if who == "model" else "") + (f", aligned: {aligned}" if aligned != "none" else "")
-        apart = [f"{regions[name].mean.abs_rel:.4f}" if name in regions else "" for name in ("edges", "rest")]
-        spread = whole.spread
-        table.add_row(
-            told, protocol, f"{whole.mean.abs_rel:.4f}" + (f" ± {spread.abs_rel:.4f}" if spread else ""),
-            f"{whole.mean.delta1:.2%}" + (f" ± {spread.delta1:.2%}" if spread else ""), f"{whole.mean.rmse_m:.3f}",
-            *apart, f"{whole.pooled.abs_rel:.4f}", f"{whole.pooled.delta1:.2%}",
-        )  # fmt: skip
-    return table
+def _beside(teacher: str | None) -> str:
+    """What marks an evaluation with a teacher beside it: other answers than without, or with another."""
+    return "" if teacher is None else f"-against-{re.sub(r'[^A-Za-z0-9_.-]+', '_', teacher)[-60:]}"
+
+
+def errors_tables(result: DepthEvaluation) -> list[Table]:
+    """For each protocol the means over images, a row an answer, and what is pooled over the pixels of all images."""
+    made = []
+    for protocol in dict.fromkeys(each.protocol for each in result.scores):
+        own = [each for each in result.scores if each.protocol == protocol]
+        regions = {(each.who, each.asked, each.aligned, each.region): each.mean.abs_rel for each in own}
+        title = f"{result.model}, {result.num_images:,} images, {result.depth_field} depth, counted: {protocol}"
+        means = Table(
+            "answer", "AbsRel", "±", "δ<1.25", "RMSE m", "edges", "rest", title=title, caption=_caption(result)
+        )
+        pooled = Table("pooled over pixels", "pixels", "AbsRel", "δ<1.25")
+        for each in (score for score in own if score.region == "all"):
+            name = _answer(each, result.teacher)
+            apart = (regions.get((each.who, each.asked, each.aligned, region)) for region in ("edges", "rest"))
+            means.add_row(
+                name, f"{each.mean.abs_rel:.4f}", f"{each.spread.abs_rel:.4f}" if each.spread else "",
+                f"{each.mean.delta1:.1%}", f"{each.mean.rmse_m:.3f}",
+                *("" if value is None else f"{value:.4f}" for value in apart),
+            )  # fmt: skip
+            pooled.add_row(
+                name, f"{each.num_pixels:,}", f"{each.pooled.abs_rel:.4f}", f"{each.pooled.delta1:.1%}"
+            )  # fmt: skip
+        made += [means, pooled]
+    return made
+
+
+def _answer(score: DepthScores, teacher: str) -> str:
+    who = {"model": score.asked, "position": "median of each position", "teacher": teacher}[score.who]
+    fitted = {"affine": ", scale and shift fitted", "median": ", scale fitted"}.get(score.aligned, "")
+    return who + fitted
 
 
 def _caption(result: DepthEvaluation) -> str:
-    told = "AbsRel and δ are means over images; ± is the deviation between draws of the pixels that are asked."
+    told = (
+        "Means over images; ± between draws of the pixels that are asked; edges: within 3 px of one, rest: elsewhere. "
+        "Fitted to the truth of each image, scale and shift in inverse depth."
+    )
     if result.dense_from_asked is not None:
         told += f" The dense map is {result.dense_from_asked:.2%} from what is answered pixel by pixel, on average."
     return told
