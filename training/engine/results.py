@@ -57,5 +57,10 @@ class Target:
 
 def foreign_name(split: Split) -> str:
     """What marks the files of shards that are not a run's own: their folder's name and the start of their hash."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", split.data.rstrip("/").rsplit("/", 1)[-1])[:60] or "data"
+    name = part_of_name(split.data.rstrip("/").rsplit("/", 1)[-1])[:60] or "data"
     return f"{name}-{split.index.fingerprint[:6]}"
+
+
+def part_of_name(text: str) -> str:
+    """Of a file: anything else than letters, digits, `_`, `.` and `-` is `_`."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text)

@@ -1,7 +1,6 @@
 """Training a sparse-query depth network as a task: metres where it is asked, in a folder that labels like any other."""
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from training.config import ConfigError
 from training.engine import checkpoint
 from training.engine.found import At, Scores
 from training.engine.machine import Machine, describe_device
-from training.engine.results import MeasureError
+from training.engine.results import MeasureError, part_of_name
 from training.engine.share import DataError, Share
 from training.engine.task import Asked, Examination, LoadedRun, Result, Task
 from training.loading.augment.normalise import RGB_MEAN, RGB_STD, normalise
@@ -247,7 +246,7 @@ class SparseDepthTraining(Task[SparseDepthConfig, SparseBatch]):
 
 def _beside(teacher: str | None) -> str:
     """What marks an evaluation with a teacher beside it: other answers than without, or with another."""
-    return "" if teacher is None else f"-against-{re.sub(r'[^A-Za-z0-9_.-]+', '_', teacher)[-60:]}"
+    return "" if teacher is None else f"-against-{part_of_name(teacher)[-60:]}"
 
 
 def errors_tables(result: DepthEvaluation) -> list[Table]:
