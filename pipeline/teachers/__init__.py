@@ -91,6 +91,7 @@ def open_teacher(
     *,
     fov: float | None = None,
     typed: bool = False,
+    given_as: str = "--teacher",
     **options: Unpack[TeacherOptions],
 ) -> Teacher:
     """The teacher of that name.
@@ -99,8 +100,9 @@ def open_teacher(
     finished run; one of PACKAGED, with `=` and a folder, file or hub id where its weights are not to come from their
     authors.
 
-    The options are those of `hub.HubTeacher`. With `typed`, whoever runs this typed the name themselves, and it may be
-    code to import: `entry-point:NAME` or `package.module:factory` (see `elsewhere`). Raises TeacherError.
+    The options are those of `hub.HubTeacher`; `given_as` is how the user names a teacher, for errors to say. With
+    `typed`, whoever runs this typed the name themselves, and it may be code to import: `entry-point:NAME` or
+    `package.module:factory` (see `elsewhere`). Raises TeacherError.
     """
     from pipeline.teachers.elsewhere import names_code, open_elsewhere
 
@@ -129,7 +131,7 @@ def open_teacher(
         return SparseTeacher(folder, device, **options)
     from pipeline.teachers.hub import HubTeacher  # torch and transformers take seconds
 
-    return HubTeacher(folder, device, **options)
+    return HubTeacher(folder, device, given_as=given_as, **options)
 
 
 def placed(name: str) -> str:

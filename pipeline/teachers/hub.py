@@ -74,6 +74,7 @@ class HubTeacher:
         compile: bool = False,
         revision: str | None = None,
         threads: int | None = None,
+        given_as: str = "--teacher",
     ) -> None:
         check_view(size, aspect)
         check_threads(threads)
@@ -84,7 +85,7 @@ class HubTeacher:
             _require_compiler(on_gpu)
         self.dtype = resolve_dtype(dtype, self.device)
         self.threads = None if on_gpu else threads or usable_cpus()
-        self.model, processor, self.revision, idle = _load(name, revision)
+        self.model, processor, self.revision, idle = _load(name, revision, given_as)
         self._weights_sha256 = digest(self.model, idle)  # of what the checkpoint holds, before `dtype` rounds it
         facts = _manifest_facts(name, self.model.config)
         self.polarity: str = facts["polarity"]
@@ -212,14 +213,14 @@ def _config_digest(config: Any) -> str:
     return hashlib.sha256(json.dumps(plain(config.to_dict()), sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _load(name: str, revision: str | None) -> tuple[Any, Any, str | None, list[str]]:
+def _load(name: str, revision: str | None, given_as: str) -> tuple[Any, Any, str | None, list[str]]:
     """Model, processor, commit on the hub, and the weights that are absent because nothing uses them."""
     transformers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     huggingface_hub.utils.logging.set_verbosity_error()  # without a network: eleven lines of retries
     location = str(TOY_FOLDER) if name == "toy" else name
     if not name:
-        raise TeacherError(f"--teacher must name a folder or a hub id such as {DEFAULT_TEACHER}, got nothing")
+        raise TeacherError(f"{given_as} must name a folder or a hub id such as {DEFAULT_TEACHER}, got nothing")
     if name != "toy" and (Path(name).exists() or name.startswith((".", os.sep))) and not Path(name).is_dir():
         what = "is a file" if Path(name).exists() else "does not exist"
         raise TeacherError(f"teacher folder {name} {what}: give a folder or a hub id such as {DEFAULT_TEACHER}")
@@ -237,7 +238,7 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any, str | None, list[s
         at = f" at revision {revision}" if revision else ""
         raise TeacherError(
             f"teacher {name!r}{at} is neither a local folder nor reachable on the hub ({one_line(error)}): "
-            "check the name and the network, download it first and give the folder, or take the teacher toy"
+            f"check the name and the network, download it first and give the folder, or use {given_as} toy"
         ) from None
     except SafetensorError as error:
         raise TeacherError(f"teacher {name!r}: its weights are damaged ({one_line(error)})") from None

@@ -34,7 +34,7 @@ from transformers import (
 
 import data_manifests
 from pipeline.ranks import usable_cpus
-from pipeline.teachers import TeacherError, UnfitImage
+from pipeline.teachers import TeacherError, UnfitImage, open_teacher
 from pipeline.teachers.hub import HubTeacher
 
 _SHAPES = (90, 130), (130, 90), (90, 130)  # two shapes, so that a batch holds two of three
@@ -567,6 +567,8 @@ def test_revision_is_pinned_and_recorded(folder, tmp_path, monkeypatch):
     assert [dict(teacher.processor.size) for teacher in (newest, pinned)] == [_square(70), _square(56)]
     with pytest.raises(TeacherError, match=r"at revision cccccccc.* nor reachable on the hub"):
         HubTeacher("someone/depth", "cpu", revision="c" * 40)
+    with pytest.raises(TeacherError, match=r"nor reachable on the hub .* or use --against toy$"):
+        open_teacher("someone/depth", "cpu", revision="c" * 40, given_as="--against")
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ class OnlineDepth:
     """
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        teacher = open_teacher(config.data.teacher, device.type)
+        teacher = open_teacher(config.data.teacher, device.type, given_as="data.teacher")
         online = getattr(teacher, "online", None)
         if online is None:
             raise TeacherError(f"data.teacher {teacher.name!r} cannot be asked while training: label with it first")

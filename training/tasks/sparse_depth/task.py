@@ -206,7 +206,7 @@ class SparseDepthTraining(Task[SparseDepthConfig, SparseBatch]):
         other = target.opened(loaded.record.shards, split, field)
         edges_of = "exact" if "exact" in split.index.depth else field
         against, every_pixel = asked.more.get("against"), bool(asked.more.get("every_pixel"))
-        teacher = None if against is None else open_teacher(against, machine.device.type)
+        teacher = None if against is None else open_teacher(against, machine.device.type, given_as="--against")
         network = loaded.model.to(machine.device)
         assert isinstance(network, SparseNetwork)
         evaluator = Evaluator(
