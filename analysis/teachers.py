@@ -5,6 +5,7 @@ Neither a network nor shards are read. Runs that differ in their seed alone are 
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -182,12 +183,17 @@ def _settings(run: Run) -> dict[str, str]:
 
 
 def _told_apart(settings: list[dict[str, str]]) -> list[list[str]]:
-    """What each has of the settings in which they differ: `decoder look-up`."""
+    """What each has of the settings in which they differ: `decoder look-up`; not what more than half of them have."""
     keys = sorted({key for each in settings for key in each} - {"shards.depth"}, key=lambda k: (k[:6] != "model.", k))
-    differing = [key for key in keys if len({each.get(key) for each in settings}) > 1]
+    values = {key: [each.get(key, "none") for each in settings] for key in keys}
+    differing = {key: Counter(found).most_common(1)[0] for key, found in values.items() if len(set(found)) > 1}
     made = []
-    for each in settings:
-        words = [f"{key.removeprefix('model.')} {short(each.get(key, 'none'))}" for key in differing]
+    for place in range(len(settings)):
+        words = [
+            f"{key.removeprefix('model.')} {short(values[key][place])}"
+            for key, (usual, times) in differing.items()
+            if values[key][place] != usual or 2 * times <= len(settings)
+        ]
         made.append(words if len(words) <= 3 else [*words[:2], f"{len(words) - 2} more settings"])
     for place, words in enumerate(made):
         alike = sum(words == other for other in made[:place])

@@ -269,6 +269,15 @@ def test_runs_that_differ_in_seed_alone_are_one_design(tmp_path: Path) -> None:
         designs(read_networks([tmp_path]))
 
 
+def test_designs_are_not_named_by_what_most_of_them_have(tmp_path: Path) -> None:
+    for place, settings in enumerate(({}, {"decoder": "look-up"}, {"decoder": "no-stage-2"}, {"width": 64})):
+        write(tmp_path / str(place), settings={"decoder": "full", "width": 32} | settings)
+    assert [each.name for each in designs(read_networks([tmp_path]))] == [
+        "spd-v15, decoder full", "spd-v15, decoder look-up", "spd-v15, decoder no-stage-2",
+        "spd-v15, decoder full, width 64",
+    ]  # fmt: skip
+
+
 def test_the_latest_evaluation_of_its_own_val_counts(tmp_path: Path) -> None:
     run = write(tmp_path / "run")
     for name, changes in {
