@@ -120,13 +120,13 @@ def edges_section(found: Sequence[Design], drawings: Drawings, out: Path) -> Htm
     ]
     columns = ["network", "answer", "minus", "value", "low", "high", "num_images", "left_out", "seeded"]
     output.write_frame(out / "figures" / "teachers-edge-differences.csv", pd.DataFrame(rows, columns=columns))
-    readable = pd.DataFrame(
-        [
-            {"network": each.name, "answer": each.answer, "minus": each.minus}
-            | {"AbsRel near edges": each.difference.told()} | _over(each.difference)
-            for each in pairs
-        ]
-    )  # fmt: skip
+    readable = [
+        {"network": each.name, "answer": each.answer, "minus": each.minus}
+        | {"AbsRel near edges": each.difference.told()} | _over(each.difference)
+        for each in pairs
+    ]  # fmt: skip
+    of_designs = pd.DataFrame([row for row in readable if row["minus"] in names])
+    of_others = pd.DataFrame([row for row in readable if row["minus"] not in names])
     lacking = html.lacking("Nobody else's answers can be paired with a network's. " + _evaluate(found))
     drawn = edges_figure(whole, names)
     return html.section(
@@ -139,7 +139,8 @@ def edges_section(found: Sequence[Design], drawings: Drawings, out: Path) -> Htm
             "is nearer to the truth. Each image is paired with itself, within each network; images without such "
             "a pixel are left out. Intervals are not widened for their number."
         ),
-        titled("Each network minus who else answered, near edges", readable) if pairs else lacking,
+        titled("One design minus another, near edges", of_designs) if len(of_designs) else Html(),
+        titled("Each network minus who else answered, near edges", of_others) if len(of_others) else lacking,
         html.files(["teachers-edge-differences.csv"]),
     )
 

@@ -17,6 +17,7 @@ _ORDER = ("mlin", "m4ch", "mdf1", "mgem", "mmlp", "m3ch")  # of the palette's lo
 _LEVEL = (0, (4, 2))
 _MOST_PANELS = 12
 _ROW_HEIGHT, _PER_ROW = 1.95, 3
+_LETTERS_A_LINE, _AROUND_A_LABEL = 128, 8  # of a legend across the page, by eye
 
 
 def look_at(place: int) -> Look:
@@ -102,24 +103,32 @@ def asked_figure(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
 
 
 def edges_figure(frame: pd.DataFrame, names: Sequence[str], protocol: str = "whole") -> Figure:
-    """Of `analysis.teacher_scores.scores`: AbsRel near depth edges and elsewhere, a row an answer."""
+    """Of `analysis.teacher_scores.scores`: AbsRel near depth edges and elsewhere, a row an answer, under its design."""
     rows = frame[(frame["protocol"] == protocol) & frame["region"].isin(["edges", "rest"])]
     answers = rows.drop_duplicates(["name", "asked", "aligned"])[["name", "who", "asked", "aligned"]]
+    labels: list[str] = []  # a row each: an answer, or above those of a design its name
+    headings: list[int] = []
     with settings():
-        figure = new_figure(PAGE, 0.9 + 0.19 * len(answers))
+        figure = new_figure(PAGE, 0.9 + 0.19 * (len(answers) + sum(name in names for name in set(answers["name"]))))
         axes = figure.subplots()
-        labels = []
-        for place, answer in enumerate(answers.itertuples()):
+        for answer in answers.itertuples():
+            own = answer.name in names
+            if own and answer.name not in labels:
+                headings.append(len(labels))
+                labels.append(str(answer.name))
             same = rows[(rows["name"] == answer.name) & (rows["asked"] == answer.asked)]
             same = same[same["aligned"] == answer.aligned].set_index("region")["abs_rel"]
-            colour = look_at(names.index(answer.name)).colour if answer.name in names else GREY
+            colour = look_at(names.index(answer.name)).colour if own else GREY
             if {"edges", "rest"} <= set(same.index):
-                axes.plot([same["rest"], same["edges"]], [place, place], color=colour, linewidth=0.8)
+                axes.plot([same["rest"], same["edges"]], [len(labels)] * 2, color=colour, linewidth=0.8)
             for region, fill in (("rest", "white"), ("edges", colour)):
                 if region in same.index:
-                    axes.plot([same[region]], [place], "o", color=colour, markerfacecolor=fill, markersize=4.5)
-            labels.append(answer_label(str(answer.name), str(answer.who), str(answer.asked), str(answer.aligned)))
-        axes.set_yticks(range(len(labels)), labels)
+                    axes.plot([same[region]], [len(labels)], "o", color=colour, markerfacecolor=fill, markersize=4.5)
+            name = "" if own else str(answer.name)
+            labels.append(answer_label(name, str(answer.who), str(answer.asked), str(answer.aligned)))
+        axes.set_yticks(range(len(labels)), [_printed(label, 50) for label in labels])
+        for place in headings:
+            axes.get_yticklabels()[place].set_fontweight("bold")
         axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.set_xlim(left=0)
         axes.set_xlabel("AbsRel, mean over images")
@@ -167,7 +176,16 @@ def _named(names: Sequence[str], there: set[str]) -> list[Line2D]:
 
 
 def _legend(figure: Figure, handles: list[Line2D]) -> None:
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 4), columnspacing=1.4)
+    """In as many columns, four at most, as the width of the page has room for."""
+
+    def letters(columns: int) -> int:
+        parts = np.array_split(
+            [len(str(handle.get_label())) for handle in handles], columns
+        )  # as matplotlib parts them
+        return sum(max(part) for part in parts) + _AROUND_A_LABEL * columns
+
+    fits = [columns for columns in range(1, min(len(handles), 4) + 1) if letters(columns) <= _LETTERS_A_LINE]
+    figure.legend(handles=handles, loc="outside upper left", ncols=max(fits, default=1), columnspacing=1.4)
 
 
 def _printed(text: str, most: int) -> str:
